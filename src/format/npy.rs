@@ -1,0 +1,460 @@
+//! `.npy`: a header that is a Python dict literal, then the elements.
+//!
+//! The header comes from anybody, so it is read by a parser for exactly the three keys that it has, not for
+//! Python. Source: NEP 1 and `numpy.lib.format`, versions 1.0, 2.0 and 3.0.
+
+use super::{Dtype, Layout, Limits, shown};
+use crate::{Error, Result};
+
+/// The first bytes of every `.npy` file.
+pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// Longest header that is read, in bytes. Those of numpy have 118 for all shapes that are accepted.
+const MAX_HEADER: usize = 64 << 10;
+
+/// A file of shape `(n,)` is one row, one of shape `(rows, dim)` is its rows.
+pub(super) fn layout(bytes: &[u8], limits: &Limits) -> Result<Layout> {
+    let (text, offset) = header_text(bytes)?;
+    let header = Header::parse(text)?;
+    let dtype = dtype_of(header.descr)?;
+    let (rows, dim) = match (header.shape.dims, header.shape.len) {
+        ([dim, _], 1) => (1, dim),
+        ([rows, dim], 2) => (rows, dim),
+        (_, len) => {
+            let text = shown(header.shape.text);
+            return Err(Error::Format(format!("shape {text} has {len} dimensions, want 1 or 2")));
+        }
+    };
+    // With one row or one column both orders are the same bytes.
+    if header.fortran_order && rows > 1 && dim > 1 {
+        return Err(Error::Format(format!(
+            "shape {} in Fortran order, want C order (numpy.ascontiguousarray)",
+            shown(header.shape.text)
+        )));
+    }
+    Layout::packed(dtype, (rows, dim), offset as u64, bytes.len() as u64, limits)
+}
+
+/// The text of the header, and the offset of the first element.
+fn header_text(bytes: &[u8]) -> Result<(&[u8], usize)> {
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return Err(Error::Format(format!(
+            "begins with '{}', not with the magic of npy",
+            shown_start(bytes)
+        )));
+    };
+    let short = || Error::Format(format!("{} bytes, too short for the header of an npy", bytes.len()));
+    let (&[major, minor], rest) = rest.split_first_chunk::<2>().ok_or_else(short)?;
+    let (len, rest) = match (major, minor) {
+        (1, 0) => {
+            let (len, rest) = rest.split_first_chunk::<2>().ok_or_else(short)?;
+            (u32::from(u16::from_le_bytes(*len)), rest)
+        }
+        (2 | 3, 0) => {
+            let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+            (u32::from_le_bytes(*len), rest)
+        }
+        _ => return Err(Error::Format(format!("npy version {major}.{minor}, want 1.0, 2.0 or 3.0"))),
+    };
+    if len as usize > MAX_HEADER {
+        return Err(Error::TooLarge { what: "npy header length", got: len.into(), limit: MAX_HEADER as u64 });
+    }
+    let Some(text) = rest.get(..len as usize) else {
+        return Err(Error::Format(format!("npy header of {len} bytes, file has {} there", rest.len())));
+    };
+    Ok((text, bytes.len() - rest.len() + text.len()))
+}
+
+fn shown_start(bytes: &[u8]) -> String {
+    shown(&bytes[..bytes.len().min(MAGIC.len())])
+}
+
+fn dtype_of(descr: &[u8]) -> Result<Dtype> {
+    match descr {
+        b"<f4" => Ok(Dtype::F32),
+        b"<f2" => Ok(Dtype::F16),
+        b"<f8" => Ok(Dtype::F64),
+        b"|i1" | b"<i1" => Ok(Dtype::I8),
+        b"|u1" | b"<u1" => Ok(Dtype::U8),
+        b"<i4" => Ok(Dtype::I32),
+        [b'>', ..] => {
+            Err(Error::Format(format!("dtype '{}' is big-endian, want little-endian", shown(descr))))
+        }
+        _ => Err(Error::Format(format!("dtype '{}', want <f4, <f2, <f8, |i1, |u1 or <i4", shown(descr)))),
+    }
+}
+
+/// What the header says.
+struct Header<'a> {
+    descr: &'a [u8],
+    fortran_order: bool,
+    shape: Shape<'a>,
+}
+
+/// A shape of any length. Only two dimensions are ever used.
+struct Shape<'a> {
+    dims: [u64; 2],
+    len: usize,
+    text: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    fn parse(text: &'a [u8]) -> Result<Self> {
+        let mut scan = Scan { text, at: 0 };
+        let (mut descr, mut fortran_order, mut shape) = (None, None, None);
+        scan.want(b'{')?;
+        while !scan.eat(b'}') {
+            let key = scan.string()?;
+            scan.want(b':')?;
+            let is_new = match key {
+                b"descr" => descr.replace(scan.descr()?).is_none(),
+                b"fortran_order" => fortran_order.replace(scan.boolean()?).is_none(),
+                b"shape" => shape.replace(scan.shape()?).is_none(),
+                _ => return Err(scan.error(&format!("unknown key '{}'", shown(key)))),
+            };
+            if !is_new {
+                return Err(scan.error(&format!("key '{}' twice", shown(key))));
+            }
+            if !scan.eat(b',') {
+                scan.want(b'}')?;
+                break;
+            }
+        }
+        scan.skip_space();
+        if scan.at != text.len() {
+            return Err(scan.error("text after the closing }"));
+        }
+        let missing = |key: &str| Error::Format(format!("npy header: no key '{key}'"));
+        Ok(Self {
+            descr: descr.ok_or_else(|| missing("descr"))?,
+            fortran_order: fortran_order.ok_or_else(|| missing("fortran_order"))?,
+            shape: shape.ok_or_else(|| missing("shape"))?,
+        })
+    }
+}
+
+/// A place in the header's text. Every method but `error` begins by skipping white space.
+struct Scan<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scan<'a> {
+    fn error(&self, what: &str) -> Error {
+        Error::Format(format!("npy header: {what} at byte {}", self.at))
+    }
+
+    fn skip_space(&mut self) {
+        self.take_while(|byte| byte.is_ascii_whitespace());
+    }
+
+    fn take_while(&mut self, belongs: impl Fn(&u8) -> bool) -> &'a [u8] {
+        let rest = &self.text[self.at..];
+        let len = rest.iter().position(|byte| !belongs(byte)).unwrap_or(rest.len());
+        self.at += len;
+        &rest[..len]
+    }
+
+    fn peek(&mut self) -> Option<u8> {
+        self.skip_space();
+        self.text.get(self.at).copied()
+    }
+
+    fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn want(&mut self, byte: u8) -> Result<()> {
+        if self.eat(byte) { Ok(()) } else { Err(self.error(&format!("want '{}'", char::from(byte)))) }
+    }
+
+    /// A string without escapes.
+    fn string(&mut self) -> Result<&'a [u8]> {
+        let quote = match self.peek() {
+            Some(quote @ (b'\'' | b'"')) => quote,
+            _ => return Err(self.error("want a string")),
+        };
+        self.at += 1;
+        let string = self.take_while(|&byte| byte != quote && byte != b'\\' && byte != b'\n');
+        if self.text.get(self.at) != Some(&quote) {
+            return Err(self.error("want the end of a string"));
+        }
+        self.at += 1;
+        Ok(string)
+    }
+
+    fn descr(&mut self) -> Result<&'a [u8]> {
+        match self.peek() {
+            Some(b'[' | b'(') => Err(Error::Format("structured dtype, want plain numbers".into())),
+            _ => self.string(),
+        }
+    }
+
+    fn boolean(&mut self) -> Result<bool> {
+        self.skip_space();
+        match self.take_while(u8::is_ascii_alphabetic) {
+            b"True" => Ok(true),
+            b"False" => Ok(false),
+            _ => Err(self.error("want True or False")),
+        }
+    }
+
+    /// A decimal integer; Python 2 wrote a trailing L.
+    fn integer(&mut self) -> Result<u64> {
+        self.skip_space();
+        let digits = self.take_while(u8::is_ascii_digit);
+        if digits.is_empty() {
+            return Err(self.error("want a length of 0 or more"));
+        }
+        let mut value = 0u64;
+        for digit in digits {
+            let next = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(digit - b'0')));
+            value = next.ok_or_else(|| self.error(&format!("length {} is too large", shown(digits))))?;
+        }
+        if self.text.get(self.at) == Some(&b'L') {
+            self.at += 1;
+        }
+        Ok(value)
+    }
+
+    /// A tuple of lengths: `()`, `(3,)`, `(3, 4)`.
+    fn shape(&mut self) -> Result<Shape<'a>> {
+        self.want(b'(')?;
+        let start = self.at - 1;
+        let mut dims = [0; 2];
+        let mut len = 0;
+        while !self.eat(b')') {
+            let value = self.integer()?;
+            if let Some(dim) = dims.get_mut(len) {
+                *dim = value;
+            }
+            len += 1;
+            if !self.eat(b',') {
+                // One value in parentheses is a number, not a tuple.
+                if len == 1 {
+                    return Err(self.error("want ','"));
+                }
+                self.want(b')')?;
+                break;
+            }
+        }
+        Ok(Shape { dims, len, text: &self.text[start..self.at] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of version 1.0 with this header text and so many bytes of data.
+    fn file(header: &str, data_bytes: usize) -> Vec<u8> {
+        let len = u16::try_from(header.len()).unwrap().to_le_bytes();
+        [MAGIC, &[1, 0], &len, header.as_bytes(), &vec![1; data_bytes]].concat()
+    }
+
+    fn plain(descr: &str, shape: &str, data_bytes: usize) -> Vec<u8> {
+        file(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}   \n"), data_bytes)
+    }
+
+    fn parsed(bytes: &[u8]) -> Result<Layout> {
+        layout(bytes, &Limits::default())
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        parsed(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn one_dimension_is_a_vector_and_two_are_rows() {
+        let vector = parsed(&plain("<f4", "(3,)", 12)).unwrap();
+        assert_eq!((vector.dtype, vector.rows, vector.dim), (Dtype::F32, 1, 3));
+        let bytes = plain("<f4", "(2, 3)", 24);
+        let rows = parsed(&bytes).unwrap();
+        assert_eq!((rows.rows, rows.dim), (2, 3));
+        assert_eq!(rows.row_range(1).end, bytes.len());
+        assert_eq!(rows.row_range(0).start, bytes.len() - 24);
+    }
+
+    #[test]
+    fn files_that_numpy_wrote_are_read() {
+        for (set, dtype, dim, rows) in [
+            ("minilm384", Dtype::F32, 384, 1000),
+            ("glove100", Dtype::F32, 100, 2000),
+            ("sift128", Dtype::U8, 128, 2000),
+        ] {
+            for (part, want) in
+                [("base", (dtype, dim, rows)), ("query", (dtype, dim, 50)), ("gt", (Dtype::I32, 10, 50))]
+            {
+                let path = format!("{}/tests/data/{set}_{part}.npy", env!("CARGO_MANIFEST_DIR"));
+                let bytes = std::fs::read(&path).unwrap();
+                let layout = parsed(&bytes).unwrap();
+                assert_eq!((layout.dtype, layout.dim, layout.rows), want, "{path}");
+                let mut seen = 0;
+                crate::format::validate(&layout, &bytes, true, |_, _| seen += 1).unwrap();
+                assert_eq!(seen, want.2, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_accepted_dtype_is_known() {
+        for (descr, dtype) in [
+            ("<f4", Dtype::F32),
+            ("<f2", Dtype::F16),
+            ("<f8", Dtype::F64),
+            ("|i1", Dtype::I8),
+            ("|u1", Dtype::U8),
+            ("<i1", Dtype::I8),
+            ("<u1", Dtype::U8),
+            ("<i4", Dtype::I32),
+        ] {
+            let layout = parsed(&plain(descr, "(2, 2)", 4 * dtype.size_bytes())).unwrap();
+            assert_eq!(layout.dtype, dtype, "{descr}");
+        }
+    }
+
+    #[test]
+    fn other_dtypes_are_refused_by_name() {
+        assert_eq!(message(&plain(">f4", "(1,)", 4)), "dtype '>f4' is big-endian, want little-endian");
+        for descr in ["|O", "<i8", "=f4", "f4", "|f4", "<f4 ", "|b1", "<c8", "|V2", "<U3", ""] {
+            let want = format!("dtype '{descr}', want <f4, <f2, <f8, |i1, |u1 or <i4");
+            assert_eq!(message(&plain(descr, "(1,)", 4)), want);
+        }
+        for descr in ["[('x', '<f4')]", "('<f4', (2,))"] {
+            let header = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,)}}");
+            assert_eq!(message(&file(&header, 4)), "structured dtype, want plain numbers");
+        }
+    }
+
+    #[test]
+    fn headers_of_other_writers_are_read() {
+        for header in [
+            "{'shape':(2,3),'fortran_order':False,'descr':'<f4'}",
+            "{\"descr\": \"<f4\", \"fortran_order\": False, \"shape\": (2, 3)}",
+            " \t{ 'descr' : '<f4' , 'fortran_order' : False , 'shape' : ( 2 , 3 , ) , } \n",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }\n",
+        ] {
+            let layout = parsed(&file(header, 24)).unwrap_or_else(|error| panic!("{header:?}: {error}"));
+            assert_eq!((layout.rows, layout.dim), (2, 3));
+        }
+    }
+
+    #[test]
+    fn versions_2_and_3_have_a_longer_length() {
+        let header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
+        for major in [2, 3] {
+            let len = u32::try_from(header.len()).unwrap().to_le_bytes();
+            let bytes = [MAGIC, &[major, 0], &len, header, &[0; 24]].concat();
+            assert_eq!(parsed(&bytes).unwrap().offset, bytes.len() as u64 - 24);
+        }
+        for version in [[0, 0], [1, 1], [4, 0], [255, 255]] {
+            let bytes = [MAGIC, &version, &[0; 64]].concat();
+            let want = format!("npy version {}.{}, want 1.0, 2.0 or 3.0", version[0], version[1]);
+            assert_eq!(message(&bytes), want);
+        }
+    }
+
+    #[test]
+    fn fortran_order_is_accepted_where_it_makes_no_difference() {
+        let fortran =
+            |shape: &str| file(&format!("{{'descr':'<f4','fortran_order':True,'shape':{shape}}}"), 24);
+        for (shape, rows, dim) in [("(6,)", 1, 6), ("(1, 6)", 1, 6), ("(6, 1)", 6, 1)] {
+            let layout = parsed(&fortran(shape)).unwrap();
+            assert_eq!((layout.rows, layout.dim), (rows, dim), "{shape}");
+        }
+        assert_eq!(
+            message(&fortran("(2, 3)")),
+            "shape (2, 3) in Fortran order, want C order (numpy.ascontiguousarray)"
+        );
+    }
+
+    #[test]
+    fn shapes_that_are_no_vectors_are_refused_by_name() {
+        assert_eq!(message(&plain("<f4", "()", 4)), "shape () has 0 dimensions, want 1 or 2");
+        assert_eq!(message(&plain("<f4", "(1, 1, 1)", 4)), "shape (1, 1, 1) has 3 dimensions, want 1 or 2");
+        let many = format!("({})", "1, ".repeat(9000));
+        let shown = "1, ".repeat(13);
+        assert_eq!(
+            message(&plain("<f4", &many, 4)),
+            format!("shape ({shown}... has 9000 dimensions, want 1 or 2")
+        );
+        assert_eq!(message(&plain("<f4", "(0, 3)", 0)), "no rows");
+        assert_eq!(message(&plain("<f4", "(3, 0)", 0)), "dimension 0, want at least 1");
+        assert_eq!(message(&plain("<f4", "(0,)", 0)), "dimension 0, want at least 1");
+        assert_eq!(message(&plain("<f4", "(16385,)", 0)), "dimension 16385, the limit is 16384");
+        assert_eq!(
+            message(&plain("|u1", "(4294967295, 1)", 0)),
+            "number of rows 4294967295, the limit is 4294967294"
+        );
+    }
+
+    #[test]
+    fn data_that_is_shorter_or_longer_than_the_shape_is_refused() {
+        let offset = plain("<f4", "(2, 3)", 0).len();
+        for got in [0, 23, 25] {
+            assert_eq!(
+                message(&plain("<f4", "(2, 3)", got)),
+                format!("header says 2 rows x 3 f32 = 24 bytes after offset {offset}, file has {got}")
+            );
+        }
+    }
+
+    #[test]
+    fn headers_that_are_not_the_expected_dict_are_refused() {
+        for (header, want) in [
+            ("", "want '{' at byte 0"),
+            ("{}", "no key 'descr'"),
+            ("{'descr': '<f4', 'fortran_order': False}", "no key 'shape'"),
+            ("{'descr': '<f4', 'shape': (1,)}", "no key 'fortran_order'"),
+            ("{'descr': '<f4', 'descr': '<f4'}", "key 'descr' twice at byte 31"),
+            ("{'x': 1}", "unknown key 'x' at byte 5"),
+            ("{'shape': (1)}", "want ',' at byte 12"),
+            ("{'shape': (1,,)}", "want a length of 0 or more at byte 13"),
+            ("{'shape': (,)}", "want a length of 0 or more at byte 11"),
+            ("{'shape': (-1,)}", "want a length of 0 or more at byte 11"),
+            ("{'shape': (1.0,)}", "want ',' at byte 12"),
+            ("{'shape': [1]}", "want '(' at byte 10"),
+            ("{'shape': (1,", "want a length of 0 or more at byte 13"),
+            ("{'shape': (18446744073709551616,)}", "length 18446744073709551616 is too large at byte 31"),
+            ("{'descr': '<f4}", "want the end of a string at byte 15"),
+            ("{'descr': '<\\x66'}", "want the end of a string at byte 12"),
+            ("{'descr': None}", "want a string at byte 10"),
+            ("{'fortran_order': 0}", "want True or False at byte 18"),
+            ("{'fortran_order': Falsey}", "want True or False at byte 24"),
+            ("{'descr' '<f4'}", "want ':' at byte 9"),
+            ("{'descr': '<f4' 'shape': (1,)}", "want '}' at byte 16"),
+            ("{descr: 1}", "want a string at byte 1"),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x",
+                "text after the closing } at byte 56",
+            ),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\0",
+                "text after the closing } at byte 55",
+            ),
+        ] {
+            assert_eq!(message(&file(header, 4)), format!("npy header: {want}"), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_outside_the_file_or_too_long_is_refused() {
+        let whole = plain("<f4", "(1,)", 4);
+        let header_end = whole.len() - 4;
+        for len in MAGIC.len()..10 {
+            assert_eq!(message(&whole[..len]), format!("{len} bytes, too short for the header of an npy"));
+        }
+        for len in 10..header_end {
+            let want = format!("npy header of {} bytes, file has {} there", header_end - 10, len - 10);
+            assert_eq!(message(&whole[..len]), want);
+        }
+        let long = [MAGIC, &[2, 0], &65_537u32.to_le_bytes(), &[b' '; 70_000]].concat();
+        assert_eq!(message(&long), "npy header length 65537, the limit is 65536");
+        let longest = [MAGIC, &[2, 0], &u32::MAX.to_le_bytes()].concat();
+        assert_eq!(message(&longest), "npy header length 4294967295, the limit is 65536");
+        assert_eq!(message(b"\x93NUMPX\x01\x00"), "begins with '\\x93NUMPX', not with the magic of npy");
+        assert_eq!(message(b"P"), "begins with 'P', not with the magic of npy");
+    }
+}

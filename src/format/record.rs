@@ -1,0 +1,75 @@
+//! Catalog records as bytes: fixed-width little-endian fields behind a version byte.
+//!
+//! `bincode` is used here and nowhere else.
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+
+use crate::{Error, Result};
+
+/// Version of the record encoding, the first byte of every record.
+const VERSION: u8 = 1;
+
+/// Longest record that is decoded, in bytes.
+const LIMIT: usize = 1 << 20;
+
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> =
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>();
+
+/// Encodes a record.
+///
+/// # Panics
+///
+/// When the record is larger than a record can be, which its fields' own bounds exclude.
+#[must_use]
+pub fn encode<T: bincode::Encode>(record: &T) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    bytes.extend(bincode::encode_to_vec(record, CONFIG).expect("records are bounded by their fields"));
+    bytes
+}
+
+/// Decodes a record of `table`; `table` is only named in the error.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] when the bytes are not a record of this type, or some are left over.
+pub fn decode<T: bincode::Decode<()>>(table: &str, bytes: &[u8]) -> Result<T> {
+    let corrupt = |offset: usize, what: String| Error::Corrupt {
+        file: format!("catalog/{table}"),
+        offset: offset as u64,
+        what,
+    };
+    match bytes.split_first() {
+        Some((&VERSION, body)) => {
+            let (record, used) = bincode::decode_from_slice(body, CONFIG)
+                .map_err(|error| corrupt(1, format!("record: {error}")))?;
+            if used != body.len() {
+                return Err(corrupt(1 + used, format!("{} bytes after the record", body.len() - used)));
+            }
+            Ok(record)
+        }
+        Some((version, _)) => Err(corrupt(0, format!("record version {version}, want {VERSION}"))),
+        None => Err(corrupt(0, "empty record".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_and_damage_is_named() {
+        let bytes = encode(&(7u32, -1i64));
+        assert_eq!(bytes, [1, 7, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255]);
+        assert_eq!(decode::<(u32, i64)>("t", &bytes).unwrap(), (7, -1));
+        for bad in [&bytes[..12], &[bytes.as_slice(), &[0]].concat(), &[2], &[]] {
+            assert!(matches!(decode::<(u32, i64)>("t", bad), Err(Error::Corrupt { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_length_is_refused_before_it_is_allocated() {
+        let mut bytes = vec![VERSION];
+        bytes.extend(u64::MAX.to_le_bytes());
+        assert!(matches!(decode::<Vec<u8>>("t", &bytes), Err(Error::Corrupt { .. })));
+    }
+}

@@ -1,0 +1,20 @@
+//! VexFS: a filesystem in which a directory is a vector collection and a file is a vector.
+//!
+//! The package is one library and a thin binary. Rooms use the rooms below them, never above:
+//!
+//! ```text
+//! doors      cli          fuse
+//! desk       volume
+//! rooms      namespace    search
+//!            collection
+//! workshops  catalog      store      index
+//! ground     distance  format  pool  metrics  error
+//! ```
+//!
+//! `docs/ARCHITECTURE.md` says what lives where and which invariants hold between the rooms.
+
+pub mod error;
+pub mod format;
+pub mod metrics;
+
+pub use error::{Error, Result};
