@@ -1,0 +1,131 @@
+//! Nearest-neighbour search over numbered rows: an exact scan ([`flat`]) and a graph ([`hnsw`]).
+//!
+//! The index knows row numbers, vectors and distances. It does not know what a file or a collection is: the
+//! vectors come from a [`VectorSource`], and what may be returned is decided by the caller's `accept`.
+//!
+//! Inside the index a distance is the metric's *key*: the squared distance for L2 (same order, no root);
+//! `Metric::finish` turns keys into the reported distance.
+
+pub mod flat;
+pub mod hnsw;
+mod ranked;
+
+use crate::distance::{self, Metric};
+
+/// Number of a row within its collection. Never used twice while the collection has rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowId(pub u32);
+
+/// Where the vectors of rows come from. One implementation reads a collection's files where they lie, another a
+/// plain matrix (benchmarks, tests).
+pub trait VectorSource: Sync {
+    /// Number of elements of every vector.
+    fn dim(&self) -> usize;
+    /// The vector of `row`, `None` if the row is gone. `scratch` has [`dim`](Self::dim) elements and is used when
+    /// the row has to be decoded.
+    fn vector<'a>(&'a self, row: RowId, scratch: &'a mut [f32]) -> Option<&'a [f32]>;
+    /// 1 / |v| of the row's vector; only asked under [`Metric::Cosine`].
+    fn inverse_norm(&self, row: RowId) -> f32;
+    /// A hint that the vector of `row` is asked for soon. Does nothing unless the source can use it.
+    fn prefetch(&self, _row: RowId) {}
+}
+
+/// A row and its distance key from the query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Neighbor {
+    /// The row.
+    pub row: RowId,
+    /// Distance key: see the [module](self).
+    pub key: f32,
+}
+
+/// A query prepared for one metric: for cosine, its inverse norm.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// The query's vector.
+    pub vector: &'a [f32],
+    /// How distances are measured.
+    pub metric: Metric,
+    /// 1 / |vector| for cosine, else 1.
+    pub inverse_norm: f32,
+}
+
+impl<'a> Query<'a> {
+    /// Prepares `vector` for `metric`.
+    #[must_use]
+    pub fn new(metric: Metric, vector: &'a [f32]) -> Self {
+        let inverse_norm = match metric {
+            Metric::Cosine => distance::inverse_norm(vector),
+            Metric::Ip | Metric::L2 => 1.0,
+        };
+        Query { vector, metric, inverse_norm }
+    }
+
+    /// Distance key of `row`, `None` if the row is gone: the squared distance for L2, the negated dot product for
+    /// Ip, and 1 - cos within 0..=2 for Cosine. Never NaN. `scratch` has [`VectorSource::dim`] elements.
+    ///
+    /// # Panics
+    ///
+    /// When the source's vectors and the query's have different lengths.
+    #[inline]
+    pub fn key<S: VectorSource + ?Sized>(&self, source: &S, row: RowId, scratch: &mut [f32]) -> Option<f32> {
+        let vector = source.vector(row, scratch)?;
+        let key = match self.metric {
+            Metric::L2 => distance::l2_squared(self.vector, vector),
+            // Not `-dot`: orthogonal vectors have the key 0, not -0.
+            Metric::Ip => 0.0 - distance::dot(self.vector, vector),
+            Metric::Cosine => {
+                let scale = self.inverse_norm * source.inverse_norm(row);
+                // Within this range neither the dot product nor any of its partial sums can overflow, and what
+                // underflows is below the rounding error.
+                if scale > 1e-30 && scale < 1e30 {
+                    (1.0 - distance::dot(self.vector, vector) * scale).clamp(0.0, 2.0)
+                } else {
+                    distance::cosine_f64(self.vector, vector)
+                }
+            }
+        };
+        // A dot product that overflows in both directions has no value; such a row is as far as can be.
+        Some(if key.is_nan() { f32::INFINITY } else { key })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::flat::Matrix;
+    use super::*;
+
+    fn key(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
+        let matrix = Matrix::new(b.len(), b.to_vec());
+        Query::new(metric, a).key(&matrix, RowId(0), &mut vec![0.0; b.len()]).unwrap()
+    }
+
+    #[test]
+    fn keys_follow_the_metric() {
+        assert_eq!(key(Metric::L2, &[1.0, 2.0], &[4.0, 6.0]), 25.0);
+        assert_eq!(key(Metric::Ip, &[1.0, 2.0], &[4.0, 6.0]), -16.0);
+        assert!(key(Metric::Cosine, &[1.0, 2.0], &[-2.0, 1.0]).to_bits() == 1.0f32.to_bits());
+        assert!((key(Metric::Cosine, &[1.0, 2.0], &[-3.0, -6.0]) - 2.0).abs() < 1e-6);
+        assert!(key(Metric::Ip, &[1.0, 0.0], &[0.0, -1.0]).is_sign_positive());
+    }
+
+    #[test]
+    fn cosine_holds_for_vectors_whose_squares_leave_the_range() {
+        for (a, b) in [(1e-25f32, 1e-25f32), (1e30, 1e30), (1e30, 1e-30), (1e-42, 1.0)] {
+            let got = key(Metric::Cosine, &[a, 0.0], &[b, b]);
+            assert!((got - 0.292_893_2).abs() < 1e-5, "{a} and {b}: {got}");
+        }
+        assert_eq!(key(Metric::Cosine, &[1.0, 1.0], &[0.0, 0.0]), 1.0);
+    }
+
+    #[test]
+    fn keys_are_never_nan() {
+        assert_eq!(key(Metric::Ip, &[1e38, 1e38], &[1e38, -1e38]), f32::INFINITY);
+    }
+
+    #[test]
+    fn a_row_that_is_gone_has_no_key() {
+        let matrix = Matrix::new(1, vec![1.0]);
+        assert_eq!(Query::new(Metric::L2, &[0.0]).key(&matrix, RowId(1), &mut [0.0]), None);
+    }
+}
