@@ -14,12 +14,14 @@
 //! `docs/ARCHITECTURE.md` says what lives where and which invariants hold between the rooms.
 
 pub mod catalog;
+pub mod collection;
 pub mod distance;
 pub mod error;
 pub mod format;
 pub mod index;
 pub mod metrics;
 pub mod pool;
+pub mod search;
 pub mod store;
 
 pub use error::{Error, Result};

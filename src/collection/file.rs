@@ -1,0 +1,158 @@
+//! One version of one vector file: where its rows lie, which numbers they have, from when until when they live.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::distance;
+use crate::format::Layout;
+use crate::index::RowId;
+use crate::store::{BlobMap, Slot};
+
+/// Number of a file, given by the namespace. Opaque here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileNumber(pub u64);
+
+/// The bytes that rows are read from.
+#[derive(Clone, Debug)]
+pub enum RowBytes {
+    /// A slot of a segment.
+    Slot(Arc<Slot>),
+    /// A sealed blob.
+    Blob(Arc<BlobMap>),
+}
+
+impl RowBytes {
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            RowBytes::Slot(slot) => slot.bytes(),
+            RowBytes::Blob(map) => map.bytes(),
+        }
+    }
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// One version of one vector file.
+#[derive(Debug)]
+pub struct VectorFile {
+    number: FileNumber,
+    layout: Layout,
+    bytes: RowBytes,
+    first_row: RowId,
+    group: AtomicU32,
+    born: AtomicU64,
+    died: AtomicU64,
+}
+
+impl VectorFile {
+    /// A version whose rows have no numbers yet. `layout` must fit `bytes`.
+    #[must_use]
+    pub fn new(number: FileNumber, layout: Layout, bytes: RowBytes, group: u32) -> Self {
+        Self {
+            number,
+            layout,
+            bytes,
+            first_row: RowId(0),
+            group: AtomicU32::new(group),
+            born: AtomicU64::new(NEVER),
+            died: AtomicU64::new(NEVER),
+        }
+    }
+
+    /// The same with the number of its first row, as the catalog has it.
+    #[must_use]
+    pub fn with_first_row(mut self, first_row: RowId) -> Self {
+        self.first_row = first_row;
+        self
+    }
+
+    pub(super) fn set_first_row(&mut self, first_row: RowId) {
+        self.first_row = first_row;
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn number(&self) -> FileNumber {
+        self.number
+    }
+
+    /// Where the rows lie in the bytes.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &RowBytes {
+        &self.bytes
+    }
+
+    /// Number of the first row; the others follow it.
+    #[must_use]
+    pub fn first_row(&self) -> RowId {
+        self.first_row
+    }
+
+    /// Elements of a row.
+    #[must_use]
+    pub fn dim(&self) -> u32 {
+        self.layout.dim
+    }
+
+    /// How many rows.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.layout.rows
+    }
+
+    /// The group that decides who may find it.
+    #[must_use]
+    pub fn group(&self) -> u32 {
+        self.group.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_group(&self, group: u32) -> u32 {
+        self.group.swap(group, Ordering::Relaxed)
+    }
+
+    /// The `index`-th row as f32, decoded into `scratch` where it is not stored as such.
+    #[must_use]
+    pub fn row<'a>(&'a self, index: u64, scratch: &'a mut [f32]) -> &'a [f32] {
+        self.layout.vector(self.bytes.bytes(), index, scratch)
+    }
+
+    /// Brings a row that is stored as f32 towards the processor.
+    pub(super) fn prefetch(&self, index: u64) {
+        if let Some(row) = self.layout.f32_row(self.bytes.bytes(), index) {
+            distance::prefetch(row);
+        }
+    }
+
+    /// Whether the version is part of the collection at `version`.
+    #[must_use]
+    pub fn is_visible(&self, version: u64) -> bool {
+        self.born.load(Ordering::Acquire) <= version && version < self.died.load(Ordering::Acquire)
+    }
+
+    /// Whether it has been published and not removed.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.born.load(Ordering::Acquire) != NEVER && self.died.load(Ordering::Acquire) == NEVER
+    }
+
+    /// Whether no search that begins from now on can see it.
+    pub(super) fn is_over(&self) -> bool {
+        self.died.load(Ordering::Acquire) != NEVER
+    }
+
+    pub(super) fn be_born(&self, version: u64) {
+        self.born.store(version, Ordering::Release);
+    }
+
+    pub(super) fn die(&self, version: u64) {
+        self.died.store(version, Ordering::Release);
+    }
+}

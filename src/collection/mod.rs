@@ -1,0 +1,457 @@
+//! A collection: the vectors of the files below one directory, numbered as rows, searchable while they change.
+//!
+//! This room knows a schema, vector files and rows. It does not know names, permissions or the kernel: a
+//! file is an opaque number, and what may be returned to whom is a set of opaque *groups* that the volume gives
+//! to files ([`Allowed`]).
+//!
+//! **How a change becomes visible.** [`Collection::stage`] numbers the rows of a new file version and puts them
+//! into the row table, unborn. The volume commits the catalog. [`Collection::publish`] then gives every
+//! added and removed file of the transaction one new version number and moves the collection to it, so a
+//! search, which reads the version once, sees all of the change or nothing.
+//!
+//! **Invariant:** the rows of a file version never change. A rewritten file is a new version with new rows.
+//!
+//! **Invariant:** searches take no lock. Writers of one collection take turns for the time of a few stores.
+
+mod builder;
+mod file;
+mod schema;
+mod table;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+pub use builder::Snapshot;
+pub use file::{FileNumber, RowBytes, VectorFile};
+pub use schema::{OnInvalid, Schema};
+pub use table::{Reader, RowRef};
+
+use crate::index::RowId;
+use crate::index::hnsw::Hnsw;
+use crate::{Error, Result};
+use table::Table;
+
+/// Most rows that one collection can number; the last value marks "no row" in answers.
+pub const MAX_ROWS: u32 = u32::MAX - 1;
+
+/// Share of vanished nodes in a graph, as 1/n, above which it is built anew from the live rows.
+const REBUILD_SHARE: usize = 5;
+
+/// Which files a search may return: those whose group is in the set.
+#[derive(Clone, Debug)]
+pub enum Allowed {
+    /// Every file.
+    All,
+    /// Files whose group number is set; longer numbers are not.
+    Groups(Vec<bool>),
+}
+
+impl Allowed {
+    /// Whether files of `group` may be returned.
+    #[must_use]
+    pub fn contains(&self, group: u32) -> bool {
+        match self {
+            Allowed::All => true,
+            Allowed::Groups(set) => set.get(group as usize).copied().unwrap_or(false),
+        }
+    }
+}
+
+/// A graph and how far it has got.
+#[derive(Debug)]
+pub struct Graph {
+    /// The graph.
+    pub hnsw: Hnsw,
+    /// Every live row below this number is in the graph; rows from here on are scanned.
+    watermark: AtomicU32,
+}
+
+impl Graph {
+    /// Every live row below this number is in the graph.
+    #[must_use]
+    pub fn watermark(&self) -> RowId {
+        RowId(self.watermark.load(Ordering::Acquire))
+    }
+}
+
+/// A change that [`Collection::publish`] makes visible, or [`Collection::abandon`] takes back.
+#[derive(Debug)]
+pub struct Staged {
+    /// New file versions, as [`Collection::stage`] returned them.
+    pub added: Vec<Arc<VectorFile>>,
+    /// File versions that end.
+    pub removed: Vec<Arc<VectorFile>>,
+}
+
+/// What only one writer at a time may touch.
+#[derive(Debug, Default)]
+struct Writer {
+    next_row: u32,
+    /// First rows of files that are staged and neither published nor abandoned.
+    staged: BTreeSet<u32>,
+    /// Dimension of the staged files.
+    staged_dim: u32,
+    /// Rows of live files by group, for exact cardinalities.
+    rows_by_group: HashMap<u32, u64>,
+}
+
+/// The vectors of the files below one directory.
+#[derive(Debug)]
+pub struct Collection {
+    root: u64,
+    schema: ArcSwap<Schema>,
+    /// Which numbering of rows this is: it changes when an emptied collection numbers from 0 again.
+    numbering: AtomicU64,
+    /// The numbering that the catalog has.
+    numbering_committed: AtomicU64,
+    table: Table,
+    files: DashMap<FileNumber, Arc<VectorFile>>,
+    rows: AtomicU64,
+    writer: Mutex<Writer>,
+    graph: ArcSwapOption<Graph>,
+    /// Dead rows whose cells still hold their file.
+    unswept: AtomicU64,
+}
+
+impl Collection {
+    /// An empty collection. `root` is the number of its directory; `numbering` is kept in the catalog.
+    #[must_use]
+    pub fn new(root: u64, schema: Schema, numbering: u64) -> Self {
+        Self {
+            root,
+            table: Table::new(schema.dim.unwrap_or(0)),
+            schema: ArcSwap::from_pointee(schema),
+            numbering: AtomicU64::new(numbering),
+            numbering_committed: AtomicU64::new(numbering),
+            files: DashMap::new(),
+            rows: AtomicU64::new(0),
+            writer: Mutex::default(),
+            graph: ArcSwapOption::empty(),
+            unswept: AtomicU64::new(0),
+        }
+    }
+
+    /// Number of the directory.
+    #[must_use]
+    pub fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// The schema in force.
+    #[must_use]
+    pub fn schema(&self) -> Arc<Schema> {
+        self.schema.load_full()
+    }
+
+    /// The dimension in force: declared, or fixed by the vectors that are there.
+    #[must_use]
+    pub fn dim(&self) -> Option<u32> {
+        Some(self.table.dim()).filter(|&dim| dim > 0)
+    }
+
+    /// Number of searchable rows.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.rows.load(Ordering::Acquire)
+    }
+
+    /// Whether no row is searchable.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The numbering of rows in force.
+    #[must_use]
+    pub fn numbering(&self) -> u64 {
+        self.numbering.load(Ordering::Acquire)
+    }
+
+    /// Number of the last published change. An answer computed at one version is right until the next.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.table.version()
+    }
+
+    /// The live version of a file.
+    #[must_use]
+    pub fn file(&self, number: FileNumber) -> Option<Arc<VectorFile>> {
+        self.files.get(&number).map(|file| Arc::clone(&file))
+    }
+
+    /// Every live file, in order of their rows.
+    #[must_use]
+    pub fn files(&self) -> Vec<Arc<VectorFile>> {
+        let mut files: Vec<_> = self.files.iter().map(|entry| Arc::clone(entry.value())).collect();
+        files.sort_unstable_by_key(|file| file.first_row());
+        files
+    }
+
+    /// The rows as they are now.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.table.reader()
+    }
+
+    /// The graph, when there is one.
+    #[must_use]
+    pub fn graph(&self) -> Option<Arc<Graph>> {
+        self.graph.load_full()
+    }
+
+    /// Number of live rows in files of the allowed groups.
+    #[must_use]
+    pub fn count(&self, allowed: &Allowed) -> u64 {
+        match allowed {
+            Allowed::All => self.len(),
+            Allowed::Groups(_) => {
+                let writer = self.writer.lock();
+                writer
+                    .rows_by_group
+                    .iter()
+                    .filter(|(group, _)| allowed.contains(**group))
+                    .map(|(_, n)| n)
+                    .sum()
+            }
+        }
+    }
+
+    /// The dimension that a new version of file `number` must have: the declared one, else that of the other
+    /// files. `None` while there are none.
+    #[must_use]
+    pub fn dim_for(&self, number: FileNumber) -> Option<u32> {
+        let declared = self.schema.load().dim;
+        declared.or_else(|| self.dim().filter(|_| !self.has_only(number)))
+    }
+
+    /// Whether no file but `number` has live rows.
+    fn has_only(&self, number: FileNumber) -> bool {
+        self.len() == self.files.get(&number).map_or(0, |file| file.rows())
+    }
+
+    /// Numbers the rows of a validated file version and puts them into the table, invisible. An empty
+    /// collection begins again at row 0. The returned flag says that the catalog does not have the
+    /// [`numbering`](Self::numbering) in force: it is to be committed with the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dimension`]; [`Error::TooLarge`] when the row numbers are used up.
+    pub fn stage(&self, mut file: VectorFile) -> Result<(Arc<VectorFile>, bool)> {
+        let limit = self.schema.load().max_dim;
+        if file.dim() > limit {
+            return Err(Error::TooLarge { what: "dimension", got: file.dim().into(), limit: limit.into() });
+        }
+        let mut writer = self.writer.lock();
+        let staged_dim = (!writer.staged.is_empty()).then_some(writer.staged_dim);
+        // What is being added at this moment binds as much as what is there.
+        for expected in [self.dim_for(file.number()), staged_dim].into_iter().flatten() {
+            if expected != file.dim() {
+                return Err(Error::Dimension { expected, got: file.dim() });
+            }
+        }
+        if self.is_empty() && writer.staged.is_empty() && writer.next_row > 0 {
+            writer.next_row = 0;
+            self.table.reset();
+            self.graph.store(None);
+            self.unswept.store(0, Ordering::Relaxed);
+            self.numbering.fetch_add(1, Ordering::AcqRel);
+        }
+        let first = writer.next_row;
+        let end = u64::from(first) + file.rows();
+        let next_row = u32::try_from(end).ok().filter(|&end| end <= MAX_ROWS).ok_or(Error::TooLarge {
+            what: "row number",
+            got: end,
+            limit: MAX_ROWS.into(),
+        })?;
+        file.set_first_row(RowId(first));
+        let file = Arc::new(file);
+        self.table.place(&file);
+        writer.next_row = next_row;
+        writer.staged.insert(first);
+        writer.staged_dim = file.dim();
+        let committed = self.numbering_committed.load(Ordering::Acquire);
+        Ok((file, self.numbering() != committed))
+    }
+
+    /// Makes a committed change visible, whole.
+    pub fn publish(&self, staged: &Staged) {
+        let mut writer = self.writer.lock();
+        let version = self.table.version() + 1;
+        if !staged.added.is_empty() {
+            self.numbering_committed.store(self.numbering(), Ordering::Release);
+        }
+        for file in &staged.added {
+            file.be_born(version);
+            writer.staged.remove(&file.first_row().0);
+            *writer.rows_by_group.entry(file.group()).or_default() += file.rows();
+            self.rows.fetch_add(file.rows(), Ordering::AcqRel);
+            self.files.insert(file.number(), Arc::clone(file));
+        }
+        for file in &staged.removed {
+            file.die(version);
+            self.forget_rows(&mut writer, file.group(), file.rows());
+            self.rows.fetch_sub(file.rows(), Ordering::AcqRel);
+            self.unswept.fetch_add(file.rows(), Ordering::Relaxed);
+            self.files.remove_if(&file.number(), |_, now| Arc::ptr_eq(now, file));
+        }
+        let dim = match staged.added.first() {
+            Some(file) => file.dim(),
+            None if self.is_empty() => self.schema.load().dim.unwrap_or(0),
+            None => self.table.dim(),
+        };
+        if self.table.dim() != dim {
+            self.graph.store(None);
+        }
+        self.table.set(version, dim);
+    }
+
+    fn forget_rows(&self, writer: &mut Writer, group: u32, rows: u64) {
+        if let Some(count) = writer.rows_by_group.get_mut(&group) {
+            *count -= rows.min(*count);
+            if *count == 0 {
+                writer.rows_by_group.remove(&group);
+            }
+        }
+    }
+
+    /// Takes a staged change back: its rows stay unborn and their numbers unused.
+    pub fn abandon(&self, staged: &Staged) {
+        let mut writer = self.writer.lock();
+        for file in &staged.added {
+            writer.staged.remove(&file.first_row().0);
+            self.unswept.fetch_add(file.rows(), Ordering::Relaxed);
+        }
+    }
+
+    /// Gives a live file another group.
+    pub fn regroup(&self, file: &VectorFile, group: u32) {
+        let mut writer = self.writer.lock();
+        let before = file.set_group(group);
+        if before != group && file.is_live() {
+            self.forget_rows(&mut writer, before, file.rows());
+            *writer.rows_by_group.entry(group).or_default() += file.rows();
+            self.table.set(self.table.version() + 1, self.table.dim());
+        }
+    }
+
+    /// Puts back the files that the catalog names, at open. Their rows have their numbers already.
+    pub fn restore(&self, files: &[Arc<VectorFile>]) {
+        let mut writer = self.writer.lock();
+        let version = self.table.version() + 1;
+        let mut dim = self.table.dim();
+        for file in files {
+            dim = file.dim();
+            self.table.place(file);
+            file.be_born(version);
+            let end = file.first_row().0.saturating_add(u32::try_from(file.rows()).unwrap_or(MAX_ROWS));
+            writer.next_row = writer.next_row.max(end);
+            *writer.rows_by_group.entry(file.group()).or_default() += file.rows();
+            self.rows.fetch_add(file.rows(), Ordering::AcqRel);
+            self.files.insert(file.number(), Arc::clone(file));
+        }
+        self.table.set(version, dim);
+    }
+
+    /// Takes another schema.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] when it would change the dimension or metric of a collection that has vectors.
+    pub fn set_schema(&self, schema: Schema) -> Result<()> {
+        let writer = self.writer.lock();
+        self.check_schema(&schema)?;
+        match schema.dim {
+            Some(want) if !writer.staged.is_empty() && want != writer.staged_dim => {
+                return Err(Error::Config(format!(
+                    "dim cannot become {want}: a vector of {} is just being added",
+                    writer.staged_dim
+                )));
+            }
+            _ => {}
+        }
+        if self.is_empty() && writer.staged.is_empty() {
+            self.table.set(self.table.version(), schema.dim.unwrap_or(0));
+        }
+        let rebuild = {
+            let now = self.schema.load();
+            now.m != schema.m || now.ef_construction != schema.ef_construction || now.metric != schema.metric
+        };
+        self.schema.store(Arc::new(schema));
+        if rebuild {
+            self.graph.store(None);
+        }
+        Ok(())
+    }
+
+    /// Whether [`set_schema`](Self::set_schema) would take `schema`.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_schema`](Self::set_schema).
+    pub fn check_schema(&self, schema: &Schema) -> Result<()> {
+        let rows = self.len();
+        if rows == 0 {
+            return Ok(());
+        }
+        let now = self.schema.load();
+        if schema.metric != now.metric {
+            return Err(Error::Config(format!(
+                "metric {} cannot become {}: the collection has {rows} vectors",
+                now.metric.name(),
+                schema.metric.name()
+            )));
+        }
+        match (schema.dim, self.dim()) {
+            (Some(want), Some(dim)) if want != dim => Err(Error::Config(format!(
+                "dim {dim} cannot become {want}: the collection has {rows} vectors"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Rows that a search scans because the graph does not have them; 0 where no graph is wanted.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        if self.len() < u64::from(self.schema.load().exact_below) {
+            return 0;
+        }
+        match self.graph() {
+            None => self.len(),
+            Some(graph) => self.reader().count_live_from(graph.watermark()),
+        }
+    }
+
+    /// Whether row `row` is found through the graph, or no graph is wanted.
+    #[must_use]
+    pub fn is_indexed(&self, row: RowId) -> bool {
+        self.len() < u64::from(self.schema.load().exact_below)
+            || self.graph().is_some_and(|graph| row < graph.watermark())
+    }
+
+    /// Path of the graph's checkpoint in the store's folder for them.
+    #[must_use]
+    pub fn checkpoint_name(&self) -> String {
+        format!("{:016x}.hnsw", self.root)
+    }
+
+    /// Writes the graph to a checkpoint, when there is one.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors. The graph stays as it is.
+    pub fn save_graph(&self, dir: &Path) -> Result<()> {
+        match self.graph() {
+            Some(graph) => graph.hnsw.save(&dir.join(self.checkpoint_name()), &self.stamp()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,237 @@
+//! The row table: row number -> file and row within it, read without a lock.
+//!
+//! Cells lie in chunks that are never moved. A cell is filled once; the list of chunks is an immutable vector
+//! behind an atomic pointer. Rows of dead files are dropped by exchanging their chunk for a copy without
+//! them ([`Table::sweep`]); a reader keeps the chunks that it began with.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::file::VectorFile;
+use crate::distance;
+use crate::index::{RowId, VectorSource};
+
+/// Rows of a chunk.
+const CHUNK: usize = 512;
+
+/// Bits of the state that are the dimension: no dimension is above 16384.
+const DIM_BITS: u32 = 16;
+
+fn dim_of(state: u64) -> u32 {
+    u32::from(state.to_le_bytes()[0]) | u32::from(state.to_le_bytes()[1]) << 8
+}
+
+/// Marks an inverse norm that has not been computed: no vector has it.
+const UNKNOWN: u32 = f32::NAN.to_bits();
+
+#[derive(Debug)]
+struct Place {
+    file: Arc<VectorFile>,
+    index: u32,
+}
+
+#[derive(Debug)]
+struct Cell {
+    place: OnceLock<Place>,
+    /// Bits of 1 / |v|.
+    inverse_norm: AtomicU32,
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Self { place: OnceLock::new(), inverse_norm: AtomicU32::new(UNKNOWN) }
+    }
+}
+
+#[derive(Debug)]
+struct Chunk {
+    cells: Box<[Cell]>,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        Self { cells: (0..CHUNK).map(|_| Cell::default()).collect() }
+    }
+
+    /// A copy without the rows of files that are over.
+    fn without_dead(&self) -> Self {
+        let copy = Self::new();
+        for (from, to) in self.cells.iter().zip(&copy.cells) {
+            let Some(place) = from.place.get().filter(|place| !place.file.is_over()) else { continue };
+            let kept = Place { file: Arc::clone(&place.file), index: place.index };
+            to.place.set(kept).expect("the copy's cells are empty");
+            to.inverse_norm.store(from.inverse_norm.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        copy
+    }
+}
+
+/// The rows of a collection.
+#[derive(Debug)]
+pub(super) struct Table {
+    chunks: ArcSwap<Vec<Arc<Chunk>>>,
+    /// Version and dimension, which change together: `version << DIM_BITS | dim`.
+    state: AtomicU64,
+    /// Whoever exchanges the list of chunks holds this.
+    exchange: Mutex<()>,
+}
+
+impl Table {
+    /// An empty table. `dim` is 0 while nothing fixes it.
+    pub(super) fn new(dim: u32) -> Self {
+        Self { chunks: ArcSwap::default(), state: AtomicU64::new(u64::from(dim)), exchange: Mutex::default() }
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.state.load(Ordering::Acquire) >> DIM_BITS
+    }
+
+    pub(super) fn dim(&self) -> u32 {
+        dim_of(self.state.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set(&self, version: u64, dim: u32) {
+        self.state.store(version << DIM_BITS | u64::from(dim), Ordering::Release);
+    }
+
+    /// Empties the table; readers keep what they have.
+    pub(super) fn reset(&self) {
+        let _exchange = self.exchange.lock();
+        self.chunks.store(Arc::new(Vec::new()));
+    }
+
+    /// Fills the cells of a file's rows.
+    pub(super) fn place(&self, file: &Arc<VectorFile>) {
+        let _exchange = self.exchange.lock();
+        let first = file.first_row().0 as usize;
+        let end = first + usize::try_from(file.rows()).expect("row numbers are u32");
+        let mut chunks = self.chunks.load_full();
+        if chunks.len() * CHUNK < end {
+            let mut longer = Vec::with_capacity(end.div_ceil(CHUNK));
+            longer.extend(chunks.iter().cloned());
+            longer.resize_with(end.div_ceil(CHUNK), || Arc::new(Chunk::new()));
+            chunks = Arc::new(longer);
+            self.chunks.store(Arc::clone(&chunks));
+        }
+        for (index, row) in (0u32..).zip(first..end) {
+            let place = Place { file: Arc::clone(file), index };
+            let taken = chunks[row / CHUNK].cells[row % CHUNK].place.set(place);
+            assert!(taken.is_ok(), "row {row} was given twice");
+        }
+    }
+
+    /// Drops the rows of dead files, so that their space can be used again. Returns how many chunks changed.
+    pub(super) fn sweep(&self) -> usize {
+        let _exchange = self.exchange.lock();
+        let chunks = self.chunks.load_full();
+        let is_dead = |cell: &Cell| cell.place.get().is_some_and(|place| place.file.is_over());
+        let dirty: Vec<usize> = (0..chunks.len()).filter(|&i| chunks[i].cells.iter().any(is_dead)).collect();
+        if !dirty.is_empty() {
+            let mut swept = Vec::clone(&chunks);
+            for &i in &dirty {
+                swept[i] = Arc::new(chunks[i].without_dead());
+            }
+            self.chunks.store(Arc::new(swept));
+        }
+        dirty.len()
+    }
+
+    pub(super) fn reader(&self) -> Reader {
+        // The state first: every row that is visible at its version is in the chunks loaded after it.
+        let state = self.state.load(Ordering::Acquire);
+        Reader { version: state >> DIM_BITS, chunks: self.chunks.load_full(), dim: dim_of(state) as usize }
+    }
+}
+
+/// The rows of a collection at one version.
+#[derive(Debug)]
+pub struct Reader {
+    version: u64,
+    chunks: Arc<Vec<Arc<Chunk>>>,
+    dim: usize,
+}
+
+/// A row and the file that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct RowRef<'a> {
+    /// The file version.
+    pub file: &'a Arc<VectorFile>,
+    /// Row within the file.
+    pub index: u32,
+}
+
+impl Reader {
+    /// One more than the largest row number there is.
+    #[must_use]
+    pub fn end(&self) -> RowId {
+        RowId(u32::try_from(self.chunks.len() * CHUNK).unwrap_or(super::MAX_ROWS))
+    }
+
+    /// The version that is read.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn cell(&self, row: RowId) -> Option<&Cell> {
+        let row = row.0 as usize;
+        Some(&self.chunks.get(row / CHUNK)?.cells[row % CHUNK])
+    }
+
+    /// Where the row lies. A collection that has changed its dimension may still have rows of the old one: they are
+    /// none of this reader's.
+    fn place(&self, row: RowId) -> Option<&Place> {
+        self.cell(row)?.place.get().filter(|place| place.file.dim() as usize == self.dim)
+    }
+
+    /// The row, when it is visible.
+    #[must_use]
+    pub fn row(&self, row: RowId) -> Option<RowRef<'_>> {
+        let place = self.place(row)?;
+        place.file.is_visible(self.version).then_some(RowRef { file: &place.file, index: place.index })
+    }
+
+    /// The visible rows from `first` on.
+    pub fn live_from(&self, first: RowId) -> impl Iterator<Item = RowId> + '_ {
+        (first.0..self.end().0).map(RowId).filter(|&row| self.row(row).is_some())
+    }
+
+    /// How many rows from `first` on are visible.
+    #[must_use]
+    pub fn count_live_from(&self, first: RowId) -> u64 {
+        self.live_from(first).count() as u64
+    }
+}
+
+impl VectorSource for Reader {
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn vector<'a>(&'a self, row: RowId, scratch: &'a mut [f32]) -> Option<&'a [f32]> {
+        let place = self.place(row)?;
+        Some(place.file.row(place.index.into(), scratch))
+    }
+
+    fn prefetch(&self, row: RowId) {
+        if let Some(place) = self.place(row) {
+            place.file.prefetch(place.index.into());
+        }
+    }
+
+    fn inverse_norm(&self, row: RowId) -> f32 {
+        let Some(cell) = self.cell(row) else { return 0.0 };
+        let known = cell.inverse_norm.load(Ordering::Relaxed);
+        if known != UNKNOWN {
+            return f32::from_bits(known);
+        }
+        // Computed at the first use, so that opening a store does not read every vector.
+        let mut scratch = vec![0.0; self.dim];
+        let norm = self.vector(row, &mut scratch).map_or(0.0, distance::inverse_norm);
+        cell.inverse_norm.store(norm.to_bits(), Ordering::Relaxed);
+        norm
+    }
+}

@@ -1,0 +1,541 @@
+//! Stages, versions, numbering and the graph of a collection.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::distance::Metric;
+use crate::format::{Dtype, Layout};
+use crate::index::hnsw::{Beam, SearchScratch};
+use crate::index::{Query, VectorSource as _};
+use crate::store::Store;
+
+const DIM: u32 = 4;
+
+/// A collection and the store that its rows lie in.
+struct Bench {
+    dir: TempDir,
+    store: Arc<Store>,
+    collection: Collection,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(Schema { metric: Metric::L2, exact_below: 100, ..Schema::default() })
+    }
+
+    fn with(schema: Schema) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), "a test").unwrap();
+        Self { dir, store, collection: Collection::new(7, schema, 3) }
+    }
+
+    /// A file of `rows` rows of `dim` elements; the values follow from its number.
+    fn file(&self, number: u64, rows: u64, dim: u32) -> VectorFile {
+        let mut state = number + 1;
+        let mut value = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            f32::from(u16::try_from(state >> 48).unwrap()) / 65536.0
+        };
+        let bytes: Vec<u8> = (0..rows * u64::from(dim)).flat_map(|_| value().to_le_bytes()).collect();
+        let slot = self.store.write_slot(&bytes).unwrap();
+        let layout = Layout { dtype: Dtype::F32, dim, rows, offset: 0, stride: u64::from(dim) * 4 };
+        VectorFile::new(FileNumber(number), layout, RowBytes::Slot(slot), 0)
+    }
+
+    fn stage(&self, number: u64, rows: u64) -> Arc<VectorFile> {
+        self.collection.stage(self.file(number, rows, DIM)).unwrap().0
+    }
+
+    fn add(&self, number: u64, rows: u64) -> Arc<VectorFile> {
+        let file = self.stage(number, rows);
+        self.collection.publish(&added(&file));
+        file
+    }
+
+    fn remove(&self, file: &Arc<VectorFile>) {
+        self.collection.publish(&Staged { added: vec![], removed: vec![Arc::clone(file)] });
+    }
+
+    /// Runs the graph's work to its end.
+    fn index(&self) {
+        while self.collection.index_step(1, &AtomicBool::new(false)).unwrap() {}
+    }
+
+    fn visible(&self) -> Vec<u32> {
+        self.collection.reader().live_from(RowId(0)).map(|row| row.0).collect()
+    }
+
+    /// A collection as an opened volume puts it back: the same files under the same numbers.
+    fn reopened(&self, schema: Schema, numbering: u64, files: &[Arc<VectorFile>]) -> Collection {
+        let collection = Collection::new(7, schema, numbering);
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| {
+                let again =
+                    VectorFile::new(file.number(), *file.layout(), file.bytes().clone(), file.group());
+                Arc::new(again.with_first_row(file.first_row()))
+            })
+            .collect();
+        collection.restore(&files);
+        collection
+    }
+}
+
+fn added(file: &Arc<VectorFile>) -> Staged {
+    Staged { added: vec![Arc::clone(file)], removed: vec![] }
+}
+
+/// What the graph alone finds near a vector.
+fn through_graph(collection: &Collection, vector: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let Snapshot { reader, graph, .. } = collection.snapshot();
+    let query = Query::new(collection.schema().metric, vector);
+    let found = graph.unwrap().hnsw.search(
+        &query,
+        Beam::new(k, 200),
+        &reader,
+        |row| reader.row(row).is_some(),
+        &mut SearchScratch::default(),
+        &mut || true,
+    );
+    found.neighbors.iter().map(|neighbor| (neighbor.row.0, neighbor.key)).collect()
+}
+
+#[test]
+fn a_staged_file_is_invisible_until_it_is_published() {
+    let bench = Bench::new();
+    let file = bench.stage(1, 3);
+    assert_eq!(bench.visible(), [0; 0]);
+    assert!(bench.collection.is_empty() && bench.collection.file(FileNumber(1)).is_none());
+    assert!(!file.is_live());
+    bench.collection.publish(&added(&file));
+    assert_eq!(bench.visible(), [0, 1, 2]);
+    assert_eq!(bench.collection.len(), 3);
+    assert!(Arc::ptr_eq(&bench.collection.file(FileNumber(1)).unwrap(), &file));
+    let mut scratch = [0.0; DIM as usize];
+    let reader = bench.collection.reader();
+    let row = reader.row(RowId(2)).unwrap();
+    assert_eq!((row.file.number(), row.index), (FileNumber(1), 2));
+    let want: Vec<f32> = file.bytes().bytes()[32..48]
+        .chunks(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect();
+    assert_eq!(row.file.row(2, &mut scratch), want);
+}
+
+#[test]
+fn several_files_come_and_go_at_one_version_and_an_older_reader_keeps_what_it_began_with() {
+    let bench = Bench::new();
+    let old = bench.add(1, 2);
+    let before = bench.collection.reader();
+    let version = bench.collection.version();
+    let (new, other) = (bench.stage(1, 3), bench.stage(2, 1));
+    let change =
+        Staged { added: vec![Arc::clone(&new), Arc::clone(&other)], removed: vec![Arc::clone(&old)] };
+    bench.collection.publish(&change);
+    assert_eq!(bench.collection.version(), version + 1);
+    assert_eq!(bench.visible(), [2, 3, 4, 5]);
+    assert_eq!(before.live_from(RowId(0)).map(|row| row.0).collect::<Vec<_>>(), [0, 1]);
+    assert!(Arc::ptr_eq(&bench.collection.file(FileNumber(1)).unwrap(), &new), "the new version stays");
+    assert!(!old.is_live() && new.is_live());
+    assert_eq!(bench.collection.files().len(), 2);
+}
+
+#[test]
+fn a_search_beside_a_writer_sees_all_of_a_change_or_nothing() {
+    let bench = Bench::new();
+    let mut now = [bench.add(1, 5), bench.add(2, 7)];
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut readers = 0;
+            while !done.load(Ordering::Acquire) || readers < 100 {
+                assert_eq!(bench.visible().len(), 12);
+                readers += 1;
+            }
+        });
+        for _ in 0..300 {
+            let new = [bench.stage(1, 5), bench.stage(2, 7)];
+            bench.collection.publish(&Staged { added: new.to_vec(), removed: now.to_vec() });
+            bench.collection.index_step(1, &AtomicBool::new(false)).unwrap();
+            now = new;
+        }
+        done.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn an_abandoned_file_is_never_seen_and_its_numbers_stay_unused() {
+    let bench = Bench::new();
+    bench.add(1, 1);
+    let file = bench.stage(2, 2);
+    bench.collection.abandon(&added(&file));
+    assert_eq!(bench.add(3, 1).first_row(), RowId(3));
+    assert_eq!(bench.visible(), [0, 3]);
+    assert_eq!(bench.collection.len(), 2);
+}
+
+#[test]
+fn an_abandoned_file_gives_back_the_dimension_that_it_fixed() {
+    let bench = Bench::new();
+    let (file, _) = bench.collection.stage(bench.file(1, 1, 3)).unwrap();
+    assert_eq!(bench.collection.dim(), None, "a dimension is in force once its vectors are visible");
+    let refused = bench.collection.stage(bench.file(2, 1, 5));
+    assert!(matches!(refused, Err(Error::Dimension { expected: 3, got: 5 })), "{refused:?}");
+    bench.collection.abandon(&added(&file));
+    assert_eq!(bench.collection.dim(), None);
+    bench.collection.stage(bench.file(2, 1, 5)).unwrap();
+}
+
+#[test]
+fn an_emptied_collection_numbers_from_0_again_under_a_new_numbering() {
+    let bench = Bench::new();
+    let (file, renumbered) = bench.collection.stage(bench.file(1, 2, DIM)).unwrap();
+    assert!(!renumbered, "the numbering that it was made with is committed");
+    bench.collection.publish(&added(&file));
+    bench.remove(&file);
+    assert_eq!((bench.collection.len(), bench.collection.dim()), (0, None));
+    let (file, renumbered) = bench.collection.stage(bench.file(2, 1, 9)).unwrap();
+    assert_eq!((file.first_row(), renumbered), (RowId(0), true));
+    assert_eq!((bench.collection.numbering(), bench.collection.dim()), (4, None));
+    // Its commit fails: whoever comes next has to commit the numbering.
+    bench.collection.abandon(&added(&file));
+    let (file, renumbered) = bench.collection.stage(bench.file(3, 1, DIM)).unwrap();
+    assert!(renumbered);
+    bench.collection.publish(&added(&file));
+    let (_, renumbered) = bench.collection.stage(bench.file(4, 1, DIM)).unwrap();
+    assert!(!renumbered);
+    assert_eq!(bench.visible(), [file.first_row().0]);
+}
+
+#[test]
+fn a_collection_whose_only_files_are_staged_is_not_renumbered() {
+    let bench = Bench::new();
+    let first = bench.add(1, 1);
+    bench.remove(&first);
+    let (a, _) = bench.collection.stage(bench.file(2, 2, DIM)).unwrap();
+    let (b, _) = bench.collection.stage(bench.file(3, 2, DIM)).unwrap();
+    assert_eq!((a.first_row(), b.first_row()), (RowId(0), RowId(2)));
+    bench.collection.publish(&added(&b));
+    bench.collection.publish(&added(&a));
+    assert_eq!(bench.visible(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn rows_are_counted_by_group_through_regroup_and_removal() {
+    let bench = Bench::new();
+    let (a, b) = (bench.add(1, 3), bench.add(2, 5));
+    let only = |group: usize| {
+        let set = (0..=group).map(|at| at == group).collect();
+        bench.collection.count(&Allowed::Groups(set))
+    };
+    assert_eq!((only(0), only(1), bench.collection.count(&Allowed::All)), (8, 0, 8));
+    let version = bench.collection.version();
+    bench.collection.regroup(&b, 1);
+    assert_eq!((only(0), only(1)), (3, 5));
+    assert!(bench.collection.version() > version, "an answer computed before may be another now");
+    bench.collection.regroup(&b, 1);
+    assert_eq!((only(0), only(1)), (3, 5));
+    bench.remove(&a);
+    assert_eq!((only(0), only(1), bench.collection.count(&Allowed::All)), (0, 5, 5));
+    assert!(!Allowed::Groups(vec![true]).contains(1), "a group beyond the set is not allowed");
+}
+
+#[test]
+fn metric_and_dimension_cannot_change_while_there_are_vectors() {
+    let bench = Bench::new();
+    let now = || (*bench.collection.schema()).clone();
+    let file = bench.add(1, 1);
+    let message = |schema| bench.collection.set_schema(schema).unwrap_err().to_string();
+    assert_eq!(
+        message(Schema { metric: Metric::Ip, ..now() }),
+        "config: metric l2 cannot become ip: the collection has 1 vectors"
+    );
+    assert_eq!(
+        message(Schema { dim: Some(9), ..now() }),
+        "config: dim 4 cannot become 9: the collection has 1 vectors"
+    );
+    bench.collection.set_schema(Schema { dim: Some(DIM), ef: 99, ..now() }).unwrap();
+    assert_eq!(now().ef, 99);
+    bench.remove(&file);
+    bench.collection.set_schema(Schema { dim: Some(9), metric: Metric::Ip, ..now() }).unwrap();
+    assert_eq!(bench.collection.dim(), Some(9));
+    let refused = bench.collection.stage(bench.file(1, 1, DIM));
+    assert!(matches!(refused, Err(Error::Dimension { expected: 9, got: DIM })), "{refused:?}");
+}
+
+#[test]
+fn a_staged_file_keeps_the_dimension_from_being_declared_otherwise() {
+    let bench = Bench::new();
+    let file = bench.stage(1, 1);
+    let declared = Schema { dim: Some(9), ..(*bench.collection.schema()).clone() };
+    let taken = bench.collection.set_schema(declared).is_ok();
+    bench.collection.publish(&added(&file));
+    let dims = (bench.collection.dim(), bench.collection.schema().dim);
+    assert!(!taken || dims == (Some(DIM), None), "a file of dimension {DIM} is in a collection of {dims:?}");
+}
+
+#[test]
+fn the_dimension_of_the_only_file_changes_with_it_and_its_graph_goes() {
+    let bench = Bench::new();
+    let old = bench.add(1, 120);
+    bench.index();
+    let before = bench.collection.snapshot();
+    let (new, _) = bench.collection.stage(bench.file(1, 110, 9)).unwrap();
+    assert_eq!(bench.collection.dim(), Some(DIM), "until the new version is visible");
+    bench.collection.publish(&Staged { added: vec![Arc::clone(&new)], removed: vec![old] });
+    assert_eq!((bench.collection.dim(), bench.collection.len()), (Some(9), 110));
+    assert_eq!(bench.collection.pending(), 110);
+    bench.index();
+    assert_eq!((bench.collection.pending(), through_graph(&bench.collection, &[0.5; 9], 5).len()), (0, 5));
+    // A search that began before goes on with what it has.
+    assert_eq!(before.reader.live_from(RowId(0)).count(), 120);
+    assert_eq!(before.graph.unwrap().hnsw.dim(), DIM as usize);
+    let other = bench.collection.stage(bench.file(2, 1, DIM));
+    assert!(matches!(other, Err(Error::Dimension { expected: 9, got: DIM })), "{other:?}");
+}
+
+#[test]
+fn while_the_only_file_changes_its_dimension_no_other_file_of_the_old_one_comes_in() {
+    let bench = Bench::new();
+    let old = bench.add(1, 1);
+    let (new, _) = bench.collection.stage(bench.file(1, 1, 9)).unwrap();
+    // Two files are closed at the same moment: this one was checked against the version that is about to go.
+    let other = bench.collection.stage(bench.file(2, 1, DIM));
+    bench.collection.publish(&Staged { added: vec![new], removed: vec![old] });
+    if let Ok((other, _)) = other {
+        bench.collection.publish(&added(&other));
+    }
+    let dims: BTreeSet<u32> = bench.collection.files().iter().map(|file| file.dim()).collect();
+    assert_eq!(dims.len(), 1, "one collection has vectors of {dims:?} elements");
+}
+
+#[test]
+fn a_reader_has_the_dimension_of_the_rows_that_it_sees() {
+    let bench = Bench::new();
+    let mut now = bench.add(1, 3);
+    let kinds = [bench.file(1, 3, 9), bench.file(1, 3, DIM)];
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                let Some(file) = bench.collection.file(FileNumber(1)) else { continue };
+                let reader = bench.collection.reader();
+                if let Some(row) = reader.row(file.first_row()) {
+                    assert_eq!(reader.dim(), row.file.dim() as usize, "at version {}", reader.version());
+                }
+            }
+        });
+        for kind in kinds.iter().cycle().take(5_000) {
+            let file = VectorFile::new(kind.number(), *kind.layout(), kind.bytes().clone(), 0);
+            let (new, _) = bench.collection.stage(file).unwrap();
+            bench.collection.publish(&Staged { added: vec![Arc::clone(&new)], removed: vec![now.clone()] });
+            now = new;
+        }
+        done.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_dimension_above_the_limit_is_refused_with_both_numbers() {
+    let bench = Bench::with(Schema { max_dim: 8, ..Schema::default() });
+    let refused = bench.collection.stage(bench.file(1, 1, 9)).unwrap_err();
+    assert_eq!(refused.to_string(), "dimension 9, the limit is 8");
+    assert_eq!(bench.collection.dim(), None);
+}
+
+#[test]
+fn the_graph_begins_at_exact_below_and_pending_counts_down() {
+    let bench = Bench::new();
+    bench.add(1, 99);
+    bench.index();
+    assert!(bench.collection.graph().is_none());
+    assert_eq!(bench.collection.pending(), 0);
+    assert!(bench.collection.is_indexed(RowId(98)), "no graph is wanted");
+    bench.add(2, 1);
+    assert_eq!(bench.collection.pending(), 100);
+    assert!(!bench.collection.is_indexed(RowId(0)));
+    bench.index();
+    let graph = bench.collection.graph().unwrap();
+    assert_eq!((graph.watermark(), graph.hnsw.len()), (RowId(100), 100));
+    assert_eq!(bench.collection.pending(), 0);
+    bench.add(3, 5);
+    assert_eq!(bench.collection.pending(), 5);
+    assert!(bench.collection.is_indexed(RowId(99)) && !bench.collection.is_indexed(RowId(100)));
+    bench.index();
+    assert_eq!(bench.collection.pending(), 0);
+    assert_eq!(bench.collection.graph().unwrap().hnsw.len(), 105);
+}
+
+#[test]
+fn a_staged_file_holds_the_watermark_back_until_it_is_settled() {
+    let bench = Bench::new();
+    bench.add(1, 100);
+    let (late, gone) = (bench.stage(2, 10), bench.stage(3, 10));
+    bench.add(4, 10);
+    bench.index();
+    let watermark = || bench.collection.graph().unwrap().watermark().0;
+    assert_eq!((watermark(), bench.collection.pending()), (100, 10));
+    bench.collection.publish(&added(&late));
+    bench.index();
+    assert_eq!((watermark(), bench.collection.pending()), (110, 10));
+    bench.collection.abandon(&added(&gone));
+    bench.index();
+    assert_eq!((watermark(), bench.collection.pending()), (130, 0));
+    assert_eq!(bench.collection.graph().unwrap().hnsw.len(), 120);
+}
+
+#[test]
+fn a_graph_is_built_anew_when_more_than_a_fifth_of_it_is_gone() {
+    let bench = Bench::new();
+    let files: Vec<_> = (0..20).map(|number| bench.add(number, 50)).collect();
+    bench.index();
+    let nodes = || bench.collection.graph().unwrap().hnsw.len();
+    for file in &files[..4] {
+        bench.remove(file);
+    }
+    bench.index();
+    assert_eq!(nodes(), 1000, "a fifth is tolerated");
+    bench.remove(&files[4]);
+    bench.index();
+    assert_eq!(nodes(), 750);
+    assert_eq!(bench.collection.pending(), 0);
+    let rows = through_graph(&bench.collection, &[0.5; DIM as usize], 100);
+    assert_eq!(rows.len(), 100);
+    assert!(rows.iter().all(|(row, _)| *row >= 250), "rows of removed files: {rows:?}");
+}
+
+#[test]
+fn a_collection_that_shrinks_below_the_threshold_wants_no_graph() {
+    let bench = Bench::new();
+    let big = bench.add(1, 100);
+    bench.add(2, 10);
+    bench.index();
+    bench.remove(&big);
+    bench.index();
+    assert_eq!(bench.collection.pending(), 0);
+    assert!(bench.collection.is_indexed(RowId(109)));
+    assert_eq!(bench.visible(), (100..110).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_work_stops_when_it_is_told_to() {
+    let bench = Bench::new();
+    bench.add(1, 100);
+    let stop = AtomicBool::new(true);
+    while bench.collection.index_step(1, &stop).unwrap() {}
+    assert_eq!(bench.collection.pending(), 100);
+}
+
+#[test]
+fn other_graph_parameters_build_another_graph() {
+    let bench = Bench::new();
+    bench.add(1, 200);
+    bench.index();
+    let schema = Schema { m: 4, ..(*bench.collection.schema()).clone() };
+    bench.collection.set_schema(schema).unwrap();
+    assert_eq!(bench.collection.pending(), 200);
+    bench.index();
+    assert_eq!(bench.collection.graph().unwrap().hnsw.params().m, 4);
+}
+
+#[test]
+fn a_checkpoint_gives_the_same_graph() {
+    let bench = Bench::new();
+    let files: Vec<_> = (0..6).map(|number| bench.add(number, 100)).collect();
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    assert_eq!(again.pending(), 600);
+    again.load_graph(bench.dir.path()).unwrap();
+    assert_eq!(again.pending(), 0);
+    assert_eq!(again.graph().unwrap().watermark(), RowId(600));
+    for seed in 0u8..20 {
+        let vector = [0.05 * f32::from(seed), 0.5, 0.9, 0.1];
+        assert_eq!(through_graph(&again, &vector, 10), through_graph(&bench.collection, &vector, 10));
+    }
+}
+
+#[test]
+fn a_loaded_graph_is_caught_up_with_what_came_after_it() {
+    let bench = Bench::new();
+    let mut files = vec![bench.add(0, 120)];
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    files.push(bench.add(1, 30));
+    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    again.load_graph(bench.dir.path()).unwrap();
+    assert_eq!(again.pending(), 30);
+    while again.index_step(1, &AtomicBool::new(false)).unwrap() {}
+    assert_eq!((again.pending(), again.graph().unwrap().hnsw.len()), (0, 150));
+}
+
+#[test]
+fn a_number_that_a_loaded_graph_knows_is_not_given_again() {
+    let bench = Bench::new();
+    let files = vec![bench.add(0, 120)];
+    bench.add(1, 30);
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    // The second file's removal came after the checkpoint.
+    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    again.load_graph(bench.dir.path()).unwrap();
+    let (file, _) = again.stage(bench.file(2, 1, DIM)).unwrap();
+    assert_eq!(file.first_row(), RowId(150));
+}
+
+#[test]
+fn the_checkpoint_of_another_numbering_metric_or_shape_is_not_loaded() {
+    let bench = Bench::new();
+    let files = vec![bench.add(0, 120)];
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    let now = || (*bench.collection.schema()).clone();
+    for (what, schema, numbering) in [
+        ("numbering", now(), 4),
+        ("metric", Schema { metric: Metric::Ip, ..now() }, 3),
+        ("m", Schema { m: 8, ..now() }, 3),
+        ("ef_construction", Schema { ef_construction: 8, ..now() }, 3),
+    ] {
+        let again = bench.reopened(schema, numbering, &files);
+        // Under the same numbering another metric contradicts the stamp, so it counts as damage.
+        let loaded = again.load_graph(bench.dir.path());
+        assert!(matches!(loaded, Ok(()) | Err(Error::Corrupt { .. })), "another {what}: {loaded:?}");
+        assert!(again.graph().is_none(), "another {what}");
+        assert_eq!(again.pending(), 120, "another {what}");
+    }
+}
+
+#[test]
+fn a_missing_checkpoint_is_no_error_and_a_damaged_one_leaves_the_collection_without_a_graph() {
+    let bench = Bench::new();
+    let files = vec![bench.add(0, 120)];
+    bench.index();
+    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    again.load_graph(bench.dir.path()).unwrap();
+    assert!(again.graph().is_none());
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    let path = bench.dir.path().join(bench.collection.checkpoint_name());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(matches!(again.load_graph(bench.dir.path()), Err(Error::Corrupt { .. })));
+    assert!(again.graph().is_none());
+    while again.index_step(1, &AtomicBool::new(false)).unwrap() {}
+    assert_eq!(again.pending(), 0, "it is built anew");
+}
+
+#[test]
+fn restored_files_keep_their_numbers_and_the_next_follows_the_last() {
+    let bench = Bench::new();
+    let (a, b) = (bench.add(1, 3), bench.add(2, 2));
+    bench.remove(&a);
+    let again = bench.reopened(Schema::default(), 3, &[b]);
+    assert_eq!(again.reader().live_from(RowId(0)).map(|row| row.0).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!((again.len(), again.dim()), (2, Some(DIM)));
+    assert_eq!(again.stage(bench.file(3, 1, DIM)).unwrap().0.first_row(), RowId(5));
+    assert_eq!(again.count(&Allowed::Groups(vec![true])), 2);
+}

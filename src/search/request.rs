@@ -1,0 +1,448 @@
+//! What is asked: targets and options, and the one parser for every form in which they come.
+
+use serde::Deserialize;
+
+use crate::format::{self, Dtype};
+use crate::{Error, Result};
+
+/// Hits that are returned when the request does not say how many.
+pub const DEFAULT_K: u32 = 10;
+
+/// How to search; `None` means the collection's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Options {
+    /// How many hits, 1..=`max_k`.
+    pub k: Option<u32>,
+    /// Candidates considered by the graph, 1..=10000; raised to `k`.
+    pub ef: Option<u32>,
+    /// Look at every row.
+    pub exact: bool,
+    /// Only hits at most this far away.
+    pub max: Option<f32>,
+}
+
+/// What the neighbours are wanted of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// Vectors of `dim` elements, one after the other.
+    Vectors {
+        /// Elements of each.
+        dim: u32,
+        /// All values, `rows * dim`.
+        values: Vec<f32>,
+    },
+    /// A vector file, by its path relative to the directory asked. It is not its own neighbour.
+    Like {
+        /// The path.
+        path: String,
+        /// Row of a multi-row file.
+        row: Option<u32>,
+    },
+    /// A text, for an embedder.
+    Text(String),
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// What the neighbours are wanted of.
+    pub target: Target,
+    /// How to search.
+    pub options: Options,
+}
+
+/// The JSON form of a request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonRequest {
+    vector: Option<Vec<f32>>,
+    like: Option<String>,
+    row: Option<u32>,
+    text: Option<String>,
+    k: Option<u64>,
+    ef: Option<u64>,
+    #[serde(default)]
+    exact: bool,
+    max: Option<f32>,
+}
+
+/// The header line of a binary request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonHeader {
+    dtype: String,
+    rows: u64,
+    dim: u64,
+    k: Option<u64>,
+    ef: Option<u64>,
+    #[serde(default)]
+    exact: bool,
+    max: Option<f32>,
+}
+
+/// A binary request whose values follow its header line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Header {
+    /// Element type of the values.
+    pub dtype: Dtype,
+    /// Query vectors.
+    pub rows: u32,
+    /// Elements of each.
+    pub dim: u32,
+    /// How to search.
+    pub options: Options,
+}
+
+/// One line of the `query` file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    /// A whole request.
+    Request(Request),
+    /// The header of a binary request.
+    Header(Header),
+}
+
+/// Bounds of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Largest `k`.
+    pub max_k: u32,
+    /// Largest dimension.
+    pub max_dim: u32,
+    /// Largest request in bytes.
+    pub max_bytes: u64,
+}
+
+impl Options {
+    /// Checks the numbers against the limits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] above a limit, [`Error::Request`] for zero or a `max` that is not a number.
+    pub fn check(&self, limits: &RequestLimits) -> Result<()> {
+        for (name, value) in [("k", self.k), ("ef", self.ef)] {
+            match value {
+                Some(0) => return Err(Error::Request(format!("{name} is 0, want at least 1"))),
+                Some(value) if name == "k" && value > limits.max_k => {
+                    return Err(Error::TooLarge { what: "k", got: value.into(), limit: limits.max_k.into() });
+                }
+                _ => {}
+            }
+        }
+        match self.max {
+            Some(max) if max.is_nan() => Err(Error::Request("max is not a number".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Parses the path element `@k=20,ef=100,exact,max=0.5`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] naming the option or value.
+    pub fn parse_element(element: &str) -> Result<Self> {
+        let list = element.strip_prefix('@').unwrap_or(element);
+        let mut options = Self::default();
+        for option in list.split(',') {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option, None),
+            };
+            match (name, value) {
+                ("k", Some(value)) => options.k = Some(number(name, value)?),
+                ("ef", Some(value)) => options.ef = Some(number(name, value)?),
+                ("max", Some(value)) => options.max = Some(number(name, value)?),
+                ("exact", None | Some("true" | "1")) => options.exact = true,
+                ("exact", Some("false" | "0")) => options.exact = false,
+                _ => {
+                    return Err(Error::Request(format!("unknown option '{option}', have k= ef= max= exact")));
+                }
+            }
+        }
+        Ok(options)
+    }
+
+    /// The path element that [`parse_element`](Self::parse_element) reads, in one spelling.
+    #[must_use]
+    pub fn element(&self) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.k.map(|k| format!("k={k}")));
+        parts.extend(self.ef.map(|ef| format!("ef={ef}")));
+        parts.extend(self.max.map(|max| format!("max={max}")));
+        parts.extend(self.exact.then(|| "exact".to_owned()));
+        format!("@{}", parts.join(","))
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+    value.parse().map_err(|_| Error::Request(format!("{name}={value} is not a number in range")))
+}
+
+fn count(name: &'static str, value: Option<u64>, limit: u32) -> Result<Option<u32>> {
+    value
+        .map(|got| u32::try_from(got).map_err(|_| Error::TooLarge { what: name, got, limit: limit.into() }))
+        .transpose()
+}
+
+impl Line {
+    /// Parses one line: a JSON request, or the header of a binary one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] for JSON that is not a request, [`Error::TooLarge`] above a limit.
+    pub fn parse(line: &[u8], limits: &RequestLimits) -> Result<Self> {
+        let wrong = |error: serde_json::Error| Error::Request(error.to_string());
+        let keys: serde_json::Value = serde_json::from_slice(line).map_err(wrong)?;
+        let Some(object) = keys.as_object() else {
+            return Err(Error::Request("want a JSON object".into()));
+        };
+        if object.contains_key("dtype") {
+            return Self::header(serde_json::from_value(keys).map_err(wrong)?, limits).map(Line::Header);
+        }
+        // From the bytes again: numbers go to f32 directly, not through f64.
+        Self::request(serde_json::from_slice(line).map_err(wrong)?, limits).map(Line::Request)
+    }
+
+    fn header(json: JsonHeader, limits: &RequestLimits) -> Result<Header> {
+        let dtype = Dtype::parse(&json.dtype).ok_or_else(|| {
+            Error::Request(format!("dtype '{}', want f32, f16, bf16, f64, i8 or u8", json.dtype))
+        })?;
+        let dim = u32::try_from(json.dim)
+            .ok()
+            .filter(|&dim| dim <= limits.max_dim)
+            .ok_or(Error::TooLarge { what: "dimension", got: json.dim, limit: limits.max_dim.into() })?;
+        let options = Options {
+            k: count("k", json.k, limits.max_k)?,
+            ef: count("ef", json.ef, limits.max_k)?,
+            exact: json.exact,
+            max: json.max,
+        };
+        options.check(limits)?;
+        let k = u64::from(options.k.unwrap_or(DEFAULT_K));
+        if dim == 0 || json.rows == 0 {
+            return Err(Error::Request(format!("{} rows x dim {dim}, want at least 1 x 1", json.rows)));
+        }
+        // Both the values that follow and the answer's records are bounded.
+        let bytes = json.rows.saturating_mul(u64::from(dim)).saturating_mul(dtype.size_bytes() as u64);
+        let answer = json.rows.saturating_mul(k).saturating_mul(8);
+        let got = bytes.max(answer);
+        if got > limits.max_bytes {
+            return Err(Error::TooLarge { what: "request of bytes", got, limit: limits.max_bytes });
+        }
+        let rows = u32::try_from(json.rows).map_err(|_| Error::TooLarge {
+            what: "rows",
+            got: json.rows,
+            limit: u32::MAX.into(),
+        })?;
+        Ok(Header { dtype, rows, dim, options })
+    }
+
+    fn request(json: JsonRequest, limits: &RequestLimits) -> Result<Request> {
+        let options = Options {
+            k: count("k", json.k, limits.max_k)?,
+            ef: count("ef", json.ef, limits.max_k)?,
+            exact: json.exact,
+            max: json.max,
+        };
+        options.check(limits)?;
+        let target = match (json.vector, json.like, json.text) {
+            (Some(values), None, None) => {
+                let got = values.len() as u64;
+                let dim = u32::try_from(got)
+                    .ok()
+                    .filter(|&dim| dim <= limits.max_dim)
+                    .ok_or(Error::TooLarge { what: "dimension", got, limit: limits.max_dim.into() })?;
+                if dim == 0 {
+                    return Err(Error::Request("the vector is empty".into()));
+                }
+                Target::Vectors { dim, values }
+            }
+            (None, Some(path), None) => {
+                return Ok(Request { target: Target::Like { path, row: json.row }, options });
+            }
+            (None, None, Some(text)) => Target::Text(text),
+            _ => return Err(Error::Request("want one of vector, like and text".into())),
+        };
+        if json.row.is_some() {
+            return Err(Error::Request("row goes with like".into()));
+        }
+        Ok(Request { target, options })
+    }
+}
+
+impl Header {
+    /// Bytes that follow the header line.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        self.rows as usize * self.dim as usize * self.dtype.size_bytes()
+    }
+
+    /// The request, from the bytes that followed.
+    ///
+    /// # Errors
+    ///
+    /// None: `body` has [`body_bytes`](Self::body_bytes) bytes.
+    #[must_use]
+    pub fn with_body(&self, body: &[u8]) -> Request {
+        let mut values = vec![0.0; self.rows as usize * self.dim as usize];
+        format::decode(self.dtype, body, &mut values);
+        Request { target: Target::Vectors { dim: self.dim, values }, options: self.options }
+    }
+}
+
+/// The query vectors of a file that was dropped into `queries/`, by its name or, failing that, its bytes.
+///
+/// A name without a recognised suffix is a JSON request when it begins with `{`, a `.npy` or text when it looks
+/// like one, and else raw f32 rows of the collection's dimension.
+///
+/// # Errors
+///
+/// Those of the format, of [`Line::parse`], and [`Error::Request`] for raw bytes where the dimension is not known.
+pub fn parse_query_file(
+    name: &[u8],
+    bytes: &[u8],
+    dim: Option<u32>,
+    limits: &RequestLimits,
+) -> Result<Request> {
+    use format::FileKind;
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    let kind = match format::recognise(name) {
+        Some(kind) => Some(kind),
+        None if first == Some(&b'{') => {
+            return match Line::parse(bytes, limits)? {
+                Line::Request(request) => Ok(request),
+                Line::Header(_) => Err(Error::Request("a binary request goes to the query file".into())),
+            };
+        }
+        None => format::sniff(bytes),
+    };
+    let format_limits = format::Limits { max_dim: limits.max_dim, ..format::Limits::default() };
+    let (dim, values) = match kind {
+        Some(FileKind::Text) => {
+            let values = format::parse_text(bytes, &format_limits)?;
+            (u32::try_from(values.len()).unwrap_or(u32::MAX), values)
+        }
+        // A raw file has one vector elsewhere; a query of the collection's dimension may have several.
+        Some(FileKind::Raw(dtype)) => raw_rows(dtype, bytes, dim)?,
+        None => raw_rows(Dtype::F32, bytes, dim)?,
+        Some(kind) => {
+            let layout = format::layout(kind, bytes, &format_limits)?;
+            let rows = usize::try_from(layout.rows).unwrap_or(usize::MAX);
+            let mut values = vec![0.0; rows * layout.dim as usize];
+            for (row, out) in (0u64..).zip(values.chunks_exact_mut(layout.dim as usize)) {
+                format::decode(layout.dtype, &bytes[layout.row_range(row)], out);
+            }
+            (layout.dim, values)
+        }
+    };
+    Ok(Request { target: Target::Vectors { dim, values }, options: Options::default() })
+}
+
+fn raw_rows(dtype: Dtype, bytes: &[u8], dim: Option<u32>) -> Result<(u32, Vec<f32>)> {
+    let size = dtype.size_bytes();
+    let dim = match dim {
+        Some(dim) => dim,
+        None => u32::try_from(bytes.len() / size).unwrap_or(u32::MAX),
+    };
+    let row = dim as usize * size;
+    if row == 0 || bytes.is_empty() || !bytes.len().is_multiple_of(row) {
+        return Err(Error::Request(format!(
+            "{} bytes, want a multiple of {row} (dim {dim}, {})",
+            bytes.len(),
+            dtype.name()
+        )));
+    }
+    let mut values = vec![0.0; bytes.len() / size];
+    format::decode(dtype, bytes, &mut values);
+    Ok((dim, values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: RequestLimits = RequestLimits { max_k: 100, max_dim: 8, max_bytes: 1 << 10 };
+
+    fn parse(line: &str) -> Result<Line> {
+        Line::parse(line.as_bytes(), &LIMITS)
+    }
+
+    #[test]
+    fn the_three_targets_and_every_option_are_read() {
+        let Line::Request(request) =
+            parse(r#"{"vector":[1,0.5],"k":3,"ef":50,"exact":true,"max":0.25}"#).unwrap()
+        else {
+            panic!("a header")
+        };
+        assert_eq!(request.target, Target::Vectors { dim: 2, values: vec![1.0, 0.5] });
+        assert_eq!(request.options, Options { k: Some(3), ef: Some(50), exact: true, max: Some(0.25) });
+        let like = Request {
+            target: Target::Like { path: "a.f32".into(), row: Some(2) },
+            options: Options::default(),
+        };
+        assert_eq!(parse(r#"{"like":"a.f32","row":2}"#).unwrap(), Line::Request(like));
+        assert!(matches!(
+            parse(r#"{"text":"x"}"#).unwrap(),
+            Line::Request(Request { target: Target::Text(_), .. })
+        ));
+    }
+
+    #[test]
+    fn a_header_knows_how_many_bytes_follow() {
+        let Line::Header(header) = parse(r#"{"dtype":"f16","rows":3,"dim":4,"k":2}"#).unwrap() else {
+            panic!("a request")
+        };
+        assert_eq!(header.body_bytes(), 24);
+        let request = header.with_body(&[0; 24]);
+        assert_eq!(request.target, Target::Vectors { dim: 4, values: vec![0.0; 12] });
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_both_numbers() {
+        for (line, want) in [
+            ("[1]", "JSON object"),
+            ("{", "EOF"),
+            (r#"{"vector":[1],"like":"a"}"#, "one of vector, like and text"),
+            (r#"{"k":3}"#, "one of vector, like and text"),
+            (r#"{"vector":[]}"#, "empty"),
+            (r#"{"vector":[1],"row":1}"#, "row goes with like"),
+            (r#"{"vector":[1],"kk":1}"#, "kk"),
+            (r#"{"vector":[1],"k":0}"#, "k is 0"),
+            (r#"{"vector":[1],"k":101}"#, "k 101, the limit is 100"),
+            (r#"{"vector":[1],"k":99999999999}"#, "k 99999999999, the limit is 100"),
+            (r#"{"vector":[1,2,3,4,5,6,7,8,9]}"#, "dimension 9, the limit is 8"),
+            (r#"{"dtype":"f32","rows":0,"dim":4}"#, "0 rows x dim 4"),
+            (r#"{"dtype":"c64","rows":1,"dim":4}"#, "c64"),
+            (r#"{"dtype":"f32","rows":1,"dim":9}"#, "dimension 9, the limit is 8"),
+            (r#"{"dtype":"f32","rows":1000,"dim":4}"#, "80000, the limit is 1024"),
+            (r#"{"dtype":"f32","rows":18446744073709551615,"dim":8}"#, "the limit is 1024"),
+        ] {
+            let message = parse(line).unwrap_err().to_string();
+            assert!(message.contains(want), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_option_element_is_read_and_written_in_one_spelling() {
+        let options = Options::parse_element("@max=0.5,k=20,exact,ef=7").unwrap();
+        assert_eq!(options, Options { k: Some(20), ef: Some(7), exact: true, max: Some(0.5) });
+        assert_eq!(options.element(), "@k=20,ef=7,max=0.5,exact");
+        for bad in ["@", "@k", "@k=x", "@k=-1", "@where=a=b", "@k=1,,"] {
+            assert!(matches!(Options::parse_element(bad), Err(Error::Request(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_query_file_without_a_suffix_is_raw_rows_of_the_collection() {
+        let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let target = |dim| parse_query_file(b"q", &bytes, dim, &LIMITS).map(|request| request.target);
+        let values = vec![1.0, 2.0, 3.0, 4.0];
+        assert_eq!(target(Some(2)).unwrap(), Target::Vectors { dim: 2, values: values.clone() });
+        assert_eq!(target(None).unwrap(), Target::Vectors { dim: 4, values });
+        assert!(target(Some(3)).unwrap_err().to_string().contains("16 bytes, want a multiple of 12"));
+        let json = parse_query_file(b"q", b" {\"like\":\"a\"}\n", None, &LIMITS).unwrap();
+        assert_eq!(json.target, Target::Like { path: "a".into(), row: None });
+        let text = parse_query_file(b"q", b"1, 2\n", Some(2), &LIMITS).unwrap();
+        assert_eq!(text.target, Target::Vectors { dim: 2, values: vec![1.0, 2.0] });
+    }
+}

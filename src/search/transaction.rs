@@ -1,0 +1,316 @@
+//! The protocol of the `query` file: requests written, answers read, on one handle, split at any byte.
+//!
+//! ```text
+//! write* ──▶ incoming ──▶ requests ──▶ (first read: search) ──▶ answer ──▶ read* ──▶ the next write
+//! ```
+//!
+//! A JSON request ends with its newline, or where a read finds that what was written is a whole JSON object. A
+//! binary request ends after the bytes that its header line announced. Writes only collect: the kernel lets one
+//! write to the file through at a time, and reads side by side.
+
+use super::Answer;
+use super::render;
+use super::request::{DEFAULT_K, Header, Line, Request, RequestLimits};
+use crate::{Error, Result};
+
+/// Answers requests. An `Err` of a JSON request becomes its answer line; of a binary one, the error of the read.
+pub trait Answers {
+    /// Searches for each query vector of the request.
+    ///
+    /// # Errors
+    ///
+    /// Those of a search.
+    fn answer(&mut self, request: &Request) -> Result<Vec<Answer>>;
+}
+
+/// A request that has arrived whole, or what is answered in its place.
+#[derive(Debug)]
+enum Arrived {
+    Json(Request),
+    Binary { request: Request, k: usize },
+    Refused(Vec<u8>),
+}
+
+/// One handle's state.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    incoming: Vec<u8>,
+    /// A binary request whose body has not arrived whole.
+    header: Option<Header>,
+    /// Requests that wait for a read, and how many bytes of them were written.
+    arrived: Vec<Arrived>,
+    arrived_bytes: u64,
+    answer: Vec<u8>,
+    /// File offset of the answer's first byte: where the first read of it was.
+    begin: Option<u64>,
+}
+
+impl Transaction {
+    /// Takes written bytes. What was left of an earlier answer is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] when a request outgrows its limit; those of a bad binary header. The handle then begins
+    /// anew.
+    pub fn write(&mut self, bytes: &[u8], limits: &RequestLimits) -> Result<()> {
+        self.answer.clear();
+        self.begin = None;
+        // A header line comes on top of the largest body.
+        let limit = limits.max_bytes + HEADER_MAX;
+        let got = self.arrived_bytes + self.incoming.len() as u64 + bytes.len() as u64;
+        if got > limit {
+            *self = Self::default();
+            return Err(Error::TooLarge { what: "request of bytes", got, limit: limits.max_bytes });
+        }
+        self.incoming.extend_from_slice(bytes);
+        self.advance(limits).inspect_err(|_| *self = Self::default())
+    }
+
+    /// Appends at most `size` bytes of the answer to `into`; nothing while no request is complete or when the
+    /// answer has been read. The first read after a request searches.
+    ///
+    /// The answer begins at the `offset` of the first read, wherever writing has left the descriptor, so that
+    /// readers that read ahead and seek back, as shells do for a line, find what they left.
+    ///
+    /// # Errors
+    ///
+    /// Whatever a binary request fails with; the handle then begins anew.
+    pub fn read(
+        &mut self,
+        offset: u64,
+        size: usize,
+        into: &mut Vec<u8>,
+        limits: &RequestLimits,
+        answers: &mut dyn Answers,
+    ) -> Result<()> {
+        if self.header.is_none() && is_whole_request(&self.incoming) {
+            let line = std::mem::take(&mut self.incoming);
+            self.take_line(&line, limits)?;
+        }
+        if !self.arrived.is_empty() {
+            self.answer_all(answers).inspect_err(|_| *self = Self::default())?;
+        }
+        if self.answer.is_empty() {
+            return Ok(());
+        }
+        let begin = *self.begin.get_or_insert(offset);
+        let from = offset.checked_sub(begin).and_then(|from| usize::try_from(from).ok());
+        let rest = from.and_then(|from| self.answer.get(from..)).unwrap_or_default();
+        into.extend_from_slice(&rest[..size.min(rest.len())]);
+        Ok(())
+    }
+
+    fn answer_all(&mut self, answers: &mut dyn Answers) -> Result<()> {
+        self.arrived_bytes = 0;
+        for arrived in std::mem::take(&mut self.arrived) {
+            let got = self.answer.len() as u64;
+            match arrived {
+                // Small requests can have large answers.
+                Arrived::Json(_) | Arrived::Refused(_) if got > ANSWER_MAX => {
+                    let error = Error::TooLarge { what: "answer of bytes", got, limit: ANSWER_MAX };
+                    self.answer.extend(render::json_error(&error));
+                }
+                Arrived::Json(request) => self.answer.extend(match answers.answer(&request) {
+                    Ok(answer) => render::json(&answer),
+                    Err(error) => render::json_error(&error),
+                }),
+                Arrived::Binary { request, k } => {
+                    self.answer.extend(render::records(&answers.answer(&request)?, k));
+                }
+                Arrived::Refused(line) => self.answer.extend(line),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, limits: &RequestLimits) -> Result<()> {
+        let incoming = std::mem::take(&mut self.incoming);
+        let mut rest = incoming.as_slice();
+        loop {
+            if let Some(header) = self.header {
+                let Some((body, after)) = rest.split_at_checked(header.body_bytes()) else { break };
+                rest = after;
+                self.header = None;
+                let k = header.options.k.unwrap_or(DEFAULT_K) as usize;
+                self.arrived.push(Arrived::Binary { request: header.with_body(body), k });
+                self.arrived_bytes += body.len() as u64;
+            } else {
+                let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { break };
+                let (line, after) = (&rest[..end], &rest[end + 1..]);
+                rest = after;
+                self.take_line(line, limits)?;
+            }
+        }
+        self.incoming = rest.to_vec();
+        Ok(())
+    }
+
+    fn take_line(&mut self, line: &[u8], limits: &RequestLimits) -> Result<()> {
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let arrived = match Line::parse(line, limits) {
+            Ok(Line::Header(header)) => {
+                self.header = Some(header);
+                return Ok(());
+            }
+            Ok(Line::Request(request)) => Arrived::Json(request),
+            // What follows a bad header is no text: the write fails.
+            Err(error) if line.windows(7).any(|window| window == b"\"dtype\"") => return Err(error),
+            Err(error) => Arrived::Refused(render::json_error(&error)),
+        };
+        self.arrived.push(arrived);
+        self.arrived_bytes += line.len() as u64;
+        Ok(())
+    }
+}
+
+/// Bytes of answers after which the further requests of one conversation are refused.
+const ANSWER_MAX: u64 = 256 << 20;
+
+/// Longest header line, in bytes.
+const HEADER_MAX: u64 = 4096;
+
+/// Whether the bytes are a JSON request that lacks only its newline. A header is not: its newline separates it
+/// from the values.
+fn is_whole_request(bytes: &[u8]) -> bool {
+    type Keys = std::collections::HashMap<String, serde::de::IgnoredAny>;
+    bytes.trim_ascii_end().ends_with(b"}")
+        && serde_json::from_slice::<Keys>(bytes).is_ok_and(|keys| !keys.contains_key("dtype"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distance::Metric;
+    use crate::search::{Hit, Target};
+
+    const LIMITS: RequestLimits = RequestLimits { max_k: 100, max_dim: 8, max_bytes: 1 << 12 };
+
+    /// Answers each query vector with one hit whose id is the vector's first value.
+    struct Echo;
+
+    impl Answers for Echo {
+        fn answer(&mut self, request: &Request) -> Result<Vec<Answer>> {
+            let Target::Vectors { dim, values } = &request.target else { return Err(Error::NoEmbedder) };
+            let answer = |vector: &[f32]| Answer {
+                k: 1,
+                metric: Metric::L2,
+                exact: true,
+                complete: true,
+                pending: 0,
+                took_us: 0,
+                hits: vec![Hit {
+                    path: b"a".to_vec(),
+                    row: 0,
+                    multi: false,
+                    id: vector[0].to_string().parse().unwrap(),
+                    distance: 0.5,
+                    score: -0.5,
+                }],
+            };
+            Ok(values.chunks(*dim as usize).map(answer).collect())
+        }
+    }
+
+    fn read_all(transaction: &mut Transaction) -> Vec<u8> {
+        let mut out = Vec::new();
+        loop {
+            let before = out.len();
+            // As a descriptor that has written 1000 bytes would.
+            transaction.read(1000 + before as u64, 7, &mut out, &LIMITS, &mut Echo).unwrap();
+            if out.len() == before {
+                return out;
+            }
+        }
+    }
+
+    fn binary_request() -> Vec<u8> {
+        let mut bytes = b"{\"dtype\":\"f32\",\"rows\":2,\"dim\":2,\"k\":2}\n".to_vec();
+        // A newline byte inside the body must not end anything.
+        for value in [3.0f32, f32::from_le_bytes(*b"\n\n\n\n"), 4.0, 0.0] {
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_binary_request_may_be_split_at_every_byte_and_the_handle_takes_the_next() {
+        let bytes = binary_request();
+        let mut whole = Transaction::default();
+        whole.write(&bytes, &LIMITS).unwrap();
+        let want = read_all(&mut whole);
+        assert_eq!(want.len(), 2 * 2 * 8);
+        assert_eq!((&want[..4], &want[16..20]), (&3u32.to_le_bytes()[..], &4u32.to_le_bytes()[..]));
+        for split in 1..bytes.len() {
+            let mut transaction = Transaction::default();
+            for _ in 0..2 {
+                transaction.write(&bytes[..split], &LIMITS).unwrap();
+                assert_eq!(read_all(&mut transaction), b"", "split {split}");
+                transaction.write(&bytes[split..], &LIMITS).unwrap();
+                assert_eq!(read_all(&mut transaction), want, "split {split}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_json_line_has_one_answer_line_and_a_bad_one_has_an_error_line() {
+        let mut transaction = Transaction::default();
+        let lines = b"{\"vector\":[1]}\n\nnonsense\n{\"text\":\"x\"}\n{\"vector\":[2]}";
+        transaction.write(lines, &LIMITS).unwrap();
+        let text = String::from_utf8(read_all(&mut transaction)).unwrap();
+        // The last line has no newline: its answer comes once the others have been read and it is seen whole.
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert_eq!(lines[0]["hits"][0]["id"], 1);
+        assert_eq!(lines[1]["error"]["code"], "EINVAL");
+        assert!(lines[2]["error"]["message"].as_str().unwrap().contains("embedder"));
+        assert_eq!(lines[3]["hits"][0]["id"], 2);
+    }
+
+    #[test]
+    fn a_reader_that_seeks_back_finds_what_it_left() {
+        let mut transaction = Transaction::default();
+        let read = |offset: u64, transaction: &mut Transaction| {
+            let mut out = Vec::new();
+            transaction.read(offset, 1 << 20, &mut out, &LIMITS, &mut Echo).unwrap();
+            out
+        };
+        transaction.write(b"{\"vector\":[1]}\n{\"vector\":[2]}\n", &LIMITS).unwrap();
+        let both = read(30, &mut transaction);
+        let line = both.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        assert_eq!(read(30 + line as u64, &mut transaction), both[line..]);
+        assert_eq!(read(30 + both.len() as u64, &mut transaction), b"");
+        assert_eq!(read(0, &mut transaction), b"", "before the answer there is nothing");
+        transaction.write(b"{\"vector\":[3]}\n", &LIMITS).unwrap();
+        assert_eq!(read(700, &mut transaction)[..13], b"{\"schema\":1,\""[..13]);
+    }
+
+    #[test]
+    fn an_incomplete_request_reads_as_nothing_and_an_endless_one_is_refused() {
+        let mut transaction = Transaction::default();
+        transaction.write(b"{\"vector\":[1", &LIMITS).unwrap();
+        assert_eq!(read_all(&mut transaction), b"");
+        transaction.write(b"]}", &LIMITS).unwrap();
+        assert!(!read_all(&mut transaction).is_empty());
+        let mut refused = false;
+        for _ in 0..20 {
+            refused |= matches!(
+                transaction.write(&[b'x'; 1000], &LIMITS),
+                Err(Error::TooLarge { what: "request of bytes", limit: 4096, .. })
+            );
+        }
+        assert!(refused);
+        transaction.write(b"\n{\"vector\":[1]}\n", &LIMITS).unwrap();
+    }
+
+    #[test]
+    fn a_bad_header_fails_the_write_and_the_handle_begins_anew() {
+        let mut transaction = Transaction::default();
+        let bad = b"{\"dtype\":\"f32\",\"rows\":2,\"dim\":99}\n";
+        assert!(matches!(transaction.write(bad, &LIMITS), Err(Error::TooLarge { .. })));
+        transaction.write(b"{\"vector\":[1]}\n", &LIMITS).unwrap();
+        assert!(!read_all(&mut transaction).is_empty());
+    }
+}
