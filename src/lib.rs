@@ -20,8 +20,10 @@ pub mod error;
 pub mod format;
 pub mod index;
 pub mod metrics;
+pub mod namespace;
 pub mod pool;
 pub mod search;
 pub mod store;
+pub mod volume;
 
 pub use error::{Error, Result};

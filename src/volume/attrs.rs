@@ -1,0 +1,168 @@
+//! Attributes of nodes: stat and its changes.
+
+use std::fs::FileTimes;
+use std::time::Duration;
+
+use super::edits::{Edit, is_privileged, without_privileges};
+use super::ingest::Why;
+use super::{Attr, Caller, Handle, SetAttr, SetTime, Volume, control};
+use crate::namespace::{Content, Ino, Inode, Kind, Time};
+use crate::store::BlobId;
+use crate::{Error, Result};
+
+/// How long the kernel may keep the attributes of an ordinary node. Only the kernel changes them.
+const TTL: Duration = Duration::from_secs(3600);
+
+/// Bytes of a block of `stat`.
+const BLOCK: u64 = 512;
+
+impl Volume {
+    /// Attributes of a node.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr> {
+        if control::is_control(ino) {
+            return self.control_getattr(ino);
+        }
+        Ok(self.attr(&self.inode(ino)?))
+    }
+
+    /// Changes attributes.
+    ///
+    /// A size truncates or extends; without an open writer the content is complete after it. A change of owner
+    /// takes set-user-id and set-group-id bits of a file away, whoever makes it.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; `IsDirectory` and `Invalid` for the size of what has none; those of
+    /// [`write`](Self::write) for a size.
+    pub fn setattr(&self, caller: &Caller, ino: Ino, set: SetAttr, handle: Option<Handle>) -> Result<Attr> {
+        if control::is_control(ino) {
+            return self.control_setattr(caller, ino, set, handle);
+        }
+        self.check_writable()?;
+        if let Some(size) = set.size {
+            self.resize(caller, ino, size)?;
+        }
+        let rest = SetAttr { size: None, ..set };
+        if rest.is_nothing() { self.getattr(ino) } else { self.set_record(ino, &rest) }
+    }
+
+    fn resize(&self, caller: &Caller, ino: Ino, size: u64) -> Result<()> {
+        let _locked = self.names.lock(&[ino]);
+        match self.names.inode(ino)?.kind {
+            Kind::File => {}
+            Kind::Directory => return Err(Error::IsDirectory),
+            _ => return Err(Error::Invalid("only regular files have a size to set")),
+        }
+        let file = self.files.hold(ino);
+        let mut result = self.edit_locked(&file, Edit::Resize { size }, caller.uid == 0).map(|_| ());
+        let is_complete = {
+            let state = file.state();
+            state.dirty && state.writers == 0 && !state.orphan
+        };
+        if result.is_ok() && is_complete {
+            result = self.complete(&file);
+        }
+        self.let_go(&file);
+        result
+    }
+
+    fn set_record(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
+        let _locked = self.names.lock(&[ino]);
+        let mut txn = self.begin()?;
+        let mut inode = self.inode_for(&mut txn, ino)?;
+        set.apply(&mut inode, Time::now());
+        if inode.kind == Kind::File && set.changes_access() {
+            let links = self.links_of(ino)?;
+            // A complaint is about content, which stays as it was.
+            self.settle(&mut txn, &mut inode, &links, Why::Owner)?;
+        }
+        self.names.put_inode(&mut txn.batch, &inode);
+        self.commit(txn)?;
+        if inode.kind == Kind::Directory && set.changes_access() {
+            self.vectors.tree_changed();
+        }
+        if let Some(file) = self.files.get(ino) {
+            let mut state = file.state();
+            state.privileged = is_privileged(inode.mode);
+            // After a kill the time of a file that was being written comes from its blob.
+            if set.mtime.is_some()
+                && let (Some(blob), Some(mtime)) = (state.working(), inode.mtime.to_system())
+                && let Err(error) = blob.file.set_times(FileTimes::new().set_modified(mtime))
+            {
+                tracing::debug!("time of blob {}: {error}", blob.id.0);
+            }
+        }
+        Ok(self.attr(&inode))
+    }
+
+    /// A record as `stat` shows it.
+    pub(in crate::volume) fn attr(&self, inode: &Inode) -> Attr {
+        let blocks = match inode.content {
+            Content::Blob { id, .. } => self.blob_blocks(inode.ino, id),
+            Content::Empty | Content::Inline | Content::Slot(_) => None,
+        };
+        let is_counted = matches!(inode.kind, Kind::File | Kind::Symlink);
+        Attr {
+            ino: inode.ino,
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            nlink: inode.nlink,
+            rdev: inode.rdev,
+            size: inode.size,
+            blocks: blocks.unwrap_or(if is_counted { inode.size.div_ceil(BLOCK) } else { 0 }),
+            atime: inode.atime,
+            mtime: inode.mtime,
+            ctime: inode.ctime,
+            btime: inode.btime,
+            ttl: TTL,
+        }
+    }
+
+    /// Blocks that a blob takes; `None` when it is missing, so that a damaged file can still be removed.
+    fn blob_blocks(&self, ino: Ino, id: BlobId) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let open = self.files.get(ino).and_then(|file| file.open_blob(id));
+        let metadata = match open {
+            Some(file) => file.metadata(),
+            None => self.store.open_blob(id).ok()?.metadata(),
+        };
+        Some(metadata.ok()?.blocks())
+    }
+}
+
+impl SetAttr {
+    fn is_nothing(&self) -> bool {
+        !self.changes_access() && self.atime.is_none() && self.mtime.is_none() && self.size.is_none()
+    }
+
+    fn changes_access(&self) -> bool {
+        self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
+    }
+
+    /// Everything but the size.
+    fn apply(&self, inode: &mut Inode, now: Time) {
+        let is_chown = self.uid.is_some() || self.gid.is_some();
+        inode.uid = self.uid.unwrap_or(inode.uid);
+        inode.gid = self.gid.unwrap_or(inode.gid);
+        if is_chown && inode.kind == Kind::File {
+            inode.mode = without_privileges(inode.mode);
+        }
+        if let Some(mode) = self.mode {
+            inode.mode = mode & 0o7777;
+        }
+        let time = |set: Option<SetTime>, old: Time| match set {
+            None => old,
+            Some(SetTime::Now) => now,
+            Some(SetTime::To(time)) => time,
+        };
+        inode.atime = time(self.atime, inode.atime);
+        inode.mtime = time(self.mtime, inode.mtime);
+        inode.ctime = now;
+    }
+}

@@ -1,0 +1,249 @@
+//! Where the bytes of a file are: reading them from wherever that is, and completing what writers changed.
+//!
+//! A file begins empty, grows inline in the catalog, and beyond [`INLINE_MAX`] moves to a blob. Settling may
+//! put it into a slot or seal its blob; from then on a change works on a copy (`edits`).
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::Volume;
+use super::ingest::Why;
+use super::open_files::{OpenBlob, OpenFile};
+use crate::namespace::{Content, Ino, Inode, Mark};
+use crate::store::BlobId;
+use crate::{Error, Result};
+
+/// Largest content that is kept in the catalog, in bytes.
+pub(super) const INLINE_MAX: u64 = 16 << 10;
+
+/// Largest file, in bytes.
+pub(super) const FILE_MAX: u64 = i64::MAX as u64;
+
+/// What became of content that waited to be settled.
+#[derive(Debug)]
+pub(super) enum Finish {
+    /// It is complete: vectors follow it.
+    Settle,
+    /// Somebody else still writes: only the record is brought up to date.
+    WriteBack,
+}
+
+impl Volume {
+    /// Appends at most `size` bytes from `offset` to `into`; fewer only at the end of the file.
+    pub(super) fn read_file(
+        &self,
+        file: &OpenFile,
+        offset: u64,
+        size: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
+        let start = into.len();
+        let unlocked =
+            self.inode(file.ino).and_then(|inode| self.read_content(file, &inode, offset, size, into));
+        match unlocked {
+            // The content may have moved between looking at the inode and looking there.
+            Err(Error::Corrupt { .. }) => {
+                into.truncate(start);
+                let _locked = self.names.lock(&[file.ino]);
+                let inode = self.inode(file.ino)?;
+                self.read_content(file, &inode, offset, size, into)
+            }
+            other => other,
+        }
+    }
+
+    /// Reads from where `inode` says the content is.
+    pub(super) fn read_content(
+        &self,
+        file: &OpenFile,
+        inode: &Inode,
+        offset: u64,
+        size: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
+        match inode.content {
+            Content::Empty => Ok(()),
+            Content::Inline => {
+                let content = self.names.inline(inode.ino)?.ok_or_else(|| missing_inline(inode.ino))?;
+                into.extend_from_slice(&content[clip(offset, size, content.len())]);
+                Ok(())
+            }
+            Content::Slot(at) => {
+                let len = usize::try_from(at.len).unwrap_or(usize::MAX);
+                match clip(offset, size, len) {
+                    range if range.is_empty() => Ok(()),
+                    range => self.store.read_slot(at, range, into),
+                }
+            }
+            Content::Blob { id, .. } => {
+                let left = usize::try_from(inode.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+                read_blob(&*self.blob_for_reading(file, id)?, offset, size.min(left), into)
+            }
+        }
+    }
+
+    /// The open blob that a file's reads come from.
+    pub(super) fn blob_for_reading(&self, file: &OpenFile, id: BlobId) -> Result<Arc<File>> {
+        if let Some(open) = file.open_blob(id) {
+            return Ok(open);
+        }
+        let opened = Arc::new(self.store.open_blob(id)?);
+        file.keep_for_reading(OpenBlob { id, file: opened.clone() });
+        Ok(opened)
+    }
+
+    /// Completes what writers changed in `file`, if anything. Returns the complaint about content that is kept
+    /// but is no vector of its collection.
+    ///
+    /// # Errors
+    ///
+    /// Those of settling and of the commit; the file then stays dirty.
+    pub(super) fn finish(&self, file: &OpenFile, how: Finish) -> Result<Option<Error>> {
+        let _locked = self.names.lock(&[file.ino]);
+        self.finish_locked(file, how)
+    }
+
+    /// [`finish`](Self::finish) for a caller that holds the inode's lock.
+    pub(super) fn finish_locked(&self, file: &OpenFile, how: Finish) -> Result<Option<Error>> {
+        let _io = file.lock_io();
+        let (is_dirty, is_orphan, has_overlay) = {
+            let state = file.state();
+            (state.dirty, state.orphan, state.has_overlay())
+        };
+        match how {
+            Finish::Settle if is_dirty && !is_orphan => self.settle_dirty(file),
+            Finish::Settle | Finish::WriteBack => {
+                if has_overlay {
+                    self.write_back(file)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn settle_dirty(&self, file: &OpenFile) -> Result<Option<Error>> {
+        let mut txn = self.begin()?;
+        let mut inode = self.inode_for(&mut txn, file.ino)?;
+        let before = inode.clone();
+        let links = self.links_of(file.ino)?;
+        let complaint = self.settle(&mut txn, &mut inode, &links, Why::Content)?;
+        if txn.is_empty() && inode == before {
+            self.stale_marks.insert(file.ino);
+        } else {
+            self.names.put_inode(&mut txn.batch, &inode);
+            self.names.remove_mark(&mut txn.batch, Mark::Dirty, file.ino);
+            self.commit(txn)?;
+            self.stale_marks.remove(&file.ino);
+        }
+        self.note_sealed(&inode);
+        let mut state = file.state();
+        state.dirty = false;
+        state.end_working(&inode.content);
+        Ok(complaint)
+    }
+
+    fn write_back(&self, file: &OpenFile) -> Result<()> {
+        let mut txn = self.begin()?;
+        let inode = self.inode_for(&mut txn, file.ino)?;
+        self.names.put_inode(&mut txn.batch, &inode);
+        self.commit(txn)
+    }
+
+    /// A commit now relies on the bytes of a sealed blob.
+    pub(super) fn note_sealed(&self, inode: &Inode) {
+        if let Content::Blob { id, sealed: true } = inode.content {
+            self.unsynced.seal(id);
+        }
+    }
+
+    /// Ends a hold on an open file; with the last one a file without names ends too. The caller holds the
+    /// inode's lock.
+    pub(super) fn let_go(&self, file: &OpenFile) {
+        let is_orphan = file.state().orphan;
+        if !self.files.let_go(file) || !is_orphan || self.check_writable().is_err() {
+            return;
+        }
+        if let Err(error) = self.destroy_orphan(file.ino) {
+            tracing::warn!("removing inode {} is left to the next open: {error}", file.ino.0);
+        }
+    }
+
+    /// Ends an inode without names that is not open any more.
+    pub(super) fn destroy_orphan(&self, ino: Ino) -> Result<()> {
+        let mut txn = self.begin_repair();
+        match self.names.inode(ino) {
+            Ok(inode) => {
+                self.release_content(&mut txn, ino, inode.content);
+                self.names.destroy(&mut txn.batch, &inode)?;
+            }
+            Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        self.names.remove_mark(&mut txn.batch, Mark::Dirty, ino);
+        self.names.remove_mark(&mut txn.batch, Mark::Orphan, ino);
+        self.commit(txn)?;
+        self.stale_marks.remove(&ino);
+        self.unsettled.remove(&ino);
+        Ok(())
+    }
+}
+
+/// Reads at most `size` bytes from `offset`, up to the end of the blob.
+pub(super) fn read_blob(file: &File, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<()> {
+    let start = into.len();
+    into.resize(start + size, 0);
+    let mut done = 0;
+    while done < size {
+        match file.read_at(&mut into[start + done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                into.truncate(start);
+                return Err(error.into());
+            }
+        }
+    }
+    into.truncate(start + done);
+    Ok(())
+}
+
+/// The part of `size` bytes from `offset` that lies in `len` bytes.
+fn clip(offset: u64, size: usize, len: usize) -> std::ops::Range<usize> {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(len);
+    from..from.saturating_add(size).min(len)
+}
+
+pub(super) fn missing_inline(ino: Ino) -> Error {
+    Error::Corrupt {
+        file: "catalog/inline".into(),
+        offset: 0,
+        what: format!("inode {} has no inline content", ino.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_clipped_to_what_is_there() {
+        assert_eq!(clip(0, 10, 4), 0..4);
+        assert_eq!(clip(3, 10, 4), 3..4);
+        assert_eq!(clip(4, 10, 4), 4..4);
+        assert_eq!(clip(u64::MAX, usize::MAX, 4), 4..4);
+        assert_eq!(clip(1, usize::MAX, 4), 1..4);
+    }
+
+    #[test]
+    fn a_blob_shorter_than_asked_ends_the_read() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"abc", 0).unwrap();
+        let mut into = b"x".to_vec();
+        read_blob(&file, 1, 10, &mut into).unwrap();
+        assert_eq!(into, b"xbc");
+        read_blob(&file, 10, 10, &mut into).unwrap();
+        assert_eq!(into, b"xbc");
+    }
+}

@@ -1,0 +1,345 @@
+//! Opening, reading and writing what is in a control directory.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Access, Node, SAVED_BYTES, SAVED_QUERIES, SavedQuery, What};
+use crate::collection::Schema;
+use crate::namespace::Ino;
+use crate::search::request::{RequestLimits, parse_query_file};
+use crate::search::transaction::{Answers, Transaction};
+use crate::search::{Answer, Request};
+use crate::volume::Volume;
+use crate::volume::types::{Attr, Caller, DirEntry, Handle, OpenFlags, Opened};
+use crate::{Error, Result};
+
+/// The path under which `errors.jsonl` speaks of a refused configuration.
+const CONFIG_PATH: &str = ".vexfs/config";
+
+/// What reading `sync` gives once everything before it is indexed and durable.
+pub(super) const SYNCED: &[u8] = b"ok\n";
+
+/// An open control node.
+#[derive(Debug)]
+pub(in crate::volume) enum OpenControl {
+    /// A generated file, as it was looked up.
+    Bytes(Arc<Vec<u8>>),
+    /// The configuration of a directory.
+    Config { base: Ino, text: Mutex<Draft> },
+    /// One client's conversation.
+    Query { base: Ino, transaction: Mutex<Transaction> },
+    /// A query that is dropped or read back.
+    Saved { base: Ino, query: Arc<SavedQuery>, changed: Mutex<bool> },
+    /// The barrier.
+    Sync,
+    /// A directory, listed once.
+    Directory(Vec<DirEntry>),
+}
+
+/// A file that is taken whole at its close.
+#[derive(Debug)]
+pub(in crate::volume) struct Draft {
+    bytes: Vec<u8>,
+    changed: bool,
+}
+
+/// Answers the requests of one handle.
+struct Conversation<'a> {
+    volume: &'a Volume,
+    caller: &'a Caller,
+    base: Ino,
+}
+
+impl Answers for Conversation<'_> {
+    fn answer(&mut self, request: &Request) -> Result<Vec<Answer>> {
+        self.volume.search(self.caller, self.base, request)
+    }
+}
+
+impl Volume {
+    pub(in crate::volume) fn control_open(
+        &self,
+        _caller: &Caller,
+        ino: Ino,
+        flags: OpenFlags,
+    ) -> Result<Opened> {
+        let node = self.control.node(ino)?;
+        let base = node.base;
+        let mut opened = Opened { handle: Handle(0), direct_io: true, keep_cache: false };
+        let open = match &node.what {
+            What::Bytes(bytes) => {
+                if flags.write {
+                    return Err(Error::ReadOnly);
+                }
+                OpenControl::Bytes(bytes.load_full())
+            }
+            What::Config(text) => {
+                let bytes = if flags.truncate { Vec::new() } else { text.load().to_vec() };
+                OpenControl::Config { base, text: Mutex::new(Draft { bytes, changed: flags.truncate }) }
+            }
+            What::Query => OpenControl::Query { base, transaction: Mutex::default() },
+            What::Saved(query) => {
+                if flags.truncate {
+                    query.bytes.lock().clear();
+                }
+                let changed = Mutex::new(flags.truncate);
+                OpenControl::Saved { base, query: Arc::clone(query), changed }
+            }
+            What::Sync if flags.write => return Err(Error::ReadOnly),
+            What::Sync => OpenControl::Sync,
+            What::Link(_) => return Err(Error::Invalid("a symbolic link is not opened")),
+            _ => return Err(Error::IsDirectory),
+        };
+        opened.handle = self.control.handle(open);
+        Ok(opened)
+    }
+
+    /// Makes a file in `queries/`; there is no other place for one.
+    pub(in crate::volume) fn control_create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        _mode: u16,
+        flags: OpenFlags,
+    ) -> Result<(Attr, Opened)> {
+        let queries = self.control.node(parent)?;
+        if !matches!(queries.what, What::Queries) {
+            return Err(Error::ReadOnly);
+        }
+        let key = (queries.base, name.to_vec());
+        if self.control.saved.len() >= SAVED_QUERIES {
+            return Err(Error::NoSpace);
+        }
+        if self.control.saved.contains_key(&key) {
+            return Err(Error::Exists);
+        }
+        let query = Arc::new(SavedQuery {
+            name: name.to_vec(),
+            uid: caller.uid,
+            gid: caller.gid,
+            bytes: Mutex::default(),
+            request: Mutex::new((0, None)),
+        });
+        self.control.saved.insert(key, Arc::clone(&query));
+        let access = Access::private(caller.uid, caller.gid, 0o600);
+        let node = self.same(caller, &queries, name, What::Saved(query), access);
+        let opened = self.control_open(caller, node.ino, flags)?;
+        Ok((node.attr(), opened))
+    }
+
+    pub(in crate::volume) fn control_unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        let queries = self.control.node(parent)?;
+        if !matches!(queries.what, What::Queries) {
+            return Err(Error::ReadOnly);
+        }
+        let key = (queries.base, name.to_vec());
+        let owner = self.control.saved.get(&key).map(|query| query.uid).ok_or(Error::NotFound)?;
+        if caller.uid != 0 && caller.uid != owner {
+            return Err(Error::NotPermitted);
+        }
+        self.control.saved.remove(&key);
+        self.control.known.retain(|(ino, known, ..), _| *ino != parent || known != name);
+        Ok(())
+    }
+
+    pub(in crate::volume) fn control_read(
+        &self,
+        caller: &Caller,
+        handle: Handle,
+        offset: u64,
+        size: u32,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
+        let size = size as usize;
+        match &*self.control.opened(handle)? {
+            OpenControl::Bytes(bytes) => copy_part(bytes, offset, size, into),
+            OpenControl::Config { text, .. } => copy_part(&text.lock().bytes, offset, size, into),
+            OpenControl::Saved { query, .. } => copy_part(&query.bytes.lock(), offset, size, into),
+            OpenControl::Query { base, transaction } => {
+                let limits = self.request_limits(*base)?;
+                let mut answers = Conversation { volume: self, caller, base: *base };
+                transaction.lock().read(offset, size, into, &limits, &mut answers)?;
+            }
+            OpenControl::Sync => {
+                if offset == 0 {
+                    self.barrier()?;
+                }
+                copy_part(SYNCED, offset, size, into);
+            }
+            OpenControl::Directory(_) => return Err(Error::IsDirectory),
+        }
+        Ok(())
+    }
+
+    pub(in crate::volume) fn control_write(
+        &self,
+        _caller: &Caller,
+        handle: Handle,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<u32> {
+        match &*self.control.opened(handle)? {
+            OpenControl::Config { text, .. } => {
+                let mut draft = text.lock();
+                put_part(&mut draft.bytes, offset, data, Schema::MAX_CONFIG as u64)?;
+                draft.changed = true;
+            }
+            OpenControl::Saved { base, query, changed } => {
+                let limit = self.request_limits(*base)?.max_bytes;
+                let others: usize = self.saved_bytes();
+                if others + data.len() > SAVED_BYTES {
+                    return Err(Error::NoSpace);
+                }
+                put_part(&mut query.bytes.lock(), offset, data, limit)?;
+                *changed.lock() = true;
+            }
+            OpenControl::Query { base, transaction } => {
+                let limits = self.request_limits(*base)?;
+                transaction.lock().write(data, &limits)?;
+            }
+            OpenControl::Bytes(_) | OpenControl::Sync | OpenControl::Directory(_) => {
+                return Err(Error::BadHandle);
+            }
+        }
+        Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
+    }
+
+    fn saved_bytes(&self) -> usize {
+        self.control.saved.iter().map(|query| query.bytes.lock().len()).sum()
+    }
+
+    /// The close of a draft: a configuration is taken or refused, a query parsed or refused.
+    pub(in crate::volume) fn control_flush(&self, _caller: &Caller, handle: Handle) -> Result<()> {
+        match &*self.control.opened(handle)? {
+            OpenControl::Config { base, text } => {
+                let bytes = {
+                    let mut draft = text.lock();
+                    if !std::mem::take(&mut draft.changed) {
+                        return Ok(());
+                    }
+                    draft.bytes.clone()
+                };
+                let applied = Schema::parse(&bytes).and_then(|schema| self.configure(*base, schema));
+                self.control.forget_notes(*base, CONFIG_PATH);
+                applied.inspect_err(|error| self.control.note(*base, CONFIG_PATH, error))
+            }
+            OpenControl::Saved { base, query, changed } => {
+                if !std::mem::take(&mut *changed.lock()) {
+                    return Ok(());
+                }
+                let parsed = self.parse_saved(*base, query);
+                let path = format!(".vexfs/queries/{}", String::from_utf8_lossy(&query.name));
+                let mut request = query.request.lock();
+                request.0 += 1;
+                match parsed {
+                    Ok(parsed) => {
+                        request.1 = parsed;
+                        self.control.forget_notes(*base, &path);
+                        Ok(())
+                    }
+                    Err(error) => {
+                        request.1 = None;
+                        self.control.note(*base, &path, &error);
+                        Err(error)
+                    }
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The request of a dropped query; none while the file is empty, as a shell leaves it for a moment.
+    fn parse_saved(&self, base: Ino, query: &SavedQuery) -> Result<Option<Request>> {
+        let limits: RequestLimits = self.request_limits(base)?;
+        let dim = self.vectors.collection(self.collection_root(base)?).dim();
+        let bytes = query.bytes.lock().clone();
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        parse_query_file(&query.name, &bytes, dim, &limits).map(Some)
+    }
+
+    /// A file is truncated before it is written anew; what a handle has is cut with it.
+    pub(super) fn control_truncate(&self, node: &Node, size: u64, handle: Option<Handle>) -> Result<()> {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        match &node.what {
+            What::Saved(query) => query.bytes.lock().truncate(size),
+            What::Config(_) => {
+                let open = handle.map(|handle| self.control.opened(handle)).transpose()?;
+                if let Some(OpenControl::Config { text, .. }) = open.as_deref() {
+                    let mut draft = text.lock();
+                    draft.bytes.truncate(size);
+                    draft.changed = true;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(in crate::volume) fn control_release(&self, handle: Handle) -> Result<()> {
+        self.control.open.remove(&handle).map(|_| ()).ok_or(Error::BadHandle)
+    }
+
+    pub(in crate::volume) fn control_fsync(&self, handle: Handle) -> Result<()> {
+        self.control.opened(handle).map(|_| ())
+    }
+
+    pub(in crate::volume) fn control_open_dir(&self, caller: &Caller, ino: Ino) -> Result<Handle> {
+        let node = self.control.node(ino)?;
+        let mut entries = vec![(b".".to_vec(), crate::namespace::Kind::Directory, node.ino)];
+        entries.push((b"..".to_vec(), crate::namespace::Kind::Directory, node.parent));
+        for (name, kind) in self.control_names(caller, &node)? {
+            // A listed name has no node yet: any number that is no ordinary inode's will do.
+            let ino = Ino(super::BIT | xxhash_rust::xxh3::xxh3_64_with_seed(&name, node.ino.0));
+            entries.push((name, kind, ino));
+        }
+        let listed = (1..)
+            .zip(entries)
+            .map(|(offset, (name, kind, ino))| DirEntry { offset, ino, kind, name })
+            .collect();
+        Ok(self.control.handle(OpenControl::Directory(listed)))
+    }
+
+    pub(in crate::volume) fn control_read_dir(
+        &self,
+        _caller: &Caller,
+        handle: Handle,
+        offset: u64,
+        emit: &mut dyn FnMut(&DirEntry) -> bool,
+    ) -> Result<()> {
+        let open = self.control.opened(handle)?;
+        let OpenControl::Directory(entries) = &*open else { return Err(Error::NotDirectory) };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
+        for entry in &entries[from..] {
+            if !emit(entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::volume) fn control_release_dir(&self, handle: Handle) {
+        self.control.open.remove(&handle);
+    }
+}
+
+fn copy_part(bytes: &[u8], offset: u64, size: usize, into: &mut Vec<u8>) {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    into.extend_from_slice(&bytes[from..][..size.min(bytes.len() - from)]);
+}
+
+fn put_part(bytes: &mut Vec<u8>, offset: u64, data: &[u8], limit: u64) -> Result<()> {
+    let end = offset.saturating_add(data.len() as u64);
+    if end > limit {
+        return Err(Error::TooLarge { what: "file of bytes", got: end, limit });
+    }
+    let (from, end) = (usize::try_from(offset).unwrap_or(0), usize::try_from(end).unwrap_or(0));
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[from..end].copy_from_slice(data);
+    Ok(())
+}

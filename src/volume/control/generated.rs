@@ -1,0 +1,229 @@
+//! What the generated files say.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::Control;
+use crate::collection::Collection;
+use crate::namespace::{Ino, Time};
+use crate::volume::Volume;
+use crate::volume::query::permits;
+use crate::volume::types::Caller;
+use crate::{Error, Result};
+
+/// What an agent or a person who finds the mount needs to know.
+const README: &str = "\
+This is VexFS: a directory is a vector collection, a file is a vector.
+
+Put vectors in     cp a.f32 DIR/        (.f32 .f16 .bf16 .f64 .i8 .u8 .vec .npy .fvecs .bvecs .ivecs
+                                         .fbin .f16bin .u8bin .i8bin)
+Neighbours of one  ls DIR/.vexfs/similar/a.f32/
+                   cat DIR/.vexfs/similar/a.f32/results.json
+                   getfattr --only-values -n user.vexfs.similar DIR/a.f32
+Neighbours of any  cp query.npy DIR/.vexfs/queries/q1 && cat DIR/.vexfs/results/q1/results.json
+Options            ls DIR/.vexfs/@k=20,exact/similar/a.f32/
+What went wrong    getfattr --only-values -n user.vexfs.status DIR/a.f32
+                   cat DIR/.vexfs/errors.jsonl
+Settings           cat DIR/.vexfs/config
+Wait until indexed cat .vexfs/sync
+
+.vexfs is in every directory and is never listed. A search covers the directory and everything below it.
+";
+
+#[derive(Serialize)]
+struct StoreStats<'a> {
+    schema: u32,
+    version: &'a str,
+    store: String,
+    mountpoint: Option<String>,
+    pid: u32,
+    uptime_s: u64,
+    files: u64,
+    directories: u64,
+    vectors: u64,
+    pending: u64,
+    collections: Vec<CollectionStats>,
+    read_only: Option<String>,
+}
+
+#[derive(Serialize)]
+struct CollectionStats {
+    path: String,
+    dim: Option<u32>,
+    metric: &'static str,
+    count: u64,
+    pending: u64,
+    invalid: usize,
+    graph_nodes: usize,
+}
+
+#[derive(Serialize)]
+struct Stats {
+    schema: u32,
+    #[serde(flatten)]
+    collection: CollectionStats,
+}
+
+#[derive(Serialize)]
+struct Health {
+    schema: u32,
+    status: &'static str,
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ErrorLine<'a> {
+    path: &'a str,
+    error: &'a str,
+    at: f64,
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(value).expect("the keys are strings");
+    bytes.push(b'\n');
+    bytes
+}
+
+impl Volume {
+    /// The content of a generated file of a control directory.
+    pub(super) fn generated(&self, caller: &Caller, base: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        match name {
+            b"stats.json" if base == Ino::ROOT => self.store_stats(),
+            b"stats.json" => {
+                let collection = self.vectors.collection(self.collection_root(base)?);
+                Ok(json(&Stats { schema: 1, collection: self.collection_stats(&collection) }))
+            }
+            b"errors.jsonl" => self.errors(caller, base),
+            b"ids.tsv" => self.ids(caller, base),
+            b"README" if base == Ino::ROOT => Ok(README.into()),
+            b"version" if base == Ino::ROOT => Ok(concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
+            b"health" if base == Ino::ROOT => Ok(self.health()),
+            b"metrics" if base == Ino::ROOT => Ok(self.metrics_text().into_bytes()),
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    fn store_stats(&self) -> Result<Vec<u8>> {
+        let collections: Vec<_> = self.vectors.all();
+        let shown =
+            collections.iter().filter(|collection| !collection.is_empty() || collection.dim().is_some());
+        let (files, directories) = self.names.counts();
+        Ok(json(&StoreStats {
+            schema: 1,
+            version: env!("CARGO_PKG_VERSION"),
+            store: self.store.dir().display().to_string(),
+            mountpoint: self.mountpoint.as_ref().map(|path| path.display().to_string()),
+            pid: std::process::id(),
+            uptime_s: self.opened.elapsed().as_secs(),
+            files,
+            directories,
+            vectors: collections.iter().map(|collection| collection.len()).sum(),
+            pending: collections.iter().map(|collection| collection.pending()).sum(),
+            collections: shown.map(|collection| self.collection_stats(collection)).collect(),
+            read_only: self.refusal(),
+        }))
+    }
+
+    fn collection_stats(&self, collection: &Collection) -> CollectionStats {
+        let root = Ino(collection.root());
+        CollectionStats {
+            path: self.directory_path(root),
+            dim: collection.dim(),
+            metric: collection.schema().metric.name(),
+            count: collection.len(),
+            pending: collection.pending(),
+            invalid: self.vectors.invalid(root).len(),
+            graph_nodes: collection.graph().map_or(0, |graph| graph.hnsw.len()),
+        }
+    }
+
+    /// A directory's path from the root of the mount, which is `/`.
+    fn directory_path(&self, dir: Ino) -> String {
+        let path = self.names.directory_name(dir).and_then(|link| self.names.path_below(&link, Ino::ROOT));
+        let mut shown = String::from("/");
+        if let Ok(Some(path)) = path {
+            shown.push_str(&String::from_utf8_lossy(&path));
+        }
+        shown
+    }
+
+    fn health(&self) -> Vec<u8> {
+        let reason = self.refusal();
+        let status = if reason.is_some() { "read-only" } else { "ok" };
+        json(&Health { schema: 1, status, reason })
+    }
+
+    /// A line for each file below `base` whose content was refused, and for what failed lately.
+    fn errors(&self, caller: &Caller, base: Ino) -> Result<Vec<u8>> {
+        let mut lines: Vec<(Time, String, String)> = Vec::new();
+        for collection in self.vectors.all() {
+            let root = Ino(collection.root());
+            if root != self.collection_root(base)? && !self.names.is_below(root, base)? {
+                continue;
+            }
+            for (ino, problem) in self.vectors.invalid(root) {
+                if !permits(&self.inode(ino)?, caller, 4) {
+                    continue;
+                }
+                if let Some(path) = self.hit_path(base, ino)? {
+                    lines.push((problem.at, String::from_utf8_lossy(&path).into_owned(), problem.reason));
+                }
+            }
+        }
+        for note in self.control.notes_of(base) {
+            lines.push((note.at, note.path, note.message));
+        }
+        lines.sort_unstable();
+        let mut out = Vec::new();
+        for (at, path, error) in &lines {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds are shown")]
+            let at = at.secs as f64 + f64::from(at.nanos / 1_000_000) / 1e3;
+            out.extend(json(&ErrorLine { path, error, at }));
+        }
+        Ok(out)
+    }
+
+    /// `id<TAB>path<TAB>row` for every row below `base` that the caller may find.
+    fn ids(&self, caller: &Caller, base: Ino) -> Result<Vec<u8>> {
+        let collection = self.vectors.collection(self.collection_root(base)?);
+        let allowed = self.allowed(caller, base, &collection)?;
+        let mut out = String::from("id\tpath\trow\n");
+        for file in collection.files() {
+            if !allowed.contains(file.group()) {
+                continue;
+            }
+            let Some(path) = self.hit_path(base, Ino(file.number().0))? else { continue };
+            let path = String::from_utf8_lossy(&path)
+                .replace('\\', "\\\\")
+                .replace('\t', "\\t")
+                .replace('\n', "\\n");
+            for (row, id) in
+                (file.first_row().0..).take(usize::try_from(file.rows()).unwrap_or(0)).enumerate()
+            {
+                let _ = writeln!(out, "{id}\t{path}\t{row}");
+            }
+        }
+        Ok(out.into_bytes())
+    }
+
+    /// The metrics as Prometheus reads them.
+    fn metrics_text(&self) -> String {
+        let collections = self.vectors.all();
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+        let vectors = collections.iter().map(|collection| collection.len()).sum::<u64>() as f64;
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+        let pending = collections.iter().map(|collection| collection.pending()).sum::<u64>() as f64;
+        let up = if self.refusal().is_none() { 1.0 } else { 0.0 };
+        self.metrics.render(&[
+            ("vexfs_up", None, up),
+            ("vexfs_vectors", None, vectors),
+            ("vexfs_vectors_pending", None, pending),
+        ])
+    }
+}
+
+/// The last message about something in a directory's `.vexfs`.
+pub(super) fn last_note(control: &Control, base: Ino) -> Option<String> {
+    control.notes_of(base).last().map(|note| note.message.clone())
+}

@@ -1,0 +1,323 @@
+//! The control directories: `.vexfs` in every directory, reachable and never listed.
+//!
+//! Their nodes exist only while the kernel knows them, and keep their numbers as long. What a generated file says is
+//! made anew at each lookup, so that its size is true; whoever has it open keeps what was there at the open. A set
+//! of results stays the same node until something changes that could change the answer, and searches when it is
+//! first looked into.
+//!
+//! ```text
+//! .vexfs/  config stats.json errors.jsonl ids.tsv query
+//!          similar/PATH/   rows/FILE/   queries/NAME   results/NAME/   search/
+//!          @k=20/          the same similar/ and results/, with options
+//! ```
+
+mod configure;
+mod files;
+mod generated;
+mod results;
+mod tree;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use crate::namespace::{Ino, Inode, Kind, Time};
+use crate::search::{Options, Request};
+use crate::volume::types::{Attr, Handle};
+use crate::{Error, Result};
+
+pub(super) use files::OpenControl;
+use results::ResultSet;
+
+/// Numbers of control nodes and handles have this bit.
+const BIT: u64 = 1 << 63;
+
+/// Most bytes that dropped queries may take, and most queries.
+const SAVED_BYTES: usize = 256 << 20;
+const SAVED_QUERIES: usize = 1024;
+
+/// Messages kept for `errors.jsonl` that belong to no file.
+const NOTES: usize = 100;
+
+/// Whether an inode number is that of a control node.
+pub(super) fn is_control(ino: Ino) -> bool {
+    ino.0 & BIT != 0
+}
+
+/// Whether a handle is that of a control node.
+pub(super) fn is_control_handle(handle: Handle) -> bool {
+    handle.0 & BIT != 0
+}
+
+/// What a node is.
+#[derive(Debug)]
+enum What {
+    /// `.vexfs`
+    Control,
+    /// `@k=20`
+    Options,
+    /// `similar/` and the directories below it, which mirror ordinary ones.
+    Similar { dir: Ino },
+    /// `rows/` and the directories below it.
+    Rows { dir: Ino },
+    /// `rows/FILE/`
+    RowsOf { file: Ino },
+    /// `queries/`
+    Queries,
+    /// `queries/NAME`
+    Saved(Arc<SavedQuery>),
+    /// `results/`
+    Results,
+    /// `search/`, where text queries would be.
+    Search,
+    /// A set of results.
+    Set(Arc<ResultSet>),
+    /// A generated file, as it was looked up last.
+    Bytes(ArcSwap<Vec<u8>>),
+    /// A symbolic link to this target.
+    Link(Vec<u8>),
+    /// `config`, with the text in force when it was looked up last.
+    Config(ArcSwap<Vec<u8>>),
+    /// `query`
+    Query,
+    /// `sync`
+    Sync,
+}
+
+impl What {
+    fn kind(&self) -> Kind {
+        match self {
+            What::Control
+            | What::Options
+            | What::Similar { .. }
+            | What::Rows { .. }
+            | What::RowsOf { .. }
+            | What::Queries
+            | What::Results
+            | What::Search
+            | What::Set(_) => Kind::Directory,
+            What::Link(_) => Kind::Symlink,
+            What::Saved(_) | What::Bytes(_) | What::Config(_) | What::Query | What::Sync => Kind::File,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        let bytes = match self {
+            What::Bytes(bytes) | What::Config(bytes) => bytes.load().len(),
+            What::Link(target) => target.len(),
+            What::Saved(query) => query.bytes.lock().len(),
+            What::Sync => files::SYNCED.len(),
+            _ => 0,
+        };
+        bytes as u64
+    }
+}
+
+/// A node of a control directory.
+#[derive(Debug)]
+struct Node {
+    ino: Ino,
+    parent: Ino,
+    /// The ordinary directory whose `.vexfs` this is in.
+    base: Ino,
+    /// How many directories below `.vexfs` it is.
+    depth: usize,
+    options: Options,
+    what: What,
+    uid: u32,
+    gid: u32,
+    mode: u16,
+    made: Time,
+    /// Where it is found again; none for what is no node of its own.
+    identity: Option<Identity>,
+    lookups: AtomicU64,
+}
+
+impl Node {
+    fn attr(&self) -> Attr {
+        let size = self.what.size();
+        Attr {
+            ino: self.ino,
+            kind: self.what.kind(),
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            nlink: if self.what.kind() == Kind::Directory { 2 } else { 1 },
+            rdev: 0,
+            size,
+            blocks: size.div_ceil(512),
+            atime: self.made,
+            mtime: self.made,
+            ctime: self.made,
+            btime: self.made,
+            ttl: Duration::ZERO,
+        }
+    }
+}
+
+/// A query file that was dropped into `queries/`. It lives until it is unlinked or the volume closes.
+#[derive(Debug)]
+pub(in crate::volume) struct SavedQuery {
+    name: Vec<u8>,
+    uid: u32,
+    gid: u32,
+    bytes: Mutex<Vec<u8>>,
+    /// The parsed request, once closed; counted so that results know when it was replaced.
+    request: Mutex<(u64, Option<Request>)>,
+}
+
+/// Where a directory or set is found again: its parent, its name, and who asked.
+type Identity = (Ino, Vec<u8>, u32, u32);
+
+/// Nodes, handles and dropped queries.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    next: AtomicU64,
+    nodes: DashMap<Ino, Arc<Node>>,
+    known: DashMap<Identity, Ino>,
+    open: DashMap<Handle, Arc<OpenControl>>,
+    saved: DashMap<(Ino, Vec<u8>), Arc<SavedQuery>>,
+    notes: Mutex<VecDeque<Note>>,
+}
+
+/// A message for `errors.jsonl` about something that is no vector file.
+#[derive(Clone, Debug)]
+struct Note {
+    base: Ino,
+    path: String,
+    message: String,
+    at: Time,
+}
+
+impl Control {
+    fn number(&self) -> u64 {
+        BIT | (self.next.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        self.nodes.get(&ino).map(|node| Arc::clone(&node)).ok_or(Error::NotFound)
+    }
+
+    /// Gives a new node to the kernel, to be found again under `identity`.
+    fn add(&self, parent: &Node, what: What, access: Access, identity: Identity) -> Arc<Node> {
+        let node = Arc::new(Node {
+            ino: Ino(self.number()),
+            parent: parent.ino,
+            base: parent.base,
+            depth: parent.depth + 1,
+            options: parent.options,
+            what,
+            uid: access.uid,
+            gid: access.gid,
+            mode: access.mode,
+            made: Time::now(),
+            identity: Some(identity.clone()),
+            lookups: AtomicU64::new(1),
+        });
+        self.nodes.insert(node.ino, Arc::clone(&node));
+        self.known.insert(identity, node.ino);
+        node
+    }
+
+    /// The node known under `identity`, looked up once more, if `fits` says that it still will do.
+    fn again(&self, identity: &Identity, fits: impl FnOnce(&Node) -> bool) -> Option<Arc<Node>> {
+        let ino = *self.known.get(identity)?;
+        // The count is raised under the shard's lock, which removing the node at zero takes as well.
+        let node = self.nodes.get(&ino)?;
+        if !fits(&node) {
+            return None;
+        }
+        node.lookups.fetch_add(1, Ordering::AcqRel);
+        Some(Arc::clone(&node))
+    }
+
+    /// The set last known under `identity`, whether or not it still will do.
+    fn last(&self, identity: &Identity) -> Option<Arc<Node>> {
+        let ino = *self.known.get(identity)?;
+        self.nodes.get(&ino).map(|node| Arc::clone(&node))
+    }
+
+    fn forget(&self, ino: Ino, lookups: u64) {
+        if let Some(node) = self.nodes.get(&ino) {
+            node.lookups.fetch_sub(lookups, Ordering::AcqRel);
+        }
+        let gone = self.nodes.remove_if(&ino, |_, node| node.lookups.load(Ordering::Acquire) == 0);
+        if let Some(identity) = gone.as_ref().and_then(|(_, node)| node.identity.as_ref()) {
+            // Another node may have taken the place meanwhile.
+            self.known.remove_if(identity, |_, known| *known == ino);
+        }
+    }
+
+    fn note(&self, base: Ino, path: &str, error: &Error) {
+        let mut notes = self.notes.lock();
+        if notes.len() == NOTES {
+            notes.pop_front();
+        }
+        notes.push_back(Note { base, path: path.into(), message: error.to_string(), at: Time::now() });
+    }
+
+    /// What was said of `path` is no longer so.
+    fn forget_notes(&self, base: Ino, path: &str) {
+        self.notes.lock().retain(|note| note.base != base || note.path != path);
+    }
+
+    fn handle(&self, open: OpenControl) -> Handle {
+        let handle = Handle(self.number());
+        self.open.insert(handle, Arc::new(open));
+        handle
+    }
+
+    fn opened(&self, handle: Handle) -> Result<Arc<OpenControl>> {
+        self.open.get(&handle).map(|open| Arc::clone(&open)).ok_or(Error::BadHandle)
+    }
+}
+
+/// Owner and permissions of a node.
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    uid: u32,
+    gid: u32,
+    mode: u16,
+}
+
+impl Access {
+    /// Whoever may read the directory may do the same here, and write where `write` says so.
+    fn like(dir: &Inode, bits: u16) -> Self {
+        Self { uid: dir.uid, gid: dir.gid, mode: bits }
+    }
+
+    fn listing(dir: &Inode) -> Self {
+        Self::like(dir, dir.mode & 0o555)
+    }
+
+    fn reading(dir: &Inode) -> Self {
+        Self::like(dir, dir.mode & 0o444)
+    }
+
+    /// Writable for those who may write the directory.
+    fn settings(dir: &Inode) -> Self {
+        Self::like(dir, dir.mode & 0o666)
+    }
+
+    /// Writable for those who may read the directory: asking is reading.
+    fn asking(dir: &Inode) -> Self {
+        let read = dir.mode & 0o444;
+        Self::like(dir, read | (read >> 1))
+    }
+
+    /// A directory into which those who may read the ordinary one may drop queries.
+    fn dropping(dir: &Inode) -> Self {
+        let read = dir.mode & 0o444;
+        Self::like(dir, (dir.mode & 0o555) | (read >> 1))
+    }
+
+    /// Only for the one who asked.
+    fn private(uid: u32, gid: u32, mode: u16) -> Self {
+        Self { uid, gid, mode }
+    }
+}

@@ -1,0 +1,238 @@
+//! Sets of results: what a query found, in every form, fixed when somebody first looks into the set.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Access, Node, What};
+use crate::namespace::{Ino, Kind};
+use crate::search::request::DEFAULT_K;
+use crate::search::{Answer, Hit, Options, Request, render};
+use crate::volume::Volume;
+use crate::volume::query::permits;
+use crate::volume::types::Caller;
+use crate::volume::vector_attrs::split_row;
+use crate::{Error, Result};
+
+/// A query, and what it found once somebody has looked.
+#[derive(Debug)]
+pub(super) struct ResultSet {
+    /// The state of the query and of the collections when the set was made.
+    version: (u64, Vec<(u64, u64)>),
+    base: Ino,
+    options: Options,
+    source: Source,
+    found: OnceLock<Arc<FoundSet>>,
+    /// What the set that this one replaced had found: a listing that is under way may still ask for its names.
+    previous: Option<Arc<FoundSet>>,
+}
+
+/// What the neighbours are wanted of.
+#[derive(Debug)]
+enum Source {
+    File { ino: Ino, row: Option<u32>, name: Vec<u8> },
+    Query(Request),
+}
+
+/// What a query found, with names for it.
+#[derive(Debug)]
+pub(super) struct FoundSet {
+    answers: Vec<Answer>,
+    k: u32,
+    /// Names of the ranked links, in order; only of a single query.
+    links: Vec<Vec<u8>>,
+    previous: Option<Arc<FoundSet>>,
+}
+
+/// What a name in a set is.
+pub(super) enum Opened {
+    /// A symbolic link to a hit.
+    Link(Vec<u8>),
+    /// A file.
+    Bytes(Vec<u8>),
+}
+
+impl FoundSet {
+    fn new(answers: Vec<Answer>, previous: Option<Arc<FoundSet>>) -> Self {
+        let links = match answers.as_slice() {
+            [answer] => (1..).zip(&answer.hits).map(|(rank, hit)| render::link_name(rank, hit)).collect(),
+            _ => Vec::new(),
+        };
+        let k = answers.first().map_or(DEFAULT_K, |answer| answer.k);
+        Self { answers, k, links, previous }
+    }
+
+    /// The same without the one before it, so that sets do not chain.
+    fn alone(&self) -> Arc<Self> {
+        let (answers, links) = (self.answers.clone(), self.links.clone());
+        Arc::new(Self { answers, k: self.k, links, previous: None })
+    }
+
+    /// Every name and its kind.
+    pub(super) fn names(&self) -> Vec<(Vec<u8>, Kind)> {
+        let links = self.links.iter().map(|name| (name.clone(), Kind::Symlink));
+        let files = ["results.json", "results.tsv", "ids.ivecs", "distances.fvecs"];
+        links.chain(files.map(|name| (name.as_bytes().to_vec(), Kind::File))).collect()
+    }
+
+    /// What `name` is, seen from a set `depth` directories below `.vexfs`.
+    pub(super) fn open(&self, name: &[u8], depth: usize) -> Option<Opened> {
+        Some(match name {
+            b"results.json" => Opened::Bytes(render::json(&self.answers)),
+            b"results.tsv" => Opened::Bytes(render::tsv(&self.answers)),
+            b"ids.ivecs" => Opened::Bytes(render::ids(&self.answers, self.k)),
+            b"distances.fvecs" => Opened::Bytes(render::distances(&self.answers, self.k)),
+            _ => match self.links.iter().position(|link| link == name) {
+                Some(rank) => Opened::Link(target(self.answers.first()?.hits.get(rank)?, depth)),
+                None => return self.previous.as_ref()?.open(name, depth),
+            },
+        })
+    }
+}
+
+/// Where a hit's link points: the file, or the row of a file with several.
+fn target(hit: &Hit, depth: usize) -> Vec<u8> {
+    let mut target = Vec::new();
+    if hit.multi {
+        target.extend(b"../".repeat(depth));
+        target.extend(b"rows/");
+        target.extend(&hit.path);
+        target.extend(format!("/{:06}.f32", hit.row).bytes());
+    } else {
+        target.extend(b"../".repeat(depth + 1));
+        target.extend(&hit.path);
+    }
+    target
+}
+
+impl Volume {
+    /// `similar/…/NAME`: a directory that is mirrored, or the neighbours of a file or `FILE#ROW`.
+    pub(super) fn lookup_similar(
+        &self,
+        caller: &Caller,
+        parent: &Node,
+        dir: Ino,
+        name: &[u8],
+    ) -> Result<Arc<Node>> {
+        let (child, row) = self.mirrored(caller, dir, name)?;
+        let inode = self.names.inode(child)?;
+        if inode.kind == Kind::Directory && row.is_none() {
+            return Ok(self.same(
+                caller,
+                parent,
+                name,
+                What::Similar { dir: child },
+                Access::listing(&inode),
+            ));
+        }
+        if !permits(&inode, caller, 4) {
+            return Err(Error::PermissionDenied);
+        }
+        self.set(caller, parent, name, 0, Source::File { ino: child, row, name: name.to_vec() })
+    }
+
+    /// `results/NAME`: what the dropped query finds.
+    pub(super) fn lookup_results(&self, caller: &Caller, parent: &Node, name: &[u8]) -> Result<Arc<Node>> {
+        let query = self
+            .control
+            .saved
+            .get(&(parent.base, name.to_vec()))
+            .map(|query| Arc::clone(&query))
+            .ok_or(Error::NotFound)?;
+        if caller.uid != 0 && caller.uid != query.uid {
+            return Err(Error::PermissionDenied);
+        }
+        let (generation, request) = query.request.lock().clone();
+        let request = request.ok_or(Error::Invalid("the query is not complete"))?;
+        self.set(caller, parent, name, generation, Source::Query(request))
+    }
+
+    /// The child of an ordinary directory that a name below `similar/` or `rows/` stands for.
+    pub(super) fn mirrored(&self, caller: &Caller, dir: Ino, name: &[u8]) -> Result<(Ino, Option<u32>)> {
+        if !permits(&self.names.inode(dir)?, caller, 1) {
+            return Err(Error::PermissionDenied);
+        }
+        if let Some(entry) = self.names.lookup(dir, name)? {
+            return Ok((entry.ino, None));
+        }
+        let (file, row) = split_row(name);
+        match row {
+            Some(_) => Ok((self.names.lookup(dir, file)?.ok_or(Error::NotFound)?.ino, row)),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    /// The set known under this name while nothing has changed, else a new one.
+    fn set(
+        &self,
+        caller: &Caller,
+        parent: &Node,
+        name: &[u8],
+        generation: u64,
+        source: Source,
+    ) -> Result<Arc<Node>> {
+        let identity = (parent.ino, name.to_vec(), caller.uid, caller.gid);
+        let version = (generation, self.search_version(parent.base)?);
+        let fits = |node: &Node| matches!(&node.what, What::Set(set) if set.version == version);
+        if let Some(node) = self.control.again(&identity, fits) {
+            return Ok(node);
+        }
+        let last = self.control.last(&identity);
+        let previous = last.as_ref().and_then(|node| match &node.what {
+            What::Set(set) => set.found.get().map(|found| found.alone()),
+            _ => None,
+        });
+        let set = ResultSet {
+            version,
+            base: parent.base,
+            options: parent.options,
+            source,
+            found: OnceLock::new(),
+            previous,
+        };
+        let access = Access::private(caller.uid, caller.gid, 0o500);
+        Ok(self.control.add(parent, What::Set(Arc::new(set)), access, identity))
+    }
+
+    /// What a set's query finds; it searches when it is asked first.
+    pub(super) fn found(&self, caller: &Caller, set: &ResultSet) -> Result<Arc<FoundSet>> {
+        if let Some(found) = set.found.get() {
+            return Ok(Arc::clone(found));
+        }
+        let answers = match &set.source {
+            Source::File { ino, row, name } => {
+                vec![self.neighbors_of(caller, set.base, *ino, *row, name, &set.options)?]
+            }
+            Source::Query(request) => {
+                let options = merged(request.options, set.options);
+                self.search(caller, set.base, &Request { options, ..request.clone() })?
+            }
+        };
+        let found = Arc::new(FoundSet::new(answers, set.previous.clone()));
+        // Whoever was first has said what the set is.
+        Ok(Arc::clone(set.found.get_or_init(|| found)))
+    }
+}
+
+/// The options of a path element over those of the request itself.
+fn merged(request: Options, path: Options) -> Options {
+    Options {
+        k: path.k.or(request.k),
+        ef: path.ef.or(request.ef),
+        exact: path.exact || request.exact,
+        max: path.max.or(request.max),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_target_climbs_out_of_the_control_directory() {
+        let mut hit =
+            Hit { path: b"sub/b.npy".to_vec(), row: 7, multi: false, id: 0, distance: 0.0, score: 0.0 };
+        // .vexfs/similar/a.f32/LINK
+        assert_eq!(target(&hit, 2), b"../../../sub/b.npy");
+        hit.multi = true;
+        assert_eq!(target(&hit, 3), b"../../../rows/sub/b.npy/000007.f32");
+    }
+}

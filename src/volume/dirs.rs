@@ -1,0 +1,181 @@
+//! Directories that are open: listings with stable offsets.
+//!
+//! A handle reads the directory as it goes, in pages, and remembers what it read: an offset means the same entry
+//! for as long as the handle is open and offset 0 is not asked for again. The control directory is never listed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+
+use super::{Caller, DirEntry, Handle, Volume, control};
+use crate::namespace::{Ino, Kind};
+use crate::{Error, Result};
+
+/// Entries read from the catalog at once.
+const PAGE: usize = 1024;
+
+/// Every open directory of a volume.
+#[derive(Debug, Default)]
+pub(super) struct OpenDirs {
+    handles: DashMap<u64, Arc<OpenDir>>,
+    uses: DashMap<Ino, Use>,
+    last_handle: AtomicU64,
+}
+
+/// How a directory is used by handles.
+#[derive(Debug, Default)]
+struct Use {
+    handles: u32,
+    is_removed: bool,
+}
+
+#[derive(Debug)]
+struct OpenDir {
+    ino: Ino,
+    parent: Ino,
+    listing: Mutex<Listing>,
+}
+
+/// What a handle has read of its directory.
+#[derive(Debug, Default)]
+struct Listing {
+    entries: Vec<DirEntry>,
+    is_complete: bool,
+}
+
+impl OpenDirs {
+    /// Whether a handle to this directory exists. The caller holds the directory's lock.
+    pub(super) fn is_open(&self, ino: Ino) -> bool {
+        self.uses.contains_key(&ino)
+    }
+
+    /// A directory was removed: its last handle ends it.
+    pub(super) fn note_removed(&self, ino: Ino) {
+        if let Some(mut used) = self.uses.get_mut(&ino) {
+            used.is_removed = true;
+        }
+    }
+
+    fn add(&self, ino: Ino, parent: Ino) -> Handle {
+        self.uses.entry(ino).or_default().handles += 1;
+        let number = self.last_handle.fetch_add(1, Ordering::Relaxed) + 1;
+        self.handles.insert(number, Arc::new(OpenDir { ino, parent, listing: Mutex::default() }));
+        Handle(number)
+    }
+
+    /// Ends a use; whether it was the last one of a removed directory.
+    fn end_use(&self, ino: Ino) -> bool {
+        let ended = self.uses.remove_if_mut(&ino, |_, used| {
+            used.handles = used.handles.saturating_sub(1);
+            used.handles == 0
+        });
+        ended.is_some_and(|(_, used)| used.is_removed)
+    }
+}
+
+impl Volume {
+    /// Opens a directory.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `NotDirectory`.
+    pub fn open_dir(&self, caller: &Caller, ino: Ino) -> Result<Handle> {
+        if control::is_control(ino) {
+            return self.control_open_dir(caller, ino);
+        }
+        let _locked = self.names.lock(&[ino]);
+        let inode = self.names.inode(ino)?;
+        if inode.kind != Kind::Directory {
+            return Err(Error::NotDirectory);
+        }
+        Ok(self.dirs.add(ino, inode.parent))
+    }
+
+    /// Calls `emit` for each entry from `offset` on ("." and ".." first) until it returns false (buffer full).
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, `Corrupt`.
+    pub fn read_dir(
+        &self,
+        caller: &Caller,
+        handle: Handle,
+        offset: u64,
+        emit: &mut dyn FnMut(&DirEntry) -> bool,
+    ) -> Result<()> {
+        if control::is_control_handle(handle) {
+            return self.control_read_dir(caller, handle, offset, emit);
+        }
+        let dir = self.dirs.handles.get(&handle.0).map(|dir| dir.clone()).ok_or(Error::BadHandle)?;
+        let mut listing = dir.listing.lock();
+        if offset == 0 || listing.entries.is_empty() {
+            *listing = Listing::begin(&dir);
+        }
+        let mut at = usize::try_from(offset).unwrap_or(usize::MAX);
+        loop {
+            while at >= listing.entries.len() && !listing.is_complete {
+                self.read_page(dir.ino, &mut listing)?;
+            }
+            match listing.entries.get(at) {
+                Some(entry) if emit(entry) => at += 1,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn read_page(&self, dir: Ino, listing: &mut Listing) -> Result<()> {
+        let after = listing.entries.get(2..).and_then(<[DirEntry]>::last).map(|entry| entry.name.clone());
+        let page = self.names.entries(dir, after.as_deref(), PAGE)?;
+        listing.is_complete = page.len() < PAGE;
+        for entry in page {
+            listing.push(entry.ino, entry.kind, entry.name);
+        }
+        Ok(())
+    }
+
+    /// Ends a handle of a directory.
+    pub fn release_dir(&self, handle: Handle) {
+        if control::is_control_handle(handle) {
+            return self.control_release_dir(handle);
+        }
+        let Some((_, dir)) = self.dirs.handles.remove(&handle.0) else { return };
+        let _locked = self.names.lock(&[dir.ino]);
+        if self.dirs.end_use(dir.ino)
+            && self.check_writable().is_ok()
+            && let Err(error) = self.destroy_orphan(dir.ino)
+        {
+            tracing::warn!("removing directory {} is left to the next open: {error}", dir.ino.0);
+        }
+    }
+
+    /// Makes a directory's entries survive a power cut.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `Poisoned`, I/O errors; a failed sync poisons the volume.
+    pub fn fsync_dir(&self, ino: Ino) -> Result<()> {
+        if control::is_control(ino) { Ok(()) } else { self.persist() }
+    }
+
+    /// Whether an operation on this node may run a search, so that it must not run on a worker that answers
+    /// `stat`.
+    pub fn may_search(&self, ino: Ino) -> bool {
+        control::is_control(ino)
+    }
+}
+
+impl Listing {
+    fn begin(dir: &OpenDir) -> Self {
+        let mut listing = Self::default();
+        listing.push(dir.ino, Kind::Directory, b".".to_vec());
+        listing.push(dir.parent, Kind::Directory, b"..".to_vec());
+        listing
+    }
+
+    fn push(&mut self, ino: Ino, kind: Kind, name: Vec<u8>) {
+        let offset = self.entries.len() as u64 + 1;
+        self.entries.push(DirEntry { offset, ino, kind, name });
+    }
+}

@@ -1,0 +1,347 @@
+//! Durability: what is made to survive a power cut, in which order, and what happens when that fails.
+//!
+//! **Invariant:** bytes are synced before the catalog is persisted with a commit that relies on them: blobs
+//! that vectors are read from, slots, then the catalog. After the first failed sync or commit the volume
+//! refuses changes until it is reopened, because a repeated sync may say OK while the data is gone.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Volume;
+use crate::namespace::{Ino, Mark};
+use crate::store::BlobId;
+use crate::{Error, Result};
+
+/// How often changes are made durable without being asked.
+const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long `close` waits for changes that are under way.
+const CLOSE_WAIT: Duration = Duration::from_secs(30);
+
+/// Stale marks removed by one commit, with their inodes locked.
+const MARKS_PER_COMMIT: usize = 256;
+
+/// Blobs with bytes that are not known to be on disk.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    blobs: Mutex<HashMap<BlobId, Written>>,
+    clock: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    /// Time of the last write, on the clock of this table.
+    at: u64,
+    /// Whether a commit relies on the bytes.
+    sealed: bool,
+}
+
+impl Unsynced {
+    pub(super) fn note(&self, id: BlobId) {
+        let at = self.clock.fetch_add(1, Ordering::Relaxed);
+        self.blobs.lock().entry(id).or_insert(Written { at, sealed: false }).at = at;
+    }
+
+    pub(super) fn seal(&self, id: BlobId) {
+        if let Some(written) = self.blobs.lock().get_mut(&id) {
+            written.sealed = true;
+        }
+    }
+
+    pub(super) fn forget(&self, id: BlobId) {
+        self.blobs.lock().remove(&id);
+    }
+
+    fn written_at(&self, id: BlobId) -> Option<u64> {
+        self.blobs.lock().get(&id).map(|written| written.at)
+    }
+
+    /// Everything written up to `at` is on disk.
+    fn synced(&self, id: BlobId, at: u64) {
+        let mut blobs = self.blobs.lock();
+        if blobs.get(&id).is_some_and(|written| written.at == at) {
+            blobs.remove(&id);
+        }
+    }
+
+    fn list(&self, sealed_only: bool) -> Vec<BlobId> {
+        let blobs = self.blobs.lock();
+        blobs.iter().filter(|(_, written)| written.sealed || !sealed_only).map(|(&id, _)| id).collect()
+    }
+}
+
+/// The thread that syncs, and the way to stop it.
+#[derive(Debug, Default)]
+pub(super) struct Background {
+    signal: Arc<Signal>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Signal {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Signal {
+    /// Waits for the interval; whether the thread is to go on.
+    fn wait(&self) -> bool {
+        let mut stopped = self.stopped.lock();
+        let deadline = Instant::now() + SYNC_INTERVAL;
+        while !*stopped {
+            if self.changed.wait_until(&mut stopped, deadline).timed_out() {
+                return !*stopped;
+            }
+        }
+        false
+    }
+
+    fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Volume {
+    /// Makes everything that was changed so far survive a power cut, and makes freed space usable again.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, I/O errors; the volume is then poisoned.
+    pub fn sync(&self) -> Result<()> {
+        let _one_at_a_time = self.syncing.lock();
+        self.check_poison()?;
+        self.retry_unsettled();
+        self.remove_stale_marks()?;
+        // The mark comes first: what is freed after it is not covered by this sync.
+        let mark = self.store.freed_mark();
+        if self.changed.swap(false, Ordering::AcqRel) {
+            self.sync_blobs(false)?;
+            self.persist()?;
+        }
+        self.store.reclaim(mark);
+        Ok(())
+    }
+
+    /// Settles everything, checkpoints the graphs, syncs; further changes are refused. A second call does
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// The first error of what it did; it goes on to the end nevertheless.
+    pub fn close(&self) -> Result<()> {
+        if self.closing.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.stop_background();
+        let settled = if self.read_only { Ok(()) } else { self.settle_open_files() };
+        self.indexer.stop();
+        self.save_graphs();
+        self.closed.store(true, Ordering::SeqCst);
+        let deadline = Instant::now() + CLOSE_WAIT;
+        while self.active.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let synced = self.sync().and_then(|()| self.mark_clean()).and_then(|()| self.store.close());
+        settled.and(synced)
+    }
+
+    /// Persists the catalog after the bytes that its commits rely on.
+    pub(super) fn persist(&self) -> Result<()> {
+        self.check_poison()?;
+        self.sync_blobs(true)?;
+        self.sync_slots()?;
+        self.catalog.persist().inspect_err(|error| self.poison("sync of the catalog", error))
+    }
+
+    /// Makes what was written to a blob durable, if that is not known already.
+    pub(super) fn sync_blob(&self, id: BlobId, file: &File) -> Result<()> {
+        let Some(at) = self.unsynced.written_at(id) else { return Ok(()) };
+        self.store.sync_blob(id, file).inspect_err(|error| self.poison("sync of a blob", error))?;
+        self.unsynced.synced(id, at);
+        Ok(())
+    }
+
+    /// [`sync_blob`](Self::sync_blob) for a caller that does not have it open.
+    pub(super) fn sync_blob_by_id(&self, id: BlobId) -> Result<()> {
+        if self.unsynced.written_at(id).is_none() {
+            return Ok(());
+        }
+        match self.store.open_blob(id) {
+            Ok(file) => self.sync_blob(id, &file),
+            // Dropped meanwhile: nobody relies on it.
+            Err(_) if self.unsynced.written_at(id).is_none() => Ok(()),
+            Err(error) => {
+                self.poison("sync of a blob", &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn sync_blobs(&self, sealed_only: bool) -> Result<()> {
+        self.unsynced.list(sealed_only).into_iter().try_for_each(|id| self.sync_blob_by_id(id))
+    }
+
+    /// Makes every slot written so far durable.
+    pub(super) fn sync_slots(&self) -> Result<()> {
+        self.store.sync().inspect_err(|error| self.poison("sync of slots", error))
+    }
+
+    /// Removes marks that files left behind whose content needed no settling.
+    fn remove_stale_marks(&self) -> Result<()> {
+        let stale: Vec<Ino> = self.stale_marks.iter().map(|ino| *ino).collect();
+        for some in stale.chunks(MARKS_PER_COMMIT) {
+            let _locked = self.names.lock(some);
+            let mut batch = self.catalog.batch();
+            // Written to again meanwhile: the mark is needed again.
+            let still: Vec<Ino> = some.iter().copied().filter(|ino| self.stale_marks.contains(ino)).collect();
+            for &ino in &still {
+                self.names.remove_mark(&mut batch, Mark::Dirty, ino);
+            }
+            self.commit_batch(batch)?;
+            for ino in &still {
+                self.stale_marks.remove(ino);
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the first failure of ground state.
+    pub(super) fn poison(&self, what: &str, error: &Error) {
+        let reason = format!("{what}: {error}");
+        if self.poisoned.set(reason).is_ok() {
+            tracing::error!("{what} failed, the volume refuses changes until it is reopened: {error}");
+        }
+    }
+
+    /// Refuses when the volume is poisoned.
+    pub(super) fn check_poison(&self) -> Result<()> {
+        match self.poisoned.get() {
+            Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn start_background(self: &Arc<Self>) -> Result<()> {
+        let volume = Arc::downgrade(self);
+        let signal = self.background.signal.clone();
+        let thread = std::thread::Builder::new()
+            .name("vexfs-sync".into())
+            .spawn(move || sync_until_stopped(&volume, &signal))?;
+        *self.background.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    fn stop_background(&self) {
+        self.background.signal.stop();
+        let thread = self.background.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the syncing thread ended in a panic");
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Not joined: the thread itself may be what drops the volume.
+        self.background.signal.stop();
+    }
+}
+
+fn sync_until_stopped(volume: &Weak<Volume>, signal: &Signal) {
+    while signal.wait() {
+        let Some(volume) = volume.upgrade() else { return };
+        match volume.sync() {
+            Ok(()) => {}
+            // Said once, when it happened.
+            Err(Error::Poisoned { .. }) => return,
+            Err(error) => tracing::error!("background sync: {error}"),
+        }
+    }
+}
+
+/// A full disk by its own name.
+pub(super) fn name_full_disk(error: Error) -> Error {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error {
+        Error::Io(io) if matches!(io.kind(), StorageFull | QuotaExceeded) => Error::NoSpace,
+        Error::Io(io) if io.kind() == FileTooLarge => {
+            Error::FileTooBig { got: u64::MAX, limit: super::content::FILE_MAX }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_during_a_sync_keeps_the_blob_unsynced() {
+        let unsynced = Unsynced::default();
+        unsynced.note(BlobId(1));
+        let at = unsynced.written_at(BlobId(1)).unwrap();
+        unsynced.note(BlobId(1));
+        unsynced.synced(BlobId(1), at);
+        let later = unsynced.written_at(BlobId(1)).unwrap();
+        unsynced.synced(BlobId(1), later);
+        assert_eq!(unsynced.written_at(BlobId(1)), None);
+    }
+
+    #[test]
+    fn only_sealed_blobs_are_listed_for_a_persist() {
+        let unsynced = Unsynced::default();
+        unsynced.note(BlobId(1));
+        unsynced.note(BlobId(2));
+        unsynced.seal(BlobId(2));
+        unsynced.seal(BlobId(3));
+        assert_eq!(unsynced.list(true), [BlobId(2)]);
+        assert_eq!(unsynced.list(false).len(), 2);
+    }
+
+    #[test]
+    fn a_poisoned_volume_refuses_changes_and_still_reads() {
+        use crate::volume::{Caller, OpenFlags, VolumeOptions};
+        let store = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+        let volume = Volume::open(options).unwrap();
+        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+        let (_, opened) = volume.create(&caller, Ino::ROOT, b"f", 0o644, flags).unwrap();
+        volume.write(&caller, opened.handle, 0, &[7; 20_000]).unwrap();
+        volume.write(&caller, opened.handle, 0, b"in place").unwrap();
+        volume.poison("sync", &Error::NoSpace);
+        volume.poison("sync", &Error::NotFound);
+        let is_poisoned = |result: Result<()>| match result {
+            Err(Error::Poisoned { reason }) => reason.contains("no space"),
+            _ => false,
+        };
+        assert!(is_poisoned(volume.write(&caller, opened.handle, 0, b"x").map(|_| ())));
+        assert!(is_poisoned(volume.mkdir(&caller, Ino::ROOT, b"d", 0o755).map(|_| ())));
+        assert!(is_poisoned(volume.unlink(&caller, Ino::ROOT, b"f")));
+        assert!(is_poisoned(volume.fsync(opened.handle, false)));
+        assert!(is_poisoned(volume.sync()));
+        let mut bytes = Vec::new();
+        volume.read(&caller, opened.handle, 0, 8, &mut bytes).unwrap();
+        assert_eq!(bytes, b"in place");
+        assert!(is_poisoned(volume.release(opened.handle)));
+        assert!(is_poisoned(volume.close()));
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_name() {
+        let full = Error::Io(std::io::ErrorKind::StorageFull.into());
+        assert!(matches!(name_full_disk(full), Error::NoSpace));
+        let other = Error::Io(std::io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(name_full_disk(other), Error::Io(_)));
+    }
+}

@@ -1,0 +1,220 @@
+//! Files that are open: open, create, read, write, flush, release, fsync.
+//!
+//! Content is complete, and vectors follow it, when the last writer closes: at the flush of a `close(2)` while
+//! no other handle may write, or at the release of the last such handle when mapped pages came after that.
+
+use super::content::Finish;
+use super::edits::Edit;
+use super::open_files::OpenFile;
+use super::{Attr, Caller, Handle, OpenFlags, Opened, Volume, control};
+use crate::namespace::{Content, Ino, Kind};
+use crate::{Error, Result};
+
+impl Volume {
+    /// Opens a file.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `IsDirectory`, `Invalid` for what has no content; for writing also `ReadOnly`, `Poisoned`.
+    pub fn open_file(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        if control::is_control(ino) {
+            return self.control_open(caller, ino, flags);
+        }
+        if flags.write || flags.truncate {
+            self.check_writable()?;
+        }
+        let _locked = self.names.lock(&[ino]);
+        match self.names.inode(ino)?.kind {
+            Kind::File => {}
+            Kind::Directory => return Err(Error::IsDirectory),
+            _ => return Err(Error::Invalid("only regular files are opened")),
+        }
+        let file = self.files.hold(ino);
+        if flags.truncate
+            && let Err(error) = self.edit_locked(&file, Edit::Resize { size: 0 }, caller.uid == 0)
+        {
+            self.let_go(&file);
+            return Err(error);
+        }
+        Ok(self.opened(file, flags))
+    }
+
+    /// Creates a file and opens it. An existing name is opened unless `flags.exclusive`.
+    ///
+    /// # Errors
+    ///
+    /// `Exists`, a bad name, `NoSpace`, and those of [`open_file`](Self::open_file).
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        flags: OpenFlags,
+    ) -> Result<(Attr, Opened)> {
+        if control::is_control(parent) {
+            return self.control_create(caller, parent, name, mode, flags);
+        }
+        let new = super::names::NewNode { kind: Kind::File, mode, rdev: 0, target: None };
+        match self.make(caller, parent, name, &new, true) {
+            Ok(inode) => {
+                let file = self.files.get(inode.ino).ok_or(Error::BadHandle)?;
+                // An empty vector file is bad content too: its close says so.
+                file.state().dirty = crate::format::recognise(name).is_some();
+                Ok((self.attr(&inode), self.opened(file, flags)))
+            }
+            Err(Error::Exists) if !flags.exclusive && name != super::CONTROL_NAME => {
+                let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
+                let opened = self.open_file(caller, entry.ino, flags)?;
+                Ok((self.getattr(entry.ino)?, opened))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn opened(&self, file: std::sync::Arc<OpenFile>, flags: OpenFlags) -> Opened {
+        let handle = self.files.add_handle(file, flags);
+        Opened { handle, direct_io: false, keep_cache: !flags.truncate }
+    }
+
+    /// Appends to `into` at most `size` bytes from `offset`; fewer only at the end of the file.
+    ///
+    /// Also for handles that were opened for writing only: the kernel fills pages through them.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, `Corrupt`, I/O errors.
+    pub fn read(
+        &self,
+        caller: &Caller,
+        handle: Handle,
+        offset: u64,
+        size: u32,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
+        if control::is_control_handle(handle) {
+            return self.control_read(caller, handle, offset, size, into);
+        }
+        let open = self.files.handle(handle)?;
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        self.read_file(&open.file, offset, size, into)
+    }
+
+    /// Writes `data` at `offset`, or at the end for a handle opened to append, and returns how much of it.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, `FileTooBig`, `NoSpace`, `ReadOnly`, `Poisoned`, I/O errors.
+    pub fn write(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
+        if control::is_control_handle(handle) {
+            return self.control_write(caller, handle, offset, data);
+        }
+        let open = self.writable(handle)?;
+        // The answer counts in 32 bits.
+        let data = &data[..data.len().min(usize::try_from(u32::MAX).unwrap_or(usize::MAX))];
+        let edit = if open.flags.append { Edit::Append { data } } else { Edit::Write { offset, data } };
+        let done = self.edit(&open.file, edit, caller.uid == 0)?;
+        Ok(u32::try_from(done).unwrap_or(u32::MAX))
+    }
+
+    /// Called at every `close(2)` of a handle: the last writer's completes the content.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`; the complaint about content that is no vector of its strict collection (the bytes are kept);
+    /// those of a commit.
+    pub fn flush(&self, caller: &Caller, handle: Handle) -> Result<()> {
+        if control::is_control_handle(handle) {
+            return self.control_flush(caller, handle);
+        }
+        let open = self.files.handle(handle)?;
+        if !open.flags.write {
+            return Ok(());
+        }
+        let how = {
+            let state = open.file.state();
+            match (state.dirty, state.writers) {
+                (false, _) => return Ok(()),
+                (true, 0 | 1) => Finish::Settle,
+                (true, _) => Finish::WriteBack,
+            }
+        };
+        self.finish(&open.file, how)?.map_or(Ok(()), Err)
+    }
+
+    /// Ends a handle: nothing refers to it any more.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, those of completing content that nobody flushed. The handle is gone in any case.
+    pub fn release(&self, handle: Handle) -> Result<()> {
+        if control::is_control_handle(handle) {
+            return self.control_release(handle);
+        }
+        let open = self.files.remove_handle(handle)?;
+        let file = &open.file;
+        let _locked = self.names.lock(&[file.ino]);
+        let is_left_dirty = {
+            let mut state = file.state();
+            if open.flags.write {
+                state.writers = state.writers.saturating_sub(1);
+            }
+            state.dirty && state.writers == 0 && !state.orphan
+        };
+        let completed = if is_left_dirty { self.complete(file) } else { Ok(()) };
+        self.let_go(file);
+        completed
+    }
+
+    /// Settles what the last writer left. A failure is tried again later: the mark on disk stays. Vectors'
+    /// complaints are in the file's status; there is nobody to return them to.
+    pub(super) fn complete(&self, file: &OpenFile) -> Result<()> {
+        let Err(error) = self.finish_locked(file, Finish::Settle) else { return Ok(()) };
+        self.unsettled.insert(file.ino);
+        tracing::warn!("settling inode {} is tried again later: {error}", file.ino.0);
+        if !matches!(error, Error::Poisoned { .. }) {
+            self.finish_locked(file, Finish::WriteBack)?;
+        }
+        Err(error)
+    }
+
+    /// Makes a file survive a power cut: its content, and everything in the catalog. `data_only` spares nothing
+    /// here, because size and content are committed together.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, `Poisoned`, I/O errors; a failed sync poisons the volume.
+    pub fn fsync(&self, handle: Handle, _data_only: bool) -> Result<()> {
+        if control::is_control_handle(handle) {
+            return self.control_fsync(handle);
+        }
+        let open = self.files.handle(handle)?;
+        self.check_poison()?;
+        self.sync_content(&open.file)?;
+        if open.file.state().has_overlay() {
+            self.finish(&open.file, Finish::WriteBack)?;
+        }
+        self.persist()
+    }
+
+    /// Makes the blob of a file durable, if its content is in one.
+    fn sync_content(&self, file: &OpenFile) -> Result<()> {
+        match self.inode(file.ino)?.content {
+            Content::Blob { id, .. } => self.sync_blob(id, &*self.blob_for_reading(file, id)?),
+            Content::Empty | Content::Inline | Content::Slot(_) => Ok(()),
+        }
+    }
+
+    /// Settles every file that is open, as if its writers had closed it.
+    pub(super) fn settle_open_files(&self) -> Result<()> {
+        let mut result = Ok(());
+        for file in self.files.all() {
+            match self.finish(&file, Finish::Settle) {
+                Ok(_) => {}
+                Err(error) if result.is_ok() => result = Err(error),
+                Err(_) => {}
+            }
+        }
+        result
+    }
+}

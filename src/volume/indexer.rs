@@ -1,0 +1,115 @@
+//! The indexer: one thread that links pending rows into graphs and drops dead rows, and the barrier that waits
+//! for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Volume;
+use crate::{Error, Result};
+
+/// How long the indexer sleeps when nothing wakes it. It also bounds how long dead rows keep their space.
+const NAP: Duration = Duration::from_millis(500);
+
+/// How long the barrier waits for the graph.
+const BARRIER: Duration = Duration::from_secs(600);
+
+/// The indexer's side of the volume.
+#[derive(Debug, Default)]
+pub(super) struct Indexer {
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    work: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Indexer {
+    /// Says that there may be something to do.
+    pub(super) fn wake(&self) {
+        *self.work.lock() = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for work, a nap's length at most.
+    fn rest(&self) {
+        let mut work = self.work.lock();
+        if !*work {
+            self.wake.wait_for(&mut work, NAP);
+        }
+        *work = false;
+    }
+
+    /// Ends the thread after the batch that it is in.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the indexer panicked");
+        }
+    }
+}
+
+impl Volume {
+    /// Starts the indexer. The thread holds the volume only while it works, so that dropping the last handle
+    /// of the volume ends it.
+    pub(super) fn start_indexer(self: &Arc<Self>) -> Result<()> {
+        let weak = Arc::downgrade(self);
+        let stop = Arc::clone(&self.indexer.stop);
+        let thread = std::thread::Builder::new().name("vexfs-indexer".into()).spawn(move || {
+            while !stop.load(Ordering::Acquire) {
+                let Some(volume) = weak.upgrade() else { break };
+                if !volume.index_round() {
+                    volume.indexer.rest();
+                }
+            }
+        })?;
+        *self.indexer.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// One batch for every collection. Returns whether there was something to do.
+    fn index_round(&self) -> bool {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut worked = false;
+        for collection in self.vectors.all() {
+            match collection.index_step(threads, &self.indexer.stop) {
+                Ok(did) => worked |= did,
+                Err(error) => tracing::error!(root = collection.root(), %error, "indexing failed"),
+            }
+        }
+        worked
+    }
+
+    /// Waits until every vector that is there is in its graph, then makes everything durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Deadline`] when the graphs take longer than ten minutes, and those of a sync.
+    pub fn barrier(&self) -> Result<()> {
+        let deadline = Instant::now() + BARRIER;
+        let waiting = || self.vectors.all().iter().any(|collection| collection.pending() > 0);
+        while waiting() && !self.indexer.stop.load(Ordering::Acquire) {
+            if Instant::now() > deadline {
+                return Err(Error::Deadline { limit_ms: 600_000 });
+            }
+            self.indexer.wake();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.sync()
+    }
+
+    /// Writes the graphs to their checkpoints.
+    pub(super) fn save_graphs(&self) {
+        for collection in self.vectors.all() {
+            if let Err(error) = collection.save_graph(&self.store.index_dir()) {
+                tracing::warn!(root = collection.root(), %error, "graph not saved; it will be built anew");
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What a change of names or content means for vectors: which files are members of which collections, and when.
+//!
+//! ```text
+//! close, rename, unlink, chmod ──▶ settle: wanted members (names) against members now
+//!     ├─ new or changed content ──▶ prepare: parse, check, place in slot or seal blob ──▶ Collection::stage
+//!     ├─ gone                   ──▶ Remove
+//!     └─ same content           ──▶ Regroup (directory or permissions changed)
+//! commit of the catalog ──▶ publish: every collection moves to its new version
+//! ```
+//!
+//! A file is a member of the collection of every directory in which it has a recognised name, once in each.
+
+mod groups;
+mod restore;
+mod settle;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dashmap::DashMap;
+
+pub(super) use groups::{GroupKey, Groups};
+pub(super) use settle::{Why, last_row};
+
+use crate::collection::{Collection, FileNumber, RowBytes, Schema, Staged, VectorFile};
+use crate::format::{FileKind, Layout};
+use crate::metrics::Metrics;
+use crate::namespace::{Content, Ino, Time};
+use crate::store::{Slot, SlotRef, Store};
+
+/// A file's place in one collection.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    /// Directory of the collection.
+    pub(super) root: Ino,
+    /// The format that its name says.
+    pub(super) kind: FileKind,
+    /// Its vectors, or why it has none.
+    pub(super) state: State,
+}
+
+/// Whether a member has vectors.
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    /// It has.
+    Valid {
+        /// The version that searches see.
+        file: Arc<VectorFile>,
+        /// What its rows are read from.
+        content: Content,
+    },
+    /// Its content was refused.
+    Invalid(Problem),
+}
+
+/// Why content was refused.
+#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
+pub(super) struct Problem {
+    /// The message, with both numbers.
+    pub(super) reason: String,
+    /// When.
+    pub(super) at: Time,
+}
+
+/// Record of a member in the catalog, under collection and inode.
+#[derive(Debug, bincode::Encode, bincode::Decode)]
+struct MemberRecord {
+    kind: FileKind,
+    group: GroupKey,
+    state: MemberState,
+}
+
+#[derive(Debug, bincode::Encode, bincode::Decode)]
+enum MemberState {
+    Valid { first_row: u32, layout: Layout, content: Content },
+    Invalid(Problem),
+}
+
+/// Record of a collection in the catalog, under its directory.
+#[derive(Debug, Default, bincode::Encode, bincode::Decode)]
+struct CollectionRecord {
+    /// The configuration, where one was written.
+    schema: Option<Schema>,
+    /// See [`Collection::numbering`].
+    numbering: u64,
+}
+
+/// What a transaction does to vectors once its catalog batch is committed.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// A new version becomes visible.
+    Add { collection: Arc<Collection>, file: Arc<VectorFile> },
+    /// A version ends. `release` is its content when nothing else names it any more.
+    Remove { collection: Arc<Collection>, file: Arc<VectorFile>, release: Option<Content> },
+    /// A version belongs to another group.
+    Regroup { collection: Arc<Collection>, file: Arc<VectorFile>, group: u32 },
+    /// The memberships of a file are now these.
+    Members { ino: Ino, members: Vec<Member> },
+    /// A collection is gone with its directory.
+    Drop { root: Ino },
+}
+
+/// The collections of a volume and their members.
+#[derive(Debug)]
+pub(super) struct Vectors {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    pub(super) collections: DashMap<Ino, Arc<Collection>>,
+    /// Directories below a top-level one that are collections of their own.
+    pub(super) nested: DashMap<Ino, ()>,
+    members: DashMap<Ino, Vec<Member>>,
+    /// Slots whose file has left its collections but keeps its content: a search may still read them.
+    detached: DashMap<Ino, Weak<Slot>>,
+    pub(super) groups: Groups,
+    /// Counts changes of the tree and its permissions, for what is derived from them.
+    tree: AtomicU64,
+    /// Counts changes of vector files' names.
+    names: AtomicU64,
+}
+
+impl Vectors {
+    fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            store,
+            metrics,
+            collections: DashMap::new(),
+            nested: DashMap::new(),
+            members: DashMap::new(),
+            detached: DashMap::new(),
+            groups: Groups::default(),
+            tree: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+        }
+    }
+
+    /// The collection whose directory is `root`, made when it is asked for first.
+    pub(super) fn collection(&self, root: Ino) -> Arc<Collection> {
+        let entry = self.collections.entry(root);
+        Arc::clone(&entry.or_insert_with(|| Arc::new(Collection::new(root.0, Schema::default(), 0))))
+    }
+
+    /// The collection whose directory is `root`, if it has been used.
+    pub(super) fn existing(&self, root: Ino) -> Option<Arc<Collection>> {
+        self.collections.get(&root).map(|found| Arc::clone(&found))
+    }
+
+    /// Every collection, in order of its directory's number.
+    pub(super) fn all(&self) -> Vec<Arc<Collection>> {
+        let mut all: Vec<_> = self.collections.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.sort_unstable_by_key(|collection| collection.root());
+        all
+    }
+
+    /// Whether a directory below a top-level one is a collection of its own.
+    pub(super) fn is_nested(&self, dir: Ino) -> bool {
+        self.nested.contains_key(&dir)
+    }
+
+    /// The memberships of a file.
+    pub(super) fn members(&self, ino: Ino) -> Vec<Member> {
+        self.members.get(&ino).map(|members| members.clone()).unwrap_or_default()
+    }
+
+    /// The files whose content a collection refused.
+    pub(super) fn invalid(&self, root: Ino) -> Vec<(Ino, Problem)> {
+        let mut found: Vec<(Ino, Problem)> = Vec::new();
+        for entry in &self.members {
+            for member in entry.value() {
+                if let (true, State::Invalid(problem)) = (member.root == root, &member.state) {
+                    found.push((*entry.key(), problem.clone()));
+                }
+            }
+        }
+        found.sort_unstable_by_key(|(ino, problem)| (problem.at, *ino));
+        found
+    }
+
+    /// Whether a file's vectors are read from this content, so that their removal releases it.
+    pub(super) fn names_content(&self, ino: Ino, content: &Content) -> bool {
+        self.members.get(&ino).is_some_and(|members| {
+            members
+                .iter()
+                .any(|member| matches!(&member.state, State::Valid { content: c, .. } if c == content))
+        })
+    }
+
+    /// Frees a slot that a file has given up and no member names. A search may still be reading it.
+    pub(super) fn free_slot(&self, ino: Ino, at: SlotRef) {
+        let handle = self.detached.remove(&ino).and_then(|(_, weak)| weak.upgrade());
+        match handle.filter(|slot| slot.at() == at) {
+            Some(slot) => slot.doom(),
+            None => self.store.free_slot(at),
+        }
+    }
+
+    /// The handle that a search may still hold of a slot that its file kept.
+    fn detached_slot(&self, ino: Ino, at: SlotRef) -> Option<Arc<Slot>> {
+        let weak = self.detached.get(&ino)?;
+        weak.upgrade().filter(|slot| slot.at() == at)
+    }
+
+    /// Counts a change of directories or permissions.
+    pub(super) fn tree_changed(&self) {
+        self.tree.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Number of changes of directories and permissions so far.
+    pub(super) fn tree(&self) -> u64 {
+        self.tree.load(Ordering::Acquire)
+    }
+
+    /// Number of changes of vector files so far, by name or content.
+    pub(super) fn names(&self) -> u64 {
+        self.names.load(Ordering::Acquire)
+    }
+
+    /// Makes a committed transaction's changes visible. Collections that gain rows go first, so that a file moved
+    /// between two is at no moment in neither.
+    pub(super) fn publish(&self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            self.names.fetch_add(1, Ordering::AcqRel);
+        }
+        let mut staged: HashMap<u64, (Arc<Collection>, Staged)> = HashMap::new();
+        let mut last = Vec::new();
+        let entry = |staged: &mut HashMap<u64, (Arc<Collection>, Staged)>, collection: &Arc<Collection>| {
+            staged.entry(collection.root()).or_insert_with(|| {
+                (Arc::clone(collection), Staged { added: Vec::new(), removed: Vec::new() })
+            });
+        };
+        for change in changes {
+            match change {
+                Change::Add { collection, file } => {
+                    self.metrics.vectors_indexed(file.rows());
+                    entry(&mut staged, &collection);
+                    if let Some((_, staged)) = staged.get_mut(&collection.root()) {
+                        staged.added.push(file);
+                    }
+                }
+                Change::Remove { collection, file, release } => {
+                    entry(&mut staged, &collection);
+                    if let Some((_, staged)) = staged.get_mut(&collection.root()) {
+                        staged.removed.push(Arc::clone(&file));
+                    }
+                    last.push((file, release));
+                }
+                Change::Regroup { collection, file, group } => collection.regroup(&file, group),
+                Change::Members { ino, members } if members.is_empty() => {
+                    self.members.remove(&ino);
+                }
+                Change::Members { ino, members } => {
+                    self.members.insert(ino, members);
+                }
+                Change::Drop { root } => {
+                    self.collections.remove(&root);
+                    self.nested.remove(&root);
+                }
+            }
+        }
+        let mut staged: Vec<_> = staged.into_values().collect();
+        staged.sort_unstable_by_key(|(_, staged)| staged.added.is_empty());
+        for (collection, staged) in staged {
+            collection.publish(&staged);
+        }
+        for (file, release) in last {
+            self.release(&file, release);
+        }
+    }
+
+    /// After a removal: gives up what only the vectors named, and remembers what the file keeps.
+    fn release(&self, file: &VectorFile, release: Option<Content>) {
+        match (file.bytes(), release) {
+            (RowBytes::Slot(slot), Some(_)) => slot.doom(),
+            (RowBytes::Slot(slot), None) => {
+                self.detached.insert(Ino(file.number().0), Arc::downgrade(slot));
+            }
+            (RowBytes::Blob(_), Some(Content::Blob { id, .. })) => self.store.drop_blob(id),
+            (RowBytes::Blob(_), _) => {}
+        }
+    }
+
+    /// Takes the changes of a failed transaction back. Slots that it wrote are given up.
+    pub(super) fn abandon(&self, changes: Vec<Change>) {
+        for change in changes {
+            if let Change::Add { collection, file } = change {
+                if let RowBytes::Slot(slot) = file.bytes() {
+                    // Unless the file had it before: then its record still names it.
+                    let known = self.members(Ino(file.number().0));
+                    let kept = known.iter().any(
+                        |member| matches!(&member.state, State::Valid { content, .. } if *content == Content::Slot(slot.at())),
+                    );
+                    if !kept && self.detached_slot(Ino(file.number().0), slot.at()).is_none() {
+                        slot.doom();
+                    }
+                }
+                collection.abandon(&Staged { added: vec![file], removed: Vec::new() });
+            }
+        }
+    }
+}
+
+/// The collection room's number of a file.
+pub(super) fn number(ino: Ino) -> FileNumber {
+    FileNumber(ino.0)
+}

@@ -1,0 +1,153 @@
+//! Collections and members as the catalog has them, put back when a volume opens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{CollectionRecord, Member, MemberRecord, MemberState, Problem, State, Vectors, number};
+use crate::catalog::{Catalog, Table};
+use crate::collection::{Collection, RowBytes, VectorFile};
+use crate::format::{Layout, record};
+use crate::index::RowId;
+use crate::metrics::Metrics;
+use crate::namespace::{Content, Ino, Time};
+use crate::store::Store;
+use crate::volume::Volume;
+use crate::{Error, Result};
+
+/// What the members of one volume share while they are put back.
+#[derive(Default)]
+struct Restored {
+    files: HashMap<Ino, Vec<Arc<VectorFile>>>,
+    /// Bytes of files that are in several collections: one handle for all.
+    shared: HashMap<Ino, (Content, RowBytes)>,
+}
+
+impl Vectors {
+    /// The vectors of a volume that is being opened. Tells the store which slots and blobs the members name,
+    /// before anything is written; [`Volume::restore_vectors`] puts the collections back.
+    pub(in crate::volume) fn open(
+        catalog: &Catalog,
+        store: &Arc<Store>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self> {
+        for pair in catalog.scan(Table::Vectors, &[], None) {
+            let (_, value) = pair?;
+            let entry: MemberRecord = record::decode("vectors", &value)?;
+            match entry.state {
+                MemberState::Valid { content: Content::Slot(at), .. } => store.adopt(at)?,
+                MemberState::Valid { content: Content::Blob { id, .. }, .. } => store.adopt_blob(id),
+                MemberState::Valid { .. } | MemberState::Invalid(_) => {}
+            }
+        }
+        Ok(Self::new(Arc::clone(store), Arc::clone(metrics)))
+    }
+}
+
+impl Volume {
+    /// Puts the collections back. After an unclean end (`verify`) every slot is compared with its checksum, and one
+    /// that a power cut has torn makes its file invalid instead of being served.
+    pub(in crate::volume) fn restore_vectors(&self, verify: bool) -> Result<()> {
+        for pair in self.catalog.scan(Table::Collections, &[], None) {
+            let (key, value) = pair?;
+            self.restore_collection(ino_at(&key, 0)?, record::decode("collections", &value)?)?;
+        }
+        let mut restored = Restored::default();
+        for pair in self.catalog.scan(Table::Vectors, &[], None) {
+            let (key, value) = pair?;
+            let entry: MemberRecord = record::decode("vectors", &value)?;
+            self.restore_member(ino_at(&key, 0)?, ino_at(&key, 8)?, entry, verify, &mut restored)?;
+        }
+        for (root, mut files) in restored.files {
+            files.sort_unstable_by_key(|file| file.first_row());
+            let collection = self.vectors.collection(root);
+            collection.restore(&files);
+            if let Err(error) = collection.load_graph(&self.store.index_dir()) {
+                tracing::warn!(%error, "graph checkpoint is not used; the graph is built anew");
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_collection(&self, root: Ino, entry: CollectionRecord) -> Result<()> {
+        if entry.schema.is_some() && root != Ino::ROOT && self.names.inode(root)?.parent != Ino::ROOT {
+            self.vectors.nested.insert(root, ());
+        }
+        let collection = Collection::new(root.0, entry.schema.unwrap_or_default(), entry.numbering);
+        self.vectors.collections.insert(root, Arc::new(collection));
+        Ok(())
+    }
+
+    fn restore_member(
+        &self,
+        root: Ino,
+        ino: Ino,
+        entry: MemberRecord,
+        verify: bool,
+        restored: &mut Restored,
+    ) -> Result<()> {
+        let state = match entry.state {
+            MemberState::Invalid(problem) => State::Invalid(problem),
+            MemberState::Valid { first_row, layout, content } => {
+                let bytes = match restored.shared.get(&ino) {
+                    Some((known, bytes)) if *known == content => Ok(bytes.clone()),
+                    _ => self.row_bytes(content, verify),
+                };
+                match bytes.and_then(|bytes| fits(&layout, bytes)) {
+                    Ok(bytes) => {
+                        if entry.group.dirs.len() > 1 {
+                            restored.shared.insert(ino, (content, bytes.clone()));
+                        }
+                        let group = self.vectors.groups.number(&entry.group);
+                        let file = Arc::new(
+                            VectorFile::new(number(ino), layout, bytes, group)
+                                .with_first_row(RowId(first_row)),
+                        );
+                        restored.files.entry(root).or_default().push(Arc::clone(&file));
+                        State::Valid { file, content }
+                    }
+                    Err(error @ Error::Corrupt { .. }) => {
+                        tracing::error!(ino = ino.0, %error, "a vector file is damaged");
+                        State::Invalid(Problem { reason: format!("damaged: {error}"), at: Time::now() })
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        self.vectors.members.entry(ino).or_default().push(Member { root, kind: entry.kind, state });
+        Ok(())
+    }
+
+    fn row_bytes(&self, content: Content, verify: bool) -> Result<RowBytes> {
+        match content {
+            Content::Slot(at) => {
+                let slot = self.store.slot(at)?;
+                if verify {
+                    slot.verify()?;
+                }
+                Ok(RowBytes::Slot(slot))
+            }
+            Content::Blob { id, .. } => Ok(RowBytes::Blob(self.store.map_blob(id)?)),
+            Content::Empty | Content::Inline => Err(damaged("vectors without a slot or blob")),
+        }
+    }
+}
+
+/// Hands the bytes on when the layout lies inside them.
+fn fits(layout: &Layout, bytes: RowBytes) -> Result<RowBytes> {
+    let len = bytes.bytes().len();
+    match layout.fits(len as u64) {
+        true => Ok(bytes),
+        false => Err(damaged(&format!("{} rows x {} do not fit {len} bytes", layout.rows, layout.dim))),
+    }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::Corrupt { file: "catalog/vectors".into(), offset: 0, what: what.into() }
+}
+
+fn ino_at(key: &[u8], at: usize) -> Result<Ino> {
+    key.get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(|bytes| Ino(u64::from_be_bytes(bytes)))
+        .ok_or_else(|| damaged(&format!("key of {} bytes", key.len())))
+}

@@ -1,0 +1,429 @@
+//! Bringing a file's memberships in line with its names and content, inside a transaction.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Change, CollectionRecord, GroupKey, Member, MemberRecord, MemberState, Problem, State, number};
+use crate::catalog::Table;
+use crate::collection::{Collection, OnInvalid, RowBytes, Schema, VectorFile};
+use crate::distance::Metric;
+use crate::format::{self, Dtype, FileKind, Layout, record};
+use crate::index::RowId;
+use crate::namespace::{Content, Ino, Inode, Kind, Link, Time};
+use crate::store::{SLOT_MAX, Slot};
+use crate::volume::content::missing_inline;
+use crate::volume::{Txn, Volume};
+use crate::{Error, Result};
+
+/// What changed about a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::volume) enum Why {
+    /// Its content is complete.
+    Content,
+    /// It gained, lost or changed a name.
+    Names,
+    /// Its owner or permissions.
+    Owner,
+}
+
+/// Checked content, ready to be numbered.
+#[derive(Clone)]
+struct Prepared {
+    layout: Layout,
+    bytes: RowBytes,
+    content: Content,
+}
+
+impl Volume {
+    /// Brings the memberships of a regular file in line with `links` and its content; see the
+    /// [module](super). `inode` is the record as the transaction will leave it; its content may be moved
+    /// to where vectors are read from. The returned error is for the caller of `close`, once the transaction,
+    /// which keeps the bytes, is committed.
+    pub(in crate::volume) fn settle(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        links: &[Link],
+        why: Why,
+    ) -> Result<Option<Error>> {
+        if inode.kind != Kind::File {
+            return Ok(None);
+        }
+        let wanted = self.wanted(links)?;
+        let now = self.vectors.members(inode.ino);
+        if wanted.is_empty() && now.is_empty() {
+            return Ok(None);
+        }
+        let group = GroupKey::of(inode, links);
+        // The close that ends the writing settles what is in flux now.
+        let in_flux = why != Why::Content && self.is_busy(inode.ino);
+        let mut members: Vec<Member> = Vec::new();
+        let mut complaint = None;
+        let mut ready: Option<(FileKind, Prepared)> = None;
+        for (root, kind) in wanted {
+            let collection = self.vectors.collection(root);
+            match now.iter().find(|member| member.root == root && member.kind == kind) {
+                Some(member) if why != Why::Content => {
+                    self.regroup(txn, inode.ino, member, &collection, &group);
+                    members.push(member.clone());
+                }
+                _ if in_flux => {}
+                _ => {
+                    let prepared = match &ready {
+                        Some((done, prepared)) if *done == kind => Ok(prepared.clone()),
+                        _ => self.prepare(txn, inode, kind, &collection),
+                    };
+                    ready = prepared.as_ref().ok().map(|prepared| (kind, prepared.clone()));
+                    let (state, error) = self.enter(txn, inode.ino, &collection, kind, &group, prepared)?;
+                    if collection.schema().on_invalid() == OnInvalid::Error {
+                        complaint = complaint.or(error);
+                    }
+                    members.push(Member { root, kind, state });
+                }
+            }
+        }
+        for old in &now {
+            self.leave(txn, inode, old, &members);
+        }
+        txn.changes.push(Change::Members { ino: inode.ino, members });
+        Ok(complaint)
+    }
+
+    /// The collections that a file with these names belongs to, and the format that it has there.
+    fn wanted(&self, links: &[Link]) -> Result<Vec<(Ino, FileKind)>> {
+        let mut wanted: Vec<(Ino, FileKind)> = Vec::new();
+        for link in links {
+            let Some(kind) = format::recognise(&link.name) else { continue };
+            let root = self.collection_root(link.parent)?;
+            if wanted.iter().all(|(known, _)| *known != root) {
+                wanted.push((root, kind));
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The directory whose collection the files of `dir` belong to: `dir` itself or the nearest above it that is
+    /// a collection of its own, which every directory in the root is.
+    pub(in crate::volume) fn collection_root(&self, dir: Ino) -> Result<Ino> {
+        let mut at = dir;
+        while at != Ino::ROOT && !self.vectors.is_nested(at) {
+            let parent = self.names.inode(at)?.parent;
+            if parent == Ino::ROOT {
+                break;
+            }
+            at = parent;
+        }
+        Ok(at)
+    }
+
+    fn regroup(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        member: &Member,
+        collection: &Arc<Collection>,
+        key: &GroupKey,
+    ) {
+        if let State::Valid { file, content } = &member.state {
+            let group = self.vectors.groups.number(key);
+            if file.group() == group {
+                return;
+            }
+            txn.changes.push(Change::Regroup {
+                collection: Arc::clone(collection),
+                file: Arc::clone(file),
+                group,
+            });
+            put_member(txn, member.root, ino, member.kind, key, valid_state(file, *content));
+        }
+    }
+
+    /// A new membership, or new content of one: numbered rows, or the reason why there are none.
+    fn enter(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        collection: &Arc<Collection>,
+        kind: FileKind,
+        key: &GroupKey,
+        prepared: Result<Prepared>,
+    ) -> Result<(State, Option<Error>)> {
+        let root = Ino(collection.root());
+        let staged = prepared.and_then(|prepared| {
+            let group = self.vectors.groups.number(key);
+            let file = VectorFile::new(number(ino), prepared.layout, prepared.bytes, group);
+            collection.stage(file).map(|(file, renumbered)| (file, renumbered, prepared.content))
+        });
+        match staged {
+            Ok((file, renumbered, content)) => {
+                if renumbered {
+                    self.put_collection(txn, collection)?;
+                }
+                put_member(txn, root, ino, kind, key, valid_state(&file, content));
+                txn.changes.push(Change::Add { collection: Arc::clone(collection), file: Arc::clone(&file) });
+                Ok((State::Valid { file, content }, None))
+            }
+            Err(error) if error.is_about_content() => {
+                let problem = Problem { reason: error.to_string(), at: Time::now() };
+                put_member(txn, root, ino, kind, key, MemberState::Invalid(problem.clone()));
+                Ok((State::Invalid(problem), Some(error)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends an old membership, or its old content, unless it goes on in `members`.
+    fn leave(&self, txn: &mut Txn<'_>, inode: &Inode, old: &Member, members: &[Member]) {
+        if members.iter().all(|member| member.root != old.root) {
+            txn.batch.remove(Table::Vectors, member_key(old.root, inode.ino));
+        }
+        let State::Valid { file, content } = &old.state else { return };
+        let goes_on = members
+            .iter()
+            .any(|member| matches!(&member.state, State::Valid { file: new, .. } if Arc::ptr_eq(new, file)));
+        if goes_on {
+            return;
+        }
+        let still_named = inode.content == *content
+            || members
+                .iter()
+                .any(|member| matches!(&member.state, State::Valid { content: new, .. } if new == content));
+        txn.changes.push(Change::Remove {
+            collection: self.vectors.collection(old.root),
+            file: Arc::clone(file),
+            release: (!still_named).then_some(*content),
+        });
+    }
+
+    /// Checks a file's content as `kind` for `collection` and moves it to where vectors are read from: a slot,
+    /// or for large files their blob, sealed. A text's numbers get a slot of their own.
+    fn prepare(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        kind: FileKind,
+        collection: &Collection,
+    ) -> Result<Prepared> {
+        let check = Check::of(collection, inode.ino);
+        match inode.content {
+            Content::Empty => Err(Error::Format("empty file".into())),
+            Content::Inline => {
+                let bytes = self.names.inline(inode.ino)?.ok_or_else(|| missing_inline(inode.ino))?;
+                if kind == FileKind::Text {
+                    return self.prepare_text(&bytes, &check);
+                }
+                let layout = check.layout(kind, &bytes)?;
+                let slot = self.store.write_slot(&bytes)?;
+                self.release_content(txn, inode.ino, inode.content);
+                inode.content = Content::Slot(slot.at());
+                Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
+            }
+            Content::Slot(at) => {
+                let slot = self.slot_of(inode.ino, at)?;
+                slot.verify()?;
+                if kind == FileKind::Text {
+                    return self.prepare_text(slot.bytes(), &check);
+                }
+                let layout = check.layout(kind, slot.bytes())?;
+                Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
+            }
+            Content::Blob { id, sealed } => {
+                let map = self.store.map_blob(id)?;
+                if kind == FileKind::Text {
+                    return self.prepare_text(map.bytes(), &check);
+                }
+                let layout = check.layout(kind, map.bytes())?;
+                if map.bytes().len() <= SLOT_MAX && !sealed {
+                    let slot = self.store.write_slot(map.bytes())?;
+                    self.release_content(txn, inode.ino, inode.content);
+                    inode.content = Content::Slot(slot.at());
+                    return Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) });
+                }
+                inode.content = Content::Blob { id, sealed: true };
+                Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Blob(map) })
+            }
+        }
+    }
+
+    fn prepare_text(&self, text: &[u8], check: &Check) -> Result<Prepared> {
+        let values = format::parse_text(text, &check.limits)?;
+        let layout = Layout {
+            dtype: Dtype::F32,
+            dim: u32::try_from(values.len()).unwrap_or(u32::MAX),
+            rows: 1,
+            offset: 0,
+            stride: values.len() as u64 * 4,
+        };
+        check.dim(layout.dim)?;
+        format::check_vector(0, &values, check.cosine)?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let slot = self.store.write_slot(&bytes)?;
+        Ok(Prepared { layout, content: Content::Slot(slot.at()), bytes: RowBytes::Slot(slot) })
+    }
+
+    /// The one handle of a slot: a member's, one that a search still holds, or a new one.
+    fn slot_of(&self, ino: Ino, at: crate::store::SlotRef) -> Result<Arc<Slot>> {
+        for member in self.vectors.members(ino) {
+            if let State::Valid { file, .. } = &member.state
+                && let RowBytes::Slot(slot) = file.bytes()
+                && slot.at() == at
+            {
+                return Ok(Arc::clone(slot));
+            }
+        }
+        match self.vectors.detached_slot(ino, at) {
+            Some(slot) => Ok(slot),
+            None => self.store.slot(at),
+        }
+    }
+
+    /// Stages a collection's record.
+    pub(in crate::volume) fn put_collection(&self, txn: &mut Txn<'_>, collection: &Collection) -> Result<()> {
+        let key = collection.root().to_be_bytes();
+        let before: CollectionRecord = match self.catalog.get(Table::Collections, &key)? {
+            Some(bytes) => record::decode("collections", &bytes)?,
+            None => CollectionRecord::default(),
+        };
+        let entry = CollectionRecord { numbering: collection.numbering(), ..before };
+        txn.batch.put(Table::Collections, key, record::encode(&entry));
+        Ok(())
+    }
+
+    /// Stages a collection's record with a configuration.
+    pub(in crate::volume) fn put_schema(&self, txn: &mut Txn<'_>, collection: &Collection, schema: &Schema) {
+        let entry = CollectionRecord { schema: Some(schema.clone()), numbering: collection.numbering() };
+        txn.batch.put(Table::Collections, collection.root().to_be_bytes(), record::encode(&entry));
+    }
+
+    /// Whether a new name for `inode` is possible there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CrossDimension`] when the name makes it a member of a collection of another dimension.
+    pub(in crate::volume) fn forbid_link(&self, inode: &Inode, to: &Link) -> Result<()> {
+        if format::recognise(&to.name).is_none() {
+            return Ok(());
+        }
+        let dims: Vec<u32> = self
+            .vectors
+            .members(inode.ino)
+            .iter()
+            .filter_map(|member| match &member.state {
+                State::Valid { file, .. } => Some(file.dim()),
+                State::Invalid(_) => None,
+            })
+            .collect();
+        let collection = self.vectors.existing(self.collection_root(to.parent)?);
+        match (dims.first(), collection.and_then(|collection| collection.dim())) {
+            (Some(&got), Some(expected)) if got != expected => Err(Error::CrossDimension { expected, got }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A directory goes: so does its collection, which is empty.
+    pub(in crate::volume) fn directory_removed(&self, txn: &mut Txn<'_>, ino: Ino) {
+        if self.vectors.existing(ino).is_some() || self.vectors.is_nested(ino) {
+            txn.batch.remove(Table::Collections, ino.0.to_be_bytes());
+            txn.changes.push(Change::Drop { root: ino });
+        }
+        self.vectors.tree_changed();
+    }
+
+    /// Settles every vector file below `dir` whose collection is decided above it, because that has changed: the
+    /// directory has moved, or become a collection of its own.
+    pub(in crate::volume) fn settle_below(&self, txn: &mut Txn<'_>, dir: Ino) -> Result<()> {
+        // A file with several names below is staged once.
+        let mut settled = HashSet::new();
+        let mut dirs = vec![dir];
+        while let Some(dir) = dirs.pop() {
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let entries = self.names.entries(dir, after.as_deref(), 1024)?;
+                let Some(last) = entries.last() else { break };
+                after = Some(last.name.clone());
+                for entry in &entries {
+                    if entry.kind == Kind::Directory && !self.vectors.is_nested(entry.ino) {
+                        dirs.push(entry.ino);
+                    } else if entry.kind == Kind::File
+                        && format::recognise(&entry.name).is_some()
+                        && settled.insert(entry.ino)
+                    {
+                        self.settle_names(txn, entry.ino)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_names(&self, txn: &mut Txn<'_>, ino: Ino) -> Result<()> {
+        let mut inode = self.inode_for(txn, ino)?;
+        let links = self.names.links(ino)?;
+        let before = inode.content;
+        self.settle(txn, &mut inode, &links, Why::Names)?;
+        if inode.content != before {
+            self.names.put_inode(&mut txn.batch, &inode);
+        }
+        Ok(())
+    }
+}
+
+/// What a collection demands of content.
+struct Check {
+    cosine: bool,
+    limits: format::Limits,
+    /// The dimension that the file must have, if anything else decides it.
+    dim: Option<u32>,
+}
+
+impl Check {
+    fn of(collection: &Collection, ino: Ino) -> Self {
+        let schema = collection.schema();
+        let limits = format::Limits { max_dim: schema.max_dim, ..format::Limits::default() };
+        Self { cosine: schema.metric == Metric::Cosine, limits, dim: collection.dim_for(number(ino)) }
+    }
+
+    /// Checked before the values, so that a file of another dimension is told so whatever is in it.
+    fn dim(&self, got: u32) -> Result<()> {
+        match self.dim {
+            Some(expected) if expected != got => Err(Error::Dimension { expected, got }),
+            _ => Ok(()),
+        }
+    }
+
+    fn layout(&self, kind: FileKind, bytes: &[u8]) -> Result<Layout> {
+        let layout =
+            format::layout(kind, bytes, &self.limits).map_err(|error| match (error, kind, self.dim) {
+                // The bytes are no whole number of elements: what the collection wants says more.
+                (Error::Format(_), FileKind::Raw(dtype), Some(dim)) if !bytes.is_empty() => {
+                    let want = dim as usize * dtype.size_bytes();
+                    Error::Format(format!("{} bytes, want {want} (dim {dim}, {})", bytes.len(), dtype.name()))
+                }
+                (error, ..) => error,
+            })?;
+        self.dim(layout.dim)?;
+        format::validate(&layout, bytes, self.cosine, |_, _| {})?;
+        Ok(layout)
+    }
+}
+
+fn member_key(root: Ino, ino: Ino) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&root.0.to_be_bytes());
+    key[8..].copy_from_slice(&ino.0.to_be_bytes());
+    key
+}
+
+fn valid_state(file: &VectorFile, content: Content) -> MemberState {
+    MemberState::Valid { first_row: file.first_row().0, layout: *file.layout(), content }
+}
+
+fn put_member(txn: &mut Txn<'_>, root: Ino, ino: Ino, kind: FileKind, key: &GroupKey, state: MemberState) {
+    let entry = MemberRecord { kind, group: key.clone(), state };
+    txn.batch.put(Table::Vectors, member_key(root, ino), record::encode(&entry));
+}
+
+/// The last row of a file.
+pub(in crate::volume) fn last_row(file: &VectorFile) -> RowId {
+    RowId(file.first_row().0 + u32::try_from(file.rows().saturating_sub(1)).unwrap_or(0))
+}

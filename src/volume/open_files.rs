@@ -1,0 +1,321 @@
+//! Open files: what the handles of one inode share, and what of it is not in the catalog yet.
+//!
+//! **Invariant:** content changes hands only under the inode's lock and `io` together. While `working` is set
+//! the inode names that blob, unsealed, and its dirty mark is committed: `io` alone is then enough to write.
+//! `dirty` says that content waits to be settled; nobody else touches the content meanwhile.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Slot;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::types::{Handle, OpenFlags};
+use super::{Volume, control};
+use crate::namespace::{Content, Ino, Inode, Link, Time};
+use crate::store::BlobId;
+use crate::{Error, Result};
+
+/// Tries of a reader that is overtaken by writers, before it takes what it has.
+const CONSISTENT_TRIES: usize = 64;
+
+/// A blob, open.
+#[derive(Clone, Debug)]
+pub(super) struct OpenBlob {
+    pub(super) id: BlobId,
+    pub(super) file: Arc<File>,
+}
+
+/// What writes to a blob changed in the inode since its record was committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overlay {
+    pub(super) size: u64,
+    pub(super) mtime: Time,
+    pub(super) ctime: Time,
+}
+
+/// A file that is open, or being changed by its path.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) ino: Ino,
+    io: Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// What an open file is at this moment.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    holders: u32,
+    pub(super) writers: u32,
+    /// Content was changed and not settled.
+    pub(super) dirty: bool,
+    /// No name is left.
+    pub(super) orphan: bool,
+    /// It has mode bits that a write by an ordinary user takes away.
+    pub(super) privileged: bool,
+    /// The blob that writes go to.
+    working: Option<OpenBlob>,
+    /// The blob that reads come from, when it is not the working one.
+    reading: Option<OpenBlob>,
+    /// The names, when they are known without asking the catalog.
+    pub(super) links: Option<Vec<Link>>,
+    overlay: Option<Overlay>,
+    version: u64,
+}
+
+impl State {
+    /// A write to the working blob changed the inode.
+    pub(super) fn overlay(&mut self, overlay: Overlay) {
+        self.overlay = Some(overlay);
+        self.version += 1;
+    }
+
+    pub(super) fn working(&self) -> Option<&OpenBlob> {
+        self.working.as_ref()
+    }
+
+    /// The content is being changed: in this blob, or inline.
+    pub(super) fn set_working(&mut self, working: Option<OpenBlob>) {
+        self.working = working;
+        self.reading = None;
+    }
+
+    /// The content is complete; its blob stays open for reading.
+    pub(super) fn end_working(&mut self, content: &Content) {
+        let is_content = |blob: &OpenBlob| matches!(content, Content::Blob { id, .. } if *id == blob.id);
+        self.reading = self.working.take().filter(is_content);
+    }
+
+    pub(super) fn has_overlay(&self) -> bool {
+        self.overlay.is_some()
+    }
+
+    pub(super) fn overlaid_size(&self) -> Option<u64> {
+        self.overlay.map(|overlay| overlay.size)
+    }
+}
+
+impl OpenFile {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Exclusive use of the working blob.
+    pub(super) fn lock_io(&self) -> MutexGuard<'_, ()> {
+        self.io.lock()
+    }
+
+    /// Applies what is newer than the record, and returns its version.
+    pub(super) fn overlay_onto(&self, inode: &mut Inode) -> Option<u64> {
+        let state = self.state.lock();
+        let overlay = state.overlay?;
+        inode.size = overlay.size;
+        inode.mtime = overlay.mtime;
+        inode.ctime = inode.ctime.max(overlay.ctime);
+        Some(state.version)
+    }
+
+    /// The record that was committed has everything up to `version`.
+    pub(super) fn written_back(&self, version: u64) {
+        let mut state = self.state.lock();
+        if state.version == version {
+            state.overlay = None;
+            state.version += 1;
+        }
+    }
+
+    /// The inode as `read` finds it in the catalog, with what is newer: both from one moment.
+    fn consistent(&self, read: impl Fn() -> Result<Inode>) -> Result<Inode> {
+        let mut tries = 0;
+        loop {
+            let (overlay, version) = {
+                let state = self.state.lock();
+                (state.overlay, state.version)
+            };
+            let mut inode = read()?;
+            tries += 1;
+            if tries < CONSISTENT_TRIES && self.state.lock().version != version {
+                continue;
+            }
+            if let Some(overlay) = overlay {
+                inode.size = overlay.size;
+                inode.mtime = overlay.mtime;
+                inode.ctime = inode.ctime.max(overlay.ctime);
+            }
+            return Ok(inode);
+        }
+    }
+
+    /// The open blob `id`, if this file has it.
+    pub(super) fn open_blob(&self, id: BlobId) -> Option<Arc<File>> {
+        let state = self.state.lock();
+        let blobs = [&state.working, &state.reading];
+        blobs.into_iter().flatten().find(|blob| blob.id == id).map(|blob| blob.file.clone())
+    }
+
+    pub(super) fn keep_for_reading(&self, blob: OpenBlob) {
+        self.state.lock().reading = Some(blob);
+    }
+}
+
+/// A handle.
+#[derive(Clone, Debug)]
+pub(super) struct OpenHandle {
+    pub(super) file: Arc<OpenFile>,
+    pub(super) flags: OpenFlags,
+}
+
+/// Every open file of a volume.
+#[derive(Debug, Default)]
+pub(super) struct OpenFiles {
+    files: DashMap<Ino, Arc<OpenFile>>,
+    handles: DashMap<u64, OpenHandle>,
+    last_handle: AtomicU64,
+}
+
+impl OpenFiles {
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.files.get(&ino).map(|file| file.clone())
+    }
+
+    /// Every open file at this moment.
+    pub(super) fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.files.iter().map(|file| file.clone()).collect()
+    }
+
+    /// The file of `ino`, held until [`let_go`](Self::let_go). The caller holds the inode's lock.
+    pub(super) fn hold(&self, ino: Ino) -> Arc<OpenFile> {
+        let file = match self.files.entry(ino) {
+            Slot::Occupied(slot) => slot.get().clone(),
+            Slot::Vacant(slot) => {
+                let file = OpenFile { ino, io: Mutex::new(()), state: Mutex::default() };
+                slot.insert(Arc::new(file)).clone()
+            }
+        };
+        file.state().holders += 1;
+        file
+    }
+
+    /// Ends a [`hold`](Self::hold); whether it was the last. The caller holds the inode's lock.
+    pub(super) fn let_go(&self, file: &OpenFile) -> bool {
+        let mut state = file.state();
+        state.holders = state.holders.saturating_sub(1);
+        let is_last = state.holders == 0;
+        drop(state);
+        if is_last {
+            self.files.remove(&file.ino);
+        }
+        is_last
+    }
+
+    /// A handle to a file that the caller holds; the handle takes the hold over.
+    pub(super) fn add_handle(&self, file: Arc<OpenFile>, flags: OpenFlags) -> Handle {
+        if flags.write {
+            file.state().writers += 1;
+        }
+        let number = self.last_handle.fetch_add(1, Ordering::Relaxed) + 1;
+        self.handles.insert(number, OpenHandle { file, flags });
+        Handle(number)
+    }
+
+    /// # Errors
+    ///
+    /// `BadHandle`.
+    pub(super) fn handle(&self, handle: Handle) -> Result<OpenHandle> {
+        self.handles.get(&handle.0).map(|open| open.clone()).ok_or(Error::BadHandle)
+    }
+
+    pub(super) fn remove_handle(&self, handle: Handle) -> Result<OpenHandle> {
+        self.handles.remove(&handle.0).map(|(_, open)| open).ok_or(Error::BadHandle)
+    }
+}
+
+impl Volume {
+    /// The inode's record with what its writers have not written back yet.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub(in crate::volume) fn inode(&self, ino: Ino) -> Result<Inode> {
+        match self.files.get(ino) {
+            Some(file) => file.consistent(|| self.names.inode(ino)),
+            None => self.names.inode(ino),
+        }
+    }
+
+    /// Whether a writer has changed the content of `ino` and not completed it.
+    pub(in crate::volume) fn is_busy(&self, ino: Ino) -> bool {
+        self.files.get(ino).is_some_and(|file| file.state().dirty)
+    }
+
+    /// Whether a handle that can write is open.
+    pub(in crate::volume) fn has_writer(&self, ino: Ino) -> bool {
+        self.files.get(ino).is_some_and(|file| file.state().writers > 0)
+    }
+
+    /// The file behind a handle that allows writing.
+    pub(super) fn writable(&self, handle: Handle) -> Result<OpenHandle> {
+        if control::is_control_handle(handle) {
+            return Err(Error::BadHandle);
+        }
+        let open = self.files.handle(handle)?;
+        if open.flags.write { Ok(open) } else { Err(Error::BadHandle) }
+    }
+
+    /// The names of a file: from its open file when that knows them.
+    pub(super) fn links_of(&self, ino: Ino) -> Result<Vec<Link>> {
+        let known = self.files.get(ino).and_then(|file| file.state().links.clone());
+        known.map_or_else(|| self.names.links(ino), Ok)
+    }
+
+    /// The names of a file have changed.
+    pub(super) fn note_links(&self, ino: Ino, links: Vec<Link>) {
+        if let Some(file) = self.files.get(ino) {
+            file.state().links = Some(links);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_to_let_go_ends_the_open_file() {
+        let files = OpenFiles::default();
+        let first = files.hold(Ino(5));
+        let second = files.hold(Ino(5));
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(!files.let_go(&first));
+        assert!(files.get(Ino(5)).is_some());
+        assert!(files.let_go(&second));
+        assert!(files.get(Ino(5)).is_none());
+    }
+
+    #[test]
+    fn a_write_after_the_write_back_began_stays_in_the_overlay() {
+        let files = OpenFiles::default();
+        let file = files.hold(Ino(5));
+        let at = |secs| Overlay { size: 7, mtime: Time { secs, nanos: 0 }, ctime: Time::default() };
+        file.state().overlay(at(1));
+        let seen = file.state().version;
+        file.state().overlay(at(2));
+        file.written_back(seen);
+        assert!(file.state().has_overlay());
+        let seen = file.state().version;
+        file.written_back(seen);
+        assert!(!file.state().has_overlay());
+    }
+
+    #[test]
+    fn handles_end_once() {
+        let files = OpenFiles::default();
+        let handle = files.add_handle(files.hold(Ino(5)), OpenFlags { write: true, ..OpenFlags::default() });
+        assert_eq!(files.handle(handle).unwrap().file.state().writers, 1);
+        files.remove_handle(handle).unwrap();
+        assert!(matches!(files.remove_handle(handle), Err(Error::BadHandle)));
+        assert!(matches!(files.handle(handle), Err(Error::BadHandle)));
+    }
+}

@@ -1,0 +1,430 @@
+//! Searching: which collections a directory covers, what the caller may see of them, and the paths of hits.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Volume;
+use super::ingest::{GroupKey, State};
+use super::types::Caller;
+use crate::collection::{Allowed, Collection, FileNumber};
+use crate::distance::Metric;
+use crate::format;
+use crate::index::flat::Matrix;
+use crate::index::{Query, RowId};
+use crate::metrics::SearchKind;
+use crate::namespace::{Ino, Inode, Kind};
+use crate::search::nearest::Near;
+use crate::search::request::{DEFAULT_K, RequestLimits};
+use crate::search::{Answer, Context, Hit, Limits, Options, Request, Target, nearest};
+use crate::{Error, Result};
+
+/// How long one request may take.
+const ALLOWANCE: Duration = Duration::from_secs(30);
+
+/// How long a search is run again when a hit has lost its name: a change is committed, and about to be visible.
+const CATCH_UP: Duration = Duration::from_millis(500);
+
+/// A query vector and what is known about it.
+struct Asked<'a> {
+    vector: &'a [f32],
+    /// The file that is asked about: it is not its own neighbour.
+    exclude: Option<(FileNumber, u32)>,
+}
+
+/// A collection, and what of it may be returned.
+struct Part {
+    collection: Arc<Collection>,
+    allowed: Arc<Allowed>,
+}
+
+impl Volume {
+    /// Answers a request asked in directory `base`: one answer for each query vector. The search covers the
+    /// subtree of `base`, and returns only files that the caller may read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dimension`], [`Error::NotFinite`], [`Error::ZeroVector`], [`Error::NotAVector`],
+    /// [`Error::Missing`], [`Error::Request`], [`Error::TooLarge`], [`Error::Deadline`], [`Error::NoEmbedder`].
+    pub fn search(&self, caller: &Caller, base: Ino, request: &Request) -> Result<Vec<Answer>> {
+        let limits = Limits::within(ALLOWANCE);
+        request.options.check(&self.request_limits(base)?)?;
+        match &request.target {
+            Target::Text(_) => Err(Error::NoEmbedder),
+            Target::Vectors { dim, values } => {
+                let parts = self.parts(caller, base, *dim, None)?;
+                let width = *dim as usize;
+                let answers = values.chunks_exact(width.max(1)).map(|vector| {
+                    let asked = Asked { vector, exclude: None };
+                    self.answer(base, &asked, &request.options, &parts, limits)
+                });
+                answers.collect()
+            }
+            Target::Like { path, row } => {
+                let ino = self.resolve(caller, base, path.as_bytes()).map_err(|error| match error {
+                    Error::NotFound | Error::NotDirectory => Error::Missing { path: path.clone() },
+                    other => other,
+                })?;
+                self.neighbors_of(caller, base, ino, *row, path.as_bytes(), &request.options)
+                    .map(|answer| vec![answer])
+            }
+        }
+    }
+
+    /// The neighbours of a file's vector. `path` is how the caller named it, for messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`search`](Self::search).
+    pub fn neighbors_of(
+        &self,
+        caller: &Caller,
+        base: Ino,
+        ino: Ino,
+        row: Option<u32>,
+        path: &[u8],
+        options: &Options,
+    ) -> Result<Answer> {
+        options.check(&self.request_limits(base)?)?;
+        let (file, metric, row) = self.vector_row(ino, row, path)?;
+        let mut scratch = vec![0.0; file.dim() as usize];
+        let vector = file.row(row.into(), &mut scratch);
+        let asked = Asked { vector, exclude: Some((file.number(), row)) };
+        let parts = self.parts(caller, base, file.dim(), Some(metric))?;
+        self.answer(base, &asked, options, &parts, Limits::within(ALLOWANCE))
+    }
+
+    /// Distance between the vectors of two files of one collection's metric.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAVector`], [`Error::Dimension`].
+    pub(super) fn distance_between(&self, ino: Ino, other: (Ino, Option<u32>, &[u8])) -> Result<f32> {
+        let (file, metric, row) = self.vector_row(ino, None, b"")?;
+        let (to, _, to_row) = self.vector_row(other.0, other.1, other.2)?;
+        if to.dim() != file.dim() {
+            return Err(Error::Dimension { expected: file.dim(), got: to.dim() });
+        }
+        let (mut a, mut b) = (vec![0.0; file.dim() as usize], vec![0.0; file.dim() as usize]);
+        let other = Matrix::new(to.dim() as usize, to.row(to_row.into(), &mut b).to_vec());
+        let key = Query::new(metric, file.row(row.into(), &mut a)).key(&other, RowId(0), &mut []);
+        Ok(metric.finish(key.unwrap_or(f32::INFINITY)))
+    }
+
+    /// The vector file version behind `ino`, its metric, and the row meant.
+    pub(super) fn vector_row(
+        &self,
+        ino: Ino,
+        row: Option<u32>,
+        path: &[u8],
+    ) -> Result<(Arc<crate::collection::VectorFile>, Metric, u32)> {
+        let not_a_vector =
+            |why: String| Error::NotAVector { path: String::from_utf8_lossy(path).into_owned(), why };
+        let members = self.vectors.members(ino);
+        let member = members.first().ok_or_else(|| not_a_vector("has no vector".into()))?;
+        match &member.state {
+            State::Invalid(problem) => Err(not_a_vector(format!("invalid: {}", problem.reason))),
+            State::Valid { file, .. } => {
+                let rows = file.rows();
+                let row = match row {
+                    None if rows == 1 => 0,
+                    None => {
+                        return Err(not_a_vector(format!("has {rows} rows: name one of them, as in FILE#0")));
+                    }
+                    Some(row) if u64::from(row) < rows => row,
+                    Some(row) => return Err(not_a_vector(format!("row {row}, the file has {rows}"))),
+                };
+                let metric = self.vectors.collection(member.root).schema().metric;
+                Ok((Arc::clone(file), metric, row))
+            }
+        }
+    }
+
+    /// The bounds of requests asked in `base`.
+    pub(super) fn request_limits(&self, base: Ino) -> Result<RequestLimits> {
+        let schema = self.vectors.collection(self.collection_root(base)?).schema();
+        Ok(RequestLimits { max_k: schema.max_k, max_dim: schema.max_dim, max_bytes: schema.max_query })
+    }
+
+    /// The collections with vectors in the subtree of `base`.
+    fn covered(&self, base: Ino) -> Result<Vec<Arc<Collection>>> {
+        let own = self.collection_root(base)?;
+        let mut covered = Vec::new();
+        for collection in self.vectors.all() {
+            let root = Ino(collection.root());
+            if !collection.is_empty() && (root == own || self.names.is_below(root, base)?) {
+                covered.push(collection);
+            }
+        }
+        // The directory's own collection decides the metric where several have vectors.
+        covered.sort_by_key(|collection| collection.root() != own.0);
+        Ok(covered)
+    }
+
+    /// What a change of would make an answer about `base` another one.
+    pub(super) fn search_version(&self, base: Ino) -> Result<Vec<(u64, u64)>> {
+        let covered = self.covered(base)?;
+        let mut version: Vec<(u64, u64)> =
+            covered.iter().map(|collection| (collection.root(), collection.version())).collect();
+        version.push((self.vectors.tree(), self.vectors.names()));
+        Ok(version)
+    }
+
+    /// The collections in which vectors of `dim` elements are looked for, with one metric.
+    fn parts(&self, caller: &Caller, base: Ino, dim: u32, metric: Option<Metric>) -> Result<Vec<Part>> {
+        let covered = self.covered(base)?;
+        let own = self.vectors.existing(self.collection_root(base)?);
+        let fitting: Vec<_> =
+            covered.iter().filter(|collection| collection.dim() == Some(dim)).cloned().collect();
+        if fitting.is_empty() {
+            let declared = own.as_ref().and_then(|collection| collection.dim());
+            return match declared.or_else(|| covered.first().and_then(|collection| collection.dim())) {
+                Some(expected) if expected != dim => Err(Error::Dimension { expected, got: dim }),
+                _ => Ok(Vec::new()),
+            };
+        }
+        let of_own = own.filter(|own| own.dim() == Some(dim)).map(|own| own.schema().metric);
+        let metric = match metric.or(of_own) {
+            Some(metric) => metric,
+            None => common_metric(&fitting)?,
+        };
+        let mut parts = Vec::new();
+        for collection in fitting {
+            if collection.schema().metric == metric {
+                let allowed = self.allowed(caller, base, &collection)?;
+                parts.push(Part { collection, allowed });
+            }
+        }
+        Ok(parts)
+    }
+
+    fn answer(
+        &self,
+        base: Ino,
+        asked: &Asked<'_>,
+        options: &Options,
+        parts: &[Part],
+        limits: Limits,
+    ) -> Result<Answer> {
+        let started = Instant::now();
+        let metric = parts.first().map_or(Metric::default(), |part| part.collection.schema().metric);
+        format::check_vector(0, asked.vector, metric == Metric::Cosine && !parts.is_empty())?;
+        let k = options.k.unwrap_or(DEFAULT_K);
+        let mut answer =
+            Answer { k, metric, exact: true, complete: true, pending: 0, took_us: 0, hits: Vec::new() };
+        loop {
+            let mut candidates = Vec::new();
+            answer.exact = true;
+            answer.pending = 0;
+            for part in parts {
+                let mut scratch = self.scratch.take();
+                let mut context = Context { scratch: &mut scratch, limits };
+                let found = nearest(
+                    &part.collection,
+                    asked.vector,
+                    k as usize,
+                    options,
+                    &part.allowed,
+                    asked.exclude,
+                    &mut context,
+                )?;
+                answer.exact &= found.exact;
+                answer.pending += found.pending;
+                candidates.extend(found.near);
+            }
+            let (hits, lost) = self.hits(base, candidates, k as usize, metric)?;
+            answer.hits = hits;
+            if !lost || started.elapsed() > CATCH_UP {
+                answer.complete = !lost;
+                break;
+            }
+            std::thread::yield_now();
+        }
+        let took = started.elapsed();
+        answer.took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let kind = if answer.exact { SearchKind::Exact } else { SearchKind::Graph };
+        self.metrics.search(kind, took);
+        Ok(answer)
+    }
+
+    /// The first `k` candidates with their paths, ties broken by path, then row. The flag says that one of them
+    /// lost its name meanwhile.
+    fn hits(
+        &self,
+        base: Ino,
+        mut candidates: Vec<Near>,
+        k: usize,
+        metric: Metric,
+    ) -> Result<(Vec<Hit>, bool)> {
+        candidates.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance));
+        if let Some(last) = candidates.get(k.saturating_sub(1)).map(|last| last.distance) {
+            let ties = candidates[k..].partition_point(|candidate| candidate.distance <= last);
+            candidates.truncate(k + ties);
+        }
+        let mut hits = Vec::with_capacity(candidates.len());
+        let mut lost = false;
+        for near in &candidates {
+            let Some(path) = self.hit_path(base, Ino(near.file.number().0))? else {
+                lost = true;
+                continue;
+            };
+            hits.push(Hit {
+                path,
+                row: near.index,
+                multi: near.file.rows() > 1,
+                id: near.row.0,
+                distance: near.distance,
+                score: metric.score(near.distance),
+            });
+        }
+        hits.sort_unstable_by(by_distance_path_row);
+        hits.truncate(k);
+        Ok((hits, lost))
+    }
+
+    /// The first of a file's recognised names below `base`, as a path relative to it.
+    pub(super) fn hit_path(&self, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
+        for link in self.names.links(ino)? {
+            if format::recognise(&link.name).is_none() {
+                continue;
+            }
+            match self.names.path_below(&link, base) {
+                Ok(Some(path)) => return Ok(Some(path)),
+                Ok(None) | Err(Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The file that `path`, relative to `base`, names for the caller.
+    pub(super) fn resolve(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Ino> {
+        let mut at = if path.first() == Some(&b'/') { Ino::ROOT } else { base };
+        for component in path.split(|&byte| byte == b'/') {
+            match component {
+                b"" | b"." => {}
+                b".." => at = self.names.inode(at)?.parent,
+                name => {
+                    let dir = self.names.inode(at)?;
+                    if dir.kind != Kind::Directory {
+                        return Err(Error::NotDirectory);
+                    }
+                    if !permits(&dir, caller, 1) {
+                        return Err(Error::PermissionDenied);
+                    }
+                    at = self.names.lookup(at, name)?.ok_or(Error::NotFound)?.ino;
+                }
+            }
+        }
+        if !permits(&self.names.inode(at)?, caller, 4) {
+            return Err(Error::PermissionDenied);
+        }
+        Ok(at)
+    }
+
+    /// Which files of a collection the caller may find below `base`.
+    pub(super) fn allowed(
+        &self,
+        caller: &Caller,
+        base: Ino,
+        collection: &Collection,
+    ) -> Result<Arc<Allowed>> {
+        let root = Ino(collection.root());
+        let whole = self.names.is_below(root, base)?;
+        if whole && caller.uid == 0 {
+            return Ok(Arc::new(Allowed::All));
+        }
+        let (tree, groups) = (self.vectors.tree(), self.vectors.groups.len());
+        let key = (caller.uid, caller.gid, base, root);
+        if let Some(known) = self.allowed_below.get(&key)
+            && (known.0, known.1) == (tree, groups)
+        {
+            return Ok(Arc::clone(&known.2));
+        }
+        let judged = self.vectors.groups.judge(|group| self.may_find(caller, base, whole, group));
+        let allowed =
+            Arc::new(if judged.iter().all(|&may| may) { Allowed::All } else { Allowed::Groups(judged) });
+        if self.allowed_below.len() >= 1024 {
+            self.allowed_below.clear();
+        }
+        self.allowed_below.insert(key, (tree, groups, Arc::clone(&allowed)));
+        Ok(allowed)
+    }
+
+    fn may_find(&self, caller: &Caller, base: Ino, whole: bool, group: &GroupKey) -> bool {
+        let readable = permits_bits((group.uid, group.gid, group.mode), caller, 4);
+        readable
+            && group.dirs.iter().any(|&dir| {
+                (whole || self.names.is_below(dir, base).unwrap_or(false))
+                    && self.may_traverse(caller, dir).unwrap_or(false)
+            })
+    }
+
+    /// Whether the caller may search every directory from the root to `dir`.
+    fn may_traverse(&self, caller: &Caller, dir: Ino) -> Result<bool> {
+        let mut at = dir;
+        loop {
+            let inode = self.names.inode(at)?;
+            if !permits(&inode, caller, 1) {
+                return Ok(false);
+            }
+            if at == Ino::ROOT {
+                return Ok(true);
+            }
+            at = inode.parent;
+        }
+    }
+}
+
+/// Whether the permission bits give the caller `want` (4 read, 2 write, 1 execute). Supplementary groups are not
+/// known here: only the owner, the caller's own group and the others count.
+pub(super) fn permits(inode: &Inode, caller: &Caller, want: u16) -> bool {
+    permits_bits((inode.uid, inode.gid, inode.mode), caller, want)
+}
+
+fn permits_bits((uid, gid, mode): (u32, u32, u16), caller: &Caller, want: u16) -> bool {
+    let bits = match () {
+        () if caller.uid == 0 => 7,
+        () if caller.uid == uid => mode >> 6,
+        () if caller.gid == gid => mode >> 3,
+        () => mode,
+    };
+    bits & want == want
+}
+
+fn common_metric(collections: &[Arc<Collection>]) -> Result<Metric> {
+    let metric = collections[0].schema().metric;
+    match collections.iter().map(|collection| collection.schema().metric).find(|&other| other != metric) {
+        None => Ok(metric),
+        Some(other) => Err(Error::Request(format!(
+            "the collections below differ in metric ({} and {}): ask in one of them",
+            metric.name(),
+            other.name()
+        ))),
+    }
+}
+
+fn by_distance_path_row(a: &Hit, b: &Hit) -> Ordering {
+    a.distance.total_cmp(&b.distance).then_with(|| a.path.cmp(&b.path)).then_with(|| a.row.cmp(&b.row))
+}
+
+/// What a caller may find below a directory, and at which state of tree and groups that was found out.
+pub(super) type AllowedCache = dashmap::DashMap<(u32, u32, Ino, Ino), (u64, usize, Arc<Allowed>)>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permission_is_the_owners_then_the_groups_then_the_others() {
+        let caller = |uid, gid| Caller { uid, gid, pid: 0 };
+        let file = (1000, 100, 0o640);
+        assert!(permits_bits(file, &caller(1000, 5), 4));
+        assert!(permits_bits(file, &caller(1001, 100), 4));
+        assert!(!permits_bits(file, &caller(1001, 100), 2));
+        assert!(!permits_bits(file, &caller(1001, 5), 4));
+        assert!(permits_bits((1000, 100, 0), &caller(0, 0), 4));
+        // The owner's bits decide for the owner even where the others have more.
+        assert!(!permits_bits((1000, 100, 0o044), &caller(1000, 100), 4));
+    }
+}

@@ -1,0 +1,106 @@
+//! Ranges of open files: reserve and free space, find data and holes, copy from file to file.
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+use super::content::FILE_MAX;
+use super::edits::Edit;
+use super::{Allocate, Handle, Seek, Volume, control};
+use crate::namespace::Content;
+use crate::{Error, Result};
+
+/// Most bytes copied by one call: the caller asks again for the rest.
+const COPY_MAX: u64 = 64 << 20;
+
+impl Volume {
+    /// Reserves, frees or zeroes a range.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for an empty range, `FileTooBig`, `NoSpace`, `Unsupported` where the store's filesystem cannot.
+    pub fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Allocate) -> Result<()> {
+        let open = self.writable(handle)?;
+        if len == 0 {
+            return Err(Error::Invalid("an empty range"));
+        }
+        let Some(to) = offset.checked_add(len).filter(|&to| to <= FILE_MAX) else {
+            return Err(Error::FileTooBig { got: offset.saturating_add(len), limit: FILE_MAX });
+        };
+        let edit = match what {
+            Allocate::Reserve { keep_size } => Edit::Reserve { from: offset, to, keep_size },
+            Allocate::PunchHole => Edit::Zero { from: offset, to, keep_size: true, punch: true },
+            Allocate::ZeroRange { keep_size } => Edit::Zero { from: offset, to, keep_size, punch: false },
+        };
+        self.edit(&open.file, edit, false)?;
+        Ok(())
+    }
+
+    /// The next data or hole at or after `offset`. The end of the file counts as a hole.
+    ///
+    /// # Errors
+    ///
+    /// `NoSuchOffset` at or beyond the end, or when no data follows.
+    pub fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Result<u64> {
+        if control::is_control_handle(handle) {
+            return Err(Error::Unsupported("seeking for data or holes here"));
+        }
+        let open = self.files.handle(handle)?;
+        let inode = self.inode(open.file.ino)?;
+        if offset >= inode.size {
+            return Err(Error::NoSuchOffset);
+        }
+        match (inode.content, what) {
+            (Content::Blob { id, .. }, what) => {
+                let blob = self.blob_for_reading(&open.file, id)?;
+                let whence = match what {
+                    Seek::Data => Whence::SeekData,
+                    Seek::Hole => Whence::SeekHole,
+                };
+                let offset = i64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
+                // Moves the position of the shared description, which nothing else uses.
+                match lseek(&*blob, offset, whence) {
+                    Ok(found) => Ok(u64::try_from(found).unwrap_or(inode.size).min(inode.size)),
+                    Err(Errno::ENXIO) => Err(Error::NoSuchOffset),
+                    Err(errno) => Err(Error::Io(errno.into())),
+                }
+            }
+            (_, Seek::Data) => Ok(offset),
+            (_, Seek::Hole) => Ok(inode.size),
+        }
+    }
+
+    /// Copies up to `len` bytes from one open file to another, and returns how many: fewer at the end of the
+    /// source, or when it is more than one call copies.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for overlapping ranges of one file, `BadHandle`, and those of [`write`](Self::write).
+    pub fn copy_range(&self, from: (Handle, u64), to: (Handle, u64), len: u64) -> Result<u32> {
+        if control::is_control_handle(from.0) || control::is_control_handle(to.0) {
+            return Err(Error::Unsupported("copying ranges here"));
+        }
+        let (source, target) = (self.files.handle(from.0)?.file, self.writable(to.0)?.file);
+        let inode = self.inode(source.ino)?;
+        let len = len.min(COPY_MAX).min(inode.size.saturating_sub(from.1));
+        if source.ino == target.ino && from.1 < to.1.saturating_add(len) && to.1 < from.1.saturating_add(len)
+        {
+            return Err(Error::Invalid("the ranges overlap"));
+        }
+        if len == 0 {
+            return Ok(0);
+        }
+        let done = match inode.content {
+            Content::Blob { id, .. } => {
+                let blob = self.blob_for_reading(&source, id)?;
+                let edit = Edit::Copy { source: &blob, from: from.1, offset: to.1, len };
+                self.edit(&target, edit, false)?
+            }
+            Content::Empty | Content::Inline | Content::Slot(_) => {
+                let mut data = Vec::new();
+                self.read_file(&source, from.1, usize::try_from(len).unwrap_or(usize::MAX), &mut data)?;
+                self.edit(&target, Edit::Write { offset: to.1, data: &data }, false)?
+            }
+        };
+        Ok(u32::try_from(done).unwrap_or(u32::MAX))
+    }
+}

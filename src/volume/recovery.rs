@@ -1,0 +1,153 @@
+//! The first moments of a volume: telling the store what is live, and finishing what an unclean end left.
+
+use std::sync::atomic::Ordering;
+
+use super::Volume;
+use super::ingest::Why;
+use crate::catalog::{Catalog, Table};
+use crate::namespace::{Content, Ino, Inode, Kind, Mark, Namespace, Time};
+use crate::store::Store;
+use crate::{Error, Result};
+
+/// Under this name in `Table::Meta` while the volume is closed and nothing is left to finish.
+const CLEAN: &[u8] = b"clean";
+
+/// Whether the last end was a `close`.
+pub(super) fn was_closed(catalog: &Catalog) -> Result<bool> {
+    Ok(catalog.get(Table::Meta, CLEAN)?.is_some())
+}
+
+/// Tells the store every slot and blob that inodes name. After an unclean end also compares the blobs' lengths,
+/// and returns the inodes whose blob has another one: a power cut can take bytes that nobody synced.
+pub(super) fn adopt_content(names: &Namespace, store: &Store, was_closed: bool) -> Result<Vec<Ino>> {
+    let mut torn = Vec::new();
+    for inode in names.inodes() {
+        let inode = inode?;
+        names.count(&inode);
+        match inode.content {
+            Content::Empty | Content::Inline => {}
+            Content::Slot(at) => {
+                // One damaged file must not keep the others away: its reads say what is wrong.
+                if let Err(error) = store.adopt(at) {
+                    tracing::error!("inode {}: {error}", inode.ino.0);
+                }
+            }
+            Content::Blob { id, sealed } => {
+                store.adopt_blob(id);
+                if !was_closed && !sealed && blob_len(store, &inode)? != Some(inode.size) {
+                    torn.push(inode.ino);
+                }
+            }
+        }
+    }
+    Ok(torn)
+}
+
+fn blob_len(store: &Store, inode: &Inode) -> Result<Option<u64>> {
+    let Content::Blob { id, .. } = inode.content else { return Ok(None) };
+    match store.open_blob(id) {
+        Ok(file) => Ok(Some(file.metadata()?.len())),
+        Err(error @ Error::Corrupt { .. }) => {
+            tracing::error!("inode {}: {error}", inode.ino.0);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Volume {
+    /// Finishes what the last run left: orphans go, content that was being written is settled as it is.
+    pub(super) fn recover(&self, torn: Vec<Ino>) -> Result<()> {
+        let mut batch = self.catalog.batch();
+        batch.remove(Table::Meta, CLEAN);
+        self.commit_batch(batch)?;
+        // Before anything is written in place: a power cut must not find the old "clean" beside new bytes.
+        self.catalog.persist()?;
+        for ino in self.names.marked(Mark::Orphan)? {
+            self.destroy_orphan(ino)?;
+        }
+        for dir in self.names.marked(Mark::Moved)? {
+            self.resettle(dir)?;
+        }
+        let mut dirty = self.names.marked(Mark::Dirty)?;
+        dirty.extend(torn);
+        dirty.sort_unstable();
+        dirty.dedup();
+        for ino in dirty {
+            if let Err(error) = self.settle_marked(ino) {
+                tracing::warn!("settling inode {} is tried again later: {error}", ino.0);
+                self.unsettled.insert(ino);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again to settle files that were closed when it failed.
+    pub(super) fn retry_unsettled(&self) {
+        let unsettled: Vec<Ino> = self.unsettled.iter().map(|ino| *ino).collect();
+        for ino in unsettled {
+            if let Err(error) = self.settle_marked(ino) {
+                tracing::debug!("settling inode {}: {error}", ino.0);
+            }
+        }
+    }
+
+    /// Settles a file with a dirty mark that no writer has open, with size and time from its blob.
+    fn settle_marked(&self, ino: Ino) -> Result<()> {
+        let _locked = self.names.lock(&[ino]);
+        if let Some(file) = self.files.get(ino) {
+            let (is_dirty, writers) = {
+                let state = file.state();
+                (state.dirty, state.writers)
+            };
+            // With a writer, its close settles; without, what failed at the last one is still in memory.
+            if is_dirty && writers == 0 {
+                self.finish_locked(&file, super::content::Finish::Settle)?;
+            }
+            if is_dirty {
+                self.unsettled.remove(&ino);
+                return Ok(());
+            }
+        }
+        let mut txn = self.begin_repair();
+        match self.names.inode(ino) {
+            Ok(mut inode) if inode.kind == Kind::File && inode.nlink > 0 => {
+                self.take_blob_facts(&mut inode)?;
+                let links = self.names.links(ino)?;
+                // A complaint is in the file's status.
+                self.settle(&mut txn, &mut inode, &links, Why::Content)?;
+                self.names.put_inode(&mut txn.batch, &inode);
+                self.note_sealed(&inode);
+            }
+            Ok(_) | Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        self.names.remove_mark(&mut txn.batch, Mark::Dirty, ino);
+        self.commit(txn)?;
+        self.unsettled.remove(&ino);
+        self.stale_marks.remove(&ino);
+        Ok(())
+    }
+
+    /// While a blob is written in place its size and time are in the blob's own inode.
+    fn take_blob_facts(&self, inode: &mut Inode) -> Result<()> {
+        let Content::Blob { id, sealed: false } = inode.content else { return Ok(()) };
+        let metadata = self.store.open_blob(id)?.metadata()?;
+        let mtime = Time::from(metadata.modified()?);
+        if metadata.len() != inode.size || mtime > inode.mtime {
+            inode.size = metadata.len();
+            inode.mtime = mtime;
+            inode.ctime = inode.ctime.max(mtime);
+        }
+        Ok(())
+    }
+
+    /// The last commit of a volume that is being closed.
+    pub(super) fn mark_clean(&self) -> Result<()> {
+        debug_assert!(self.closed.load(Ordering::SeqCst), "nothing is changed after the mark");
+        let mut batch = self.catalog.batch();
+        batch.put(Table::Meta, CLEAN, b"1");
+        self.commit_batch(batch)?;
+        self.catalog.persist().inspect_err(|error| self.poison("sync of the catalog", error))
+    }
+}

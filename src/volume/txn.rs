@@ -1,0 +1,179 @@
+//! A change of the volume: a batch for the catalog, and what to do with store and vectors once it is committed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::ingest::Change;
+use super::open_files::OpenFile;
+use super::{Volume, durability};
+use crate::catalog::Batch;
+use crate::namespace::{Content, Ino, Inode};
+use crate::store::{BlobId, SlotRef};
+use crate::{Error, Result};
+
+/// A change that is being put together. Dropped without [`Volume::commit`] it leaves nothing behind.
+///
+/// Staged writes are not visible to reads, and a key may be staged once only.
+pub(in crate::volume) struct Txn<'a> {
+    /// What the catalog is to apply.
+    pub(in crate::volume) batch: Batch<'a>,
+    /// What the vectors are to publish once it is applied.
+    pub(in crate::volume) changes: Vec<Change>,
+    volume: &'a Volume,
+    releases: Vec<Release>,
+    fresh_blobs: Vec<BlobId>,
+    written_back: Vec<(Arc<OpenFile>, u64)>,
+    _active: Active<'a>,
+}
+
+/// Space that no inode names once the transaction is committed.
+#[derive(Clone, Copy, Debug)]
+enum Release {
+    Slot(Ino, SlotRef),
+    Blob(BlobId),
+}
+
+/// A change under way.
+pub(super) struct Active<'a>(&'a AtomicUsize);
+
+impl<'a> Active<'a> {
+    pub(super) fn enter(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Volume {
+    /// Begins a change.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned` after a failed write of ground state, `ReadOnly` when the volume is read-only or closed.
+    pub(in crate::volume) fn begin(&self) -> Result<Txn<'_>> {
+        let txn = self.begin_repair();
+        self.check_writable()?;
+        Ok(txn)
+    }
+
+    /// Begins a change that the volume itself makes, also when users may not.
+    pub(super) fn begin_repair(&self) -> Txn<'_> {
+        Txn {
+            _active: Active::enter(&self.active),
+            batch: self.catalog.batch(),
+            changes: Vec::new(),
+            volume: self,
+            releases: Vec::new(),
+            fresh_blobs: Vec::new(),
+            written_back: Vec::new(),
+        }
+    }
+
+    /// Applies a change. When this returns, process death does not undo it.
+    ///
+    /// # Errors
+    ///
+    /// The catalog's errors; the volume is then poisoned.
+    pub(in crate::volume) fn commit(&self, mut txn: Txn<'_>) -> Result<()> {
+        // Whether a commit that failed comes back after recovery is unknown: its blobs must stay.
+        txn.fresh_blobs.clear();
+        let batch = std::mem::replace(&mut txn.batch, txn.volume.catalog.batch());
+        self.commit_batch(batch)?;
+        self.vectors.publish(std::mem::take(&mut txn.changes));
+        for release in std::mem::take(&mut txn.releases) {
+            match release {
+                Release::Slot(ino, at) => self.vectors.free_slot(ino, at),
+                Release::Blob(id) => self.drop_blob(id),
+            }
+        }
+        for (file, version) in std::mem::take(&mut txn.written_back) {
+            file.written_back(version);
+        }
+        Ok(())
+    }
+
+    /// Applies a batch that needs nothing done after it.
+    pub(super) fn commit_batch(&self, batch: Batch<'_>) -> Result<()> {
+        // The engine refuses every commit after a failed one, whatever the reason was.
+        batch.commit().map_err(|error| {
+            self.poison("commit", &error);
+            durability::name_full_disk(error)
+        })?;
+        self.changed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The inode's record as its writers see it, to be changed and staged in `txn`, which writes back what was
+    /// only in memory. The caller holds the inode's lock.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub(in crate::volume) fn inode_for(&self, txn: &mut Txn<'_>, ino: Ino) -> Result<Inode> {
+        let mut inode = self.names.inode(ino)?;
+        if let Some(file) = self.files.get(ino)
+            && let Some(version) = file.overlay_onto(&mut inode)
+        {
+            txn.written_back.push((file, version));
+        }
+        Ok(inode)
+    }
+
+    /// Stages the end of the content that inode `ino` named until this transaction. What vectors name stays
+    /// theirs until they have let go of it.
+    pub(in crate::volume) fn release_content(&self, txn: &mut Txn<'_>, ino: Ino, old: Content) {
+        match old {
+            Content::Empty => {}
+            Content::Inline => self.names.remove_inline(&mut txn.batch, ino),
+            Content::Blob { id, sealed: false } => txn.releases.push(Release::Blob(id)),
+            Content::Slot(_) | Content::Blob { sealed: true, .. }
+                if self.vectors.names_content(ino, &old) => {}
+            Content::Slot(at) => txn.releases.push(Release::Slot(ino, at)),
+            Content::Blob { id, sealed: true } => txn.releases.push(Release::Blob(id)),
+        }
+    }
+
+    fn drop_blob(&self, id: BlobId) {
+        self.unsynced.forget(id);
+        self.store.drop_blob(id);
+    }
+}
+
+impl Txn<'_> {
+    /// `id` was made for this transaction: it goes when the transaction is given up.
+    pub(super) fn made_blob(&mut self, id: BlobId) {
+        self.fresh_blobs.push(id);
+    }
+
+    /// Whether there is nothing to commit.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.changes.is_empty() && self.written_back.is_empty()
+    }
+}
+
+impl Drop for Txn<'_> {
+    fn drop(&mut self) {
+        if !self.changes.is_empty() {
+            self.volume.vectors.abandon(std::mem::take(&mut self.changes));
+        }
+        for id in std::mem::take(&mut self.fresh_blobs) {
+            self.volume.drop_blob(id);
+        }
+    }
+}
+
+impl Volume {
+    /// Refuses a change when the volume cannot take one.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        self.check_poison()?;
+        if self.read_only || self.closed.load(Ordering::SeqCst) {
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
+    }
+}

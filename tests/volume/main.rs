@@ -1,0 +1,14 @@
+//! The volume without a kernel: names, content, attributes, reopening and sudden ends.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    reason = "a test may panic, and its modules share their support"
+)]
+
+mod attributes;
+mod contents;
+mod names;
+mod random;
+mod reopening;
+mod support;

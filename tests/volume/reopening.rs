@@ -1,0 +1,254 @@
+//! What is there after an orderly end, and after a sudden one.
+
+use std::path::{Path, PathBuf};
+
+use vexfs::Error;
+use vexfs::namespace::{Ino, Time};
+use vexfs::volume::{SetAttr, SetTime, Volume, VolumeOptions, XattrMode};
+
+use crate::support::*;
+
+#[test]
+fn everything_is_there_after_a_close() {
+    let fs = Fs::new();
+    fs.mkdir("d").unwrap();
+    for (name, size) in [("d/empty", 0), ("d/inline", 500), ("d/blob", 50_000), ("d/v.f32", 4000)] {
+        fs.put(name, &pattern(size, 1));
+    }
+    let open = fs.create("open").unwrap();
+    fs.write(open, 0, &pattern(70_000, 2));
+    fs.write(open, 70_000, &pattern(10, 3));
+    let before = fs.stat("d/blob").unwrap();
+    let fs = fs.reopen();
+    assert_eq!(fs.list("d"), ["blob", "empty", "inline", "v.f32"]);
+    assert_eq!(fs.stat("d/blob").unwrap(), before);
+    for (name, size) in [("d/empty", 0), ("d/inline", 500), ("d/blob", 50_000), ("d/v.f32", 4000)] {
+        assert_eq!(fs.get(name).unwrap(), pattern(size, 1), "{name}");
+    }
+    assert_eq!(fs.get("open").unwrap(), [pattern(70_000, 2), pattern(10, 3)].concat());
+}
+
+#[test]
+fn a_closed_volume_refuses_changes_and_closes_once() {
+    let fs = Fs::new();
+    fs.put("f", b"1");
+    let handle = fs.open("f", WRITE).unwrap();
+    fs.volume.close().unwrap();
+    fs.volume.close().unwrap();
+    assert!(matches!(error(fs.mkdir("d")), Error::ReadOnly));
+    assert!(matches!(error(fs.volume.write(&ROOT, handle, 0, b"x")), Error::ReadOnly));
+    assert!(matches!(error(fs.unlink("f")), Error::ReadOnly));
+    assert_eq!(fs.read(handle), b"1");
+    fs.volume.release(handle).unwrap();
+}
+
+#[test]
+fn a_read_only_volume_reads_and_refuses_changes() {
+    let fs = Fs::new();
+    fs.put("f", b"1");
+    let fs = fs.reopen_read_only();
+    assert_eq!(fs.get("f").unwrap(), b"1");
+    assert!(matches!(error(fs.mkdir("d")), Error::ReadOnly));
+    assert!(matches!(error(fs.open("f", WRITE)), Error::ReadOnly));
+    assert!(matches!(error(fs.truncate("f", 0)), Error::ReadOnly));
+    fs.volume.close().unwrap();
+}
+
+#[test]
+fn a_kill_loses_no_write_that_returned() {
+    let fs = Fs::new();
+    let inline = fs.create("inline").unwrap();
+    let blob = fs.create("blob").unwrap();
+    fs.write(inline, 0, &pattern(3000, 1));
+    fs.write(blob, 0, &pattern(20_000, 2));
+    // In place: only the blob knows the size.
+    fs.write(blob, 20_000, &pattern(30_000, 3));
+    fs.write(blob, 5, b"overwritten");
+    let found = fs.killed_copy();
+    assert_eq!(found.get("inline").unwrap(), pattern(3000, 1));
+    let mut model = [pattern(20_000, 2), pattern(30_000, 3)].concat();
+    model[5..16].copy_from_slice(b"overwritten");
+    assert_eq!(found.get("blob").unwrap(), model);
+    assert_eq!(found.stat("blob").unwrap().size, 50_000);
+    let (ours, theirs) = (fs.stat("blob").unwrap().mtime, found.stat("blob").unwrap().mtime);
+    assert!((ours.secs - theirs.secs).abs() <= 1, "{ours:?} and {theirs:?}");
+}
+
+#[test]
+fn a_time_set_while_writing_survives_a_kill() {
+    let fs = Fs::new();
+    let handle = fs.create("blob").unwrap();
+    fs.write(handle, 0, &pattern(20_000, 2));
+    fs.write(handle, 20_000, b"x");
+    let past = Time { secs: 1_000_000, nanos: 7 };
+    let set = SetAttr { mtime: Some(SetTime::To(past)), ..SetAttr::default() };
+    fs.volume.setattr(&ROOT, fs.ino("blob").unwrap(), set, Some(handle)).unwrap();
+    let found = fs.killed_copy();
+    assert_eq!(found.stat("blob").unwrap().mtime, past);
+    assert_eq!(found.stat("blob").unwrap().size, 20_001);
+}
+
+#[test]
+fn a_kill_settles_what_was_being_written() {
+    let fs = Fs::new();
+    let handle = fs.create("v.f32").unwrap();
+    fs.write(handle, 0, &pattern(4000, 1));
+    fs.put("w.f32", &pattern(400_000, 2));
+    let again = fs.open("w.f32", WRITE).unwrap();
+    fs.write(again, 0, b"half");
+    let found = fs.killed_copy();
+    assert_eq!(found.get("v.f32").unwrap(), pattern(4000, 1));
+    let mut model = pattern(400_000, 2);
+    model[..4].copy_from_slice(b"half");
+    assert_eq!(found.get("w.f32").unwrap(), model);
+    let found = found.reopen();
+    assert_eq!(found.get("v.f32").unwrap(), pattern(4000, 1));
+    assert_eq!(found.get("w.f32").unwrap(), model);
+}
+
+#[test]
+fn unlinked_files_and_directories_that_were_open_are_gone_after_a_kill() {
+    let fs = Fs::new();
+    fs.put("f", &pattern(50_000, 1));
+    let file = fs.ino("f").unwrap();
+    let handle = fs.open("f", WRITE).unwrap();
+    fs.write(handle, 0, b"dirty");
+    let dir = fs.mkdir("d").unwrap().ino;
+    fs.volume.setxattr(&ROOT, dir, b"user.a", b"1", XattrMode::Either).unwrap();
+    fs.volume.open_dir(&ROOT, dir).unwrap();
+    fs.unlink("f").unwrap();
+    fs.rmdir("d").unwrap();
+    let found = fs.killed_copy();
+    assert!(matches!(error(found.volume.getattr(file)), Error::NotFound));
+    assert!(matches!(error(found.volume.getattr(dir)), Error::NotFound));
+    assert!(matches!(error(found.volume.getxattr(&ROOT, dir, b"user.a")), Error::NoAttribute));
+    let blobs = || {
+        found.volume.sync().unwrap();
+        count_files(&found.store().join("blobs"))
+    };
+    assert_eq!(blobs(), 0, "the orphan's blob is removed");
+}
+
+#[test]
+fn the_space_of_removed_content_is_given_back() {
+    let fs = Fs::new();
+    let blobs = || {
+        fs.volume.sync().unwrap();
+        count_files(&fs.store().join("blobs"))
+    };
+    fs.put("a", &pattern(50_000, 1));
+    fs.put("b.f32", &pattern(200_000, 2));
+    assert_eq!(blobs(), 2);
+    let handle = fs.open("b.f32", WRITE).unwrap();
+    fs.write(handle, 0, b"copy");
+    fs.close(handle);
+    assert_eq!(blobs(), 2, "the sealed version is let go");
+    fs.truncate("a", 0).unwrap();
+    assert_eq!(blobs(), 1);
+    fs.put("c", &pattern(50_000, 1));
+    fs.rename("c", "b.f32").unwrap();
+    fs.unlink("b.f32").unwrap();
+    assert_eq!(blobs(), 0);
+}
+
+#[test]
+fn inode_numbers_are_not_reused() {
+    let fs = Fs::new();
+    fs.put("a", b"1");
+    let first = fs.ino("a").unwrap();
+    fs.unlink("a").unwrap();
+    let fs = fs.reopen();
+    fs.put("a", b"1");
+    assert!(fs.ino("a").unwrap() > first);
+    let found = fs.killed_copy();
+    found.put("b", b"1");
+    assert!(found.ino("b").unwrap() > fs.ino("a").unwrap());
+}
+
+#[test]
+fn a_blob_that_lost_its_end_is_as_long_as_what_is_left() {
+    let fs = Fs::new();
+    fs.put("f", &pattern(50_000, 1));
+    let found = fs.damaged_copy(|store| {
+        for blob in files_below(&store.join("blobs")) {
+            std::fs::File::options().write(true).open(blob).unwrap().set_len(30_000).unwrap();
+        }
+    });
+    assert_eq!(found.stat("f").unwrap().size, 30_000);
+    assert_eq!(found.get("f").unwrap(), pattern(50_000, 1)[..30_000]);
+}
+
+#[test]
+fn a_file_whose_blob_is_missing_can_be_seen_and_removed() {
+    let fs = Fs::new();
+    fs.put("f", &pattern(50_000, 1));
+    fs.put("g", b"sound");
+    let found = fs.damaged_copy(|store| {
+        for blob in files_below(&store.join("blobs")) {
+            std::fs::remove_file(blob).unwrap();
+        }
+    });
+    assert_eq!(found.stat("f").unwrap().size, 50_000);
+    assert!(matches!(error(found.get("f")), Error::Corrupt { .. }));
+    assert_eq!(found.get("g").unwrap(), b"sound");
+    found.unlink("f").unwrap();
+    found.volume.sync().unwrap();
+    assert_eq!(found.reopen().list(""), ["g"]);
+}
+
+#[test]
+fn a_torn_slot_is_an_error_and_never_wrong_bytes() {
+    let fs = Fs::new();
+    fs.put("v.f32", &pattern(4000, 1));
+    let found = fs.damaged_copy(|store| {
+        use std::os::unix::fs::FileExt;
+        for segment in files_below(&store.join("segments")) {
+            let bytes = std::fs::read(&segment).unwrap();
+            let at = bytes.windows(100).position(|window| window == &pattern(4000, 1)[..100]).unwrap();
+            let file = std::fs::File::options().write(true).open(segment).unwrap();
+            file.write_all_at(&[0; 64], at as u64 + 64).unwrap();
+        }
+    });
+    assert!(matches!(error(found.get("v.f32")), Error::Corrupt { .. }));
+    found.put("v.f32", &pattern(8, 2));
+    assert_eq!(found.get("v.f32").unwrap(), pattern(8, 2));
+}
+
+#[test]
+fn an_fsync_writes_size_and_time_back() {
+    let fs = Fs::new();
+    let handle = fs.create("f").unwrap();
+    fs.write(handle, 0, &pattern(20_000, 1));
+    fs.write(handle, 20_000, &pattern(20_000, 2));
+    let written = fs.stat("f").unwrap();
+    fs.volume.fsync(handle, false).unwrap();
+    fs.volume.fsync_dir(Ino::ROOT).unwrap();
+    assert_eq!(fs.stat("f").unwrap(), written);
+    assert_eq!(fs.killed_copy().stat("f").unwrap().size, 40_000);
+}
+
+#[test]
+fn a_second_opener_is_told_who_has_the_store() {
+    let fs = Fs::new();
+    let again =
+        Volume::open(VolumeOptions { store: fs.store().to_path_buf(), mountpoint: None, read_only: true });
+    let Err(Error::StoreLocked { holder, .. }) = again else { panic!("opened twice") };
+    assert!(holder.contains(&std::process::id().to_string()), "{holder}");
+}
+
+fn count_files(dir: &Path) -> usize {
+    files_below(dir).len()
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(files_below(&entry.path()));
+        } else {
+            files.push(entry.path());
+        }
+    }
+    files
+}
