@@ -14,10 +14,12 @@
 //! `docs/ARCHITECTURE.md` says what lives where and which invariants hold between the rooms.
 
 pub mod catalog;
+pub mod cli;
 pub mod collection;
 pub mod distance;
 pub mod error;
 pub mod format;
+pub mod fuse;
 pub mod index;
 pub mod metrics;
 pub mod namespace;

@@ -1,0 +1,104 @@
+//! `vexfs search`: nearest neighbours through the files of a mount.
+//!
+//! Nothing here opens a store: the request goes into `DIR/.vexfs/query` and the answer comes out of it, as any
+//! program could do.
+
+mod answer;
+mod query;
+mod request;
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgGroup, Args};
+
+use super::exit::{Code, Failure, Outcome, code_of_answer};
+use super::output::put;
+use answer::{Answer, Style};
+use query::QueryFile;
+use request::{Options, Requests};
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true))]
+#[command(group = ArgGroup::new("effort"))]
+#[command(group = ArgGroup::new("style"))]
+pub(super) struct Search {
+    /// The directory whose subtree is searched
+    dir: PathBuf,
+    /// Like this file, or one row of it; in the same mount or outside
+    #[arg(long, value_name = "FILE[#ROW]", group = "what")]
+    like: Option<PathBuf>,
+    /// Like the vectors in this file, each on its own; - reads stdin
+    #[arg(long, value_name = "FILE", group = "what")]
+    vector: Option<PathBuf>,
+    /// Like this text, where an embedder is set
+    #[arg(long, value_name = "TEXT", group = "what")]
+    text: Option<String>,
+    /// How many neighbours
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
+    /// None farther than this distance
+    #[arg(long, value_name = "DISTANCE", allow_negative_numbers = true)]
+    max: Option<f64>,
+    /// Candidates kept while the graph is walked: more find more, slower
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), group = "effort")]
+    ef: Option<u32>,
+    /// Compare with every vector
+    #[arg(long, group = "effort")]
+    exact: bool,
+    /// The answers as JSON lines
+    #[arg(long, group = "style")]
+    json: bool,
+    /// One path a line
+    #[arg(long, group = "style")]
+    paths: bool,
+    /// Paths ended by a NUL, for xargs -0
+    #[arg(short = '0', group = "style")]
+    nul: bool,
+}
+
+impl Search {
+    pub(super) fn run(&self) -> Outcome {
+        if self.max.is_some_and(|max| !max.is_finite()) {
+            return Err(Failure::new(Code::Usage, "--max: want a finite number"));
+        }
+        let mut query = QueryFile::open(&self.dir)?;
+        let requests = self.requests(query.dir())?;
+        let mut found = false;
+        for number in 0..requests.len() {
+            let line = query.ask(&requests.line(number)?)?;
+            let answer = Answer::parse(&line)?;
+            if let Some(error) = &answer.error {
+                return Err(Failure::new(code_of_answer(&error.code), error.message.clone()));
+            }
+            let hits = answer.hits.as_deref().unwrap_or_default();
+            found |= !hits.is_empty();
+            if !answer.complete.unwrap_or(true) {
+                super::say("the answer is not complete: not every vector could be compared in time");
+            }
+            if requests.len() > 1 && self.style() == Style::Table {
+                put(format!("query {number}\n").as_bytes())?;
+            }
+            put(&answer::render(&line, hits, self.style(), &self.dir))?;
+        }
+        Ok(if found { Code::Ok } else { Code::NoResult })
+    }
+
+    fn style(&self) -> Style {
+        match (self.json, self.paths, self.nul) {
+            (true, _, _) => Style::Json,
+            (_, true, _) => Style::Paths,
+            (_, _, true) => Style::PathsNul,
+            (false, false, false) => Style::Table,
+        }
+    }
+
+    fn requests(&self, dir: &Path) -> Result<Requests, Failure> {
+        let options = Options { k: self.k, ef: self.ef, exact: self.exact.then_some(true), max: self.max };
+        match (&self.like, &self.vector, &self.text) {
+            (Some(like), _, _) => Requests::like(like, dir, options),
+            (_, Some(file), _) => Requests::vectors(file, options),
+            (_, _, Some(text)) => Ok(Requests::text(text, options)),
+            (None, None, None) => Err(Failure::new(Code::Usage, "one of --like, --vector, --text is needed")),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! One face for fuser's replies: each takes the value that its operation makes, or an error number.
+
+use fuser::{
+    Errno, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+};
+
+use super::convert;
+use crate::pool::Pooled;
+use crate::store::Space;
+use crate::volume::{Attr, Handle};
+use crate::{Error, Result};
+
+/// Inode numbers are never used twice, so one generation is enough.
+pub(super) const GENERATION: Generation = Generation(0);
+
+/// Longest name of an entry in bytes.
+const NAME_MAX: u32 = 255;
+
+/// Longest value of an extended attribute that the kernel passes on, in bytes; it turns a longer one into EIO.
+const XATTR_MAX: usize = 65_536;
+
+/// A reply that an error can be sent with.
+pub(super) trait Fail {
+    fn error(self, errno: Errno);
+}
+
+/// A reply that is answered with a `V`.
+pub(super) trait Answer<V>: Fail {
+    fn ok(self, value: V);
+}
+
+macro_rules! fail {
+    ($($reply:ty),* $(,)?) => {
+        $(impl Fail for $reply {
+            fn error(self, errno: Errno) {
+                <$reply>::error(self, errno);
+            }
+        })*
+    };
+}
+
+macro_rules! answer {
+    ($reply:ty, $value:ty, |$this:ident, $v:pat_param| $ok:expr) => {
+        impl Answer<$value> for $reply {
+            fn ok($this, $v: $value) {
+                $ok;
+            }
+        }
+    };
+}
+
+fail!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr,
+);
+
+/// A file as `open` and `create` answer it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    pub(super) handle: Handle,
+    pub(super) flags: FopenFlags,
+}
+
+answer!(ReplyEmpty, (), |self, ()| self.ok());
+answer!(ReplyEntry, Attr, |self, attr| self.entry(&attr.ttl, &convert::attr(&attr), GENERATION));
+answer!(ReplyAttr, Attr, |self, attr| self.attr(&attr.ttl, &convert::attr(&attr)));
+answer!(ReplyOpen, Open, |self, open| self.opened(fuser::FileHandle(open.handle.0), open.flags));
+answer!(ReplyCreate, (Attr, Open), |self, (attr, open)| self.created(
+    &attr.ttl,
+    &convert::attr(&attr),
+    GENERATION,
+    fuser::FileHandle(open.handle.0),
+    open.flags,
+));
+answer!(ReplyData, Pooled<Vec<u8>>, |self, bytes| self.data(&bytes));
+answer!(ReplyData, Vec<u8>, |self, bytes| self.data(&bytes));
+answer!(ReplyWrite, u32, |self, written| self.written(written));
+answer!(ReplyDirectory, (), |self, ()| self.ok());
+answer!(ReplyDirectoryPlus, (), |self, ()| self.ok());
+answer!(ReplyLseek, i64, |self, offset| self.offset(offset));
+answer!(ReplyXattr, XattrAnswer, |self, answer| match answer {
+    XattrAnswer::Size(size) => self.size(size),
+    XattrAnswer::Value(value) => self.data(&value),
+});
+answer!(ReplyStatfs, Space, |self, space| {
+    // A block of 4 GiB or more does not exist.
+    let block_bytes = u32::try_from(space.block_bytes).unwrap_or(u32::MAX);
+    self.statfs(
+        space.blocks,
+        space.free,
+        space.available,
+        space.files,
+        space.files_free,
+        block_bytes,
+        NAME_MAX,
+        block_bytes,
+    );
+});
+
+/// What `getxattr` and `listxattr` answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum XattrAnswer {
+    /// The caller asked how long it is.
+    Size(u32),
+    /// The bytes.
+    Value(Vec<u8>),
+}
+
+/// The answer for a caller whose buffer has `room` bytes; 0 asks for the size.
+///
+/// # Errors
+///
+/// `AttributeRange` when the value does not fit, `AttributeTooBig` when it fits no attribute.
+pub(super) fn xattr(value: Vec<u8>, room: u32) -> Result<XattrAnswer> {
+    let need = value.len();
+    match u32::try_from(need) {
+        Ok(size) if need <= XATTR_MAX => match room {
+            0 => Ok(XattrAnswer::Size(size)),
+            _ if size <= room => Ok(XattrAnswer::Value(value)),
+            _ => Err(Error::AttributeRange { need, got: room as usize }),
+        },
+        _ => Err(Error::AttributeTooBig { got: need, limit: XATTR_MAX }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_is_measured_then_read() {
+        assert_eq!(xattr(vec![7; 3], 0).unwrap(), XattrAnswer::Size(3));
+        assert_eq!(xattr(vec![7; 3], 3).unwrap(), XattrAnswer::Value(vec![7; 3]));
+        assert_eq!(xattr(Vec::new(), 8).unwrap(), XattrAnswer::Value(Vec::new()));
+    }
+
+    #[test]
+    fn an_attribute_that_does_not_fit_names_both_sizes() {
+        let error = xattr(vec![7; 3], 2).unwrap_err();
+        assert!(matches!(error, Error::AttributeRange { need: 3, got: 2 }), "{error:?}");
+        let error = xattr(vec![7; XATTR_MAX + 1], 0).unwrap_err();
+        assert!(matches!(error, Error::AttributeTooBig { got: 65_537, limit: 65_536 }), "{error:?}");
+        assert!(xattr(vec![7; XATTR_MAX], 65_536).is_ok());
+    }
+}

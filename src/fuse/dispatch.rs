@@ -1,0 +1,751 @@
+//! Requests in, answers out: each is converted, handed to the volume, and its result sent back.
+//!
+//! [`answer!`] decides where a request is worked on: here, on the worker that received it, or in the search pool
+//! when the volume says that it may run a search. What goes to the pool takes copies of the request's bytes with
+//! it, because the worker reads the next request into the same memory.
+//!
+//! A panic in a handler is logged and its caller gets EIO; the worker and the mount live on.
+
+use std::any::Any;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+
+use super::answer::{Answer, Fail, GENERATION, Open, xattr};
+use super::convert::{self, caller};
+use super::errno::errno;
+use super::mount::Ending;
+use super::search_pool::{SearchPool, Turn};
+use crate::metrics::Op;
+use crate::namespace::Ino;
+use crate::pool::BufferPool;
+use crate::volume::{Caller, Handle, SetAttr, Volume};
+use crate::{Error, Result};
+
+/// Largest write that the kernel sends in one request.
+const MAX_WRITE_BYTES: u32 = 1 << 20;
+
+/// Requests that the kernel may have under way without a process waiting, such as read-ahead.
+const MAX_BACKGROUND: u16 = 64;
+
+/// Most that one `copy_file_range` copies: its answer has 32 bits. The caller asks again for the rest, which may be
+/// up to 2^63.
+const MAX_COPY_BYTES: u64 = 1 << 30;
+
+/// Idle buffers kept of each size.
+const IDLE_BUFFERS: usize = 16;
+
+/// What is asked of the kernel, where it has it.
+///
+/// Left out: `WRITEBACK_CACHE` delays small writes past the close that has to report a bad vector,
+/// `POSIX_ACL` needs a daemon that keeps them, `CACHE_SYMLINKS` would keep result links that moved on, and
+/// `SETXATTR_EXT` changes a request that fuser 0.18 then cannot parse.
+const CAPABILITIES: [InitFlags; 7] = [
+    // Otherwise every single write is preceded by a getxattr of security.capability.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+];
+
+/// Answers one request.
+///
+/// `bytes` names the `&[u8]` of the request that the work reads: in the pool they are copies. The rest of what
+/// the work uses is `Copy`. The work gets the [`Server`] and the reply, for answers that are filled piecemeal.
+macro_rules! answer {
+    ($door:ident, $op:expr, $reply:ident, search: $may_search:expr, bytes: [$($bytes:ident),*],
+     |$server:ident, $out:pat_param| $work:expr) => {{
+        let started = Instant::now();
+        if $may_search {
+            let server = Arc::clone(&$door.server);
+            $(let $bytes = $bytes.to_vec();)*
+            $door.pool.submit(Box::new(move |turn| match turn {
+                Turn::Run => {
+                    $(let $bytes: &[u8] = &$bytes;)*
+                    server.answer($op, started, $reply, |$server, $out| $work);
+                }
+                Turn::Refused => server.refuse($op, started, $reply),
+            }));
+        } else {
+            $door.server.answer($op, started, $reply, |$server, $out| $work);
+        }
+    }};
+}
+
+/// The filesystem as fuser sees it.
+#[derive(Debug)]
+pub(super) struct Door {
+    server: Arc<Server>,
+    pool: SearchPool,
+    ending: Arc<Ending>,
+}
+
+/// What an answer is made with, on whichever thread.
+#[derive(Debug)]
+struct Server {
+    volume: Arc<Volume>,
+    buffers: BufferPool,
+}
+
+impl Server {
+    /// Does the work and sends its result.
+    fn answer<R, V>(&self, op: Op, started: Instant, reply: R, work: impl FnOnce(&Self, &mut R) -> Result<V>)
+    where
+        R: Answer<V>,
+    {
+        // The reply is inside: when the work panics, dropping it unsent answers EIO.
+        let answered = catch_unwind(AssertUnwindSafe(|| {
+            let mut reply = reply;
+            match work(self, &mut reply) {
+                Ok(value) => {
+                    reply.ok(value);
+                    true
+                }
+                Err(error) => {
+                    reply.error(errno(&error));
+                    false
+                }
+            }
+        }));
+        let ok = answered.unwrap_or_else(|panic| {
+            log_panic(op.name(), panic.as_ref());
+            false
+        });
+        self.volume.metrics().op(op, started.elapsed(), ok);
+    }
+
+    /// The queue of the search pool is full.
+    fn refuse<R: Fail>(&self, op: Op, started: Instant, reply: R) {
+        reply.error(Errno::EAGAIN);
+        self.volume.metrics().op(op, started.elapsed(), false);
+    }
+
+    fn list_plus(
+        &self,
+        caller: &Caller,
+        (ino, handle): (Ino, Handle),
+        offset: u64,
+        out: &mut ReplyDirectoryPlus,
+    ) -> Result<()> {
+        let mut listed = 0;
+        let mut failed = None;
+        self.volume.read_dir(caller, handle, offset, &mut |entry| {
+            let name = OsStr::from_bytes(&entry.name);
+            // The kernel counts no lookup for these two.
+            if matches!(name.as_bytes(), b"." | b"..") {
+                let ino = INodeNo(entry.ino.0);
+                listed += 1;
+                return !out.add(ino, entry.offset, name, &Duration::ZERO, &convert::dot(ino), GENERATION);
+            }
+            let attr = match self.volume.lookup(caller, ino, &entry.name) {
+                Ok(attr) => attr,
+                // Removed since it was read.
+                Err(Error::NotFound) => return true,
+                Err(error) => {
+                    failed = Some(error);
+                    return false;
+                }
+            };
+            let ino = INodeNo(attr.ino.0);
+            let full = out.add(ino, entry.offset, name, &attr.ttl, &convert::attr(&attr), GENERATION);
+            if full {
+                self.volume.forget(attr.ino, 1);
+            }
+            listed += 1;
+            !full
+        })?;
+        match failed {
+            // The entries before it have been looked up and must arrive; the next request meets the error first.
+            Some(_) if listed > 0 => Ok(()),
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The three settings at the handshake are refused only outside of a range that ours are inside of.
+fn out_of_range<T: std::fmt::Debug>(nearest: T) -> std::io::Error {
+    std::io::Error::other(format!("handshake with the kernel: the nearest possible value is {nearest:?}"))
+}
+
+fn log_panic(what: &str, panic: &(dyn Any + Send)) {
+    let said = panic.downcast_ref::<&str>().copied();
+    let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(what, "panic in a request, answered EIO: {}", said.unwrap_or("no message"));
+}
+
+impl Door {
+    /// # Errors
+    ///
+    /// When the threads of the search pool cannot be started.
+    pub(super) fn new(volume: Arc<Volume>, ending: Arc<Ending>) -> std::io::Result<Self> {
+        let server = Server { volume, buffers: BufferPool::new(IDLE_BUFFERS) };
+        Ok(Self { server: Arc::new(server), pool: SearchPool::start()?, ending })
+    }
+
+    fn may_search(&self, ino: INodeNo) -> bool {
+        self.server.volume.may_search(Ino(ino.0))
+    }
+}
+
+impl Filesystem for Door {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                tracing::info!(?capability, "the kernel does not have this");
+            }
+        }
+        config.set_max_write(MAX_WRITE_BYTES).map_err(out_of_range)?;
+        config.set_max_background(MAX_BACKGROUND).map_err(out_of_range)?;
+        config.set_time_granularity(Duration::from_nanos(1)).map_err(out_of_range)?;
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if !self.pool.stop(super::mount::GRACE) {
+            tracing::warn!("searches are still running, their answers are lost");
+        }
+        self.ending.session_ended();
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        answer!(self, Op::Lookup, reply, search: self.may_search(parent), bytes: [name], |server, _| {
+            server.volume.lookup(&caller, Ino(parent.0), name)
+        });
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        let forget = AssertUnwindSafe(|| self.server.volume.forget(Ino(ino.0), lookups));
+        if let Err(panic) = catch_unwind(forget) {
+            log_panic("forget", panic.as_ref());
+        }
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        answer!(self, Op::Getattr, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.getattr(Ino(ino.0))
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let caller = caller(request);
+        let set = SetAttr {
+            mode: mode.map(convert::permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+        };
+        answer!(self, Op::Setattr, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.setattr(&caller, Ino(ino.0), set, handle.map(|handle| Handle(handle.0)))
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        answer!(self, Op::Readlink, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.readlink(Ino(ino.0))
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        answer!(self, Op::Mknod, reply, search: self.may_search(parent), bytes: [name], |server, _| {
+            let kind = convert::kind_of_mode(mode)?;
+            server.volume.mknod(&caller, Ino(parent.0), name, kind, convert::permissions(mode), rdev)
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        answer!(self, Op::Mkdir, reply, search: self.may_search(parent), bytes: [name], |server, _| {
+            server.volume.mkdir(&caller, Ino(parent.0), name, convert::permissions(mode))
+        });
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        answer!(self, Op::Unlink, reply, search: self.may_search(parent), bytes: [name], |server, _| {
+            server.volume.unlink(&caller, Ino(parent.0), name)
+        });
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        answer!(self, Op::Rmdir, reply, search: self.may_search(parent), bytes: [name], |server, _| {
+            server.volume.rmdir(&caller, Ino(parent.0), name)
+        });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (caller, name, target) = (caller(request), name.as_bytes(), target.as_os_str().as_bytes());
+        answer!(self, Op::Symlink, reply, search: self.may_search(parent), bytes: [name, target], |server, _| {
+            server.volume.symlink(&caller, Ino(parent.0), name, target)
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, name, new_name) = (caller(request), name.as_bytes(), new_name.as_bytes());
+        let search = self.may_search(parent) || self.may_search(new_parent);
+        answer!(self, Op::Rename, reply, search: search, bytes: [name, new_name], |server, _| {
+            let mode = convert::rename_mode(flags)?;
+            server.volume.rename(&caller, (Ino(parent.0), name), (Ino(new_parent.0), new_name), mode)
+        });
+    }
+
+    fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        let search = self.may_search(ino) || self.may_search(parent);
+        answer!(self, Op::Link, reply, search: search, bytes: [name], |server, _| {
+            server.volume.link(&caller, Ino(ino.0), Ino(parent.0), name)
+        });
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (caller, flags) = (caller(request), convert::open_flags(flags.0));
+        answer!(self, Op::Open, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            let opened = server.volume.open_file(&caller, Ino(ino.0), flags)?;
+            Ok(Open { handle: opened.handle, flags: convert::fopen_flags(&opened, flags) })
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (caller, name, flags) = (caller(request), name.as_bytes(), convert::open_flags(flags));
+        answer!(self, Op::Create, reply, search: self.may_search(parent), bytes: [name], |server, _| {
+            let mode = convert::permissions(mode);
+            let (attr, opened) = server.volume.create(&caller, Ino(parent.0), name, mode, flags)?;
+            Ok((attr, Open { handle: opened.handle, flags: convert::fopen_flags(&opened, flags) }))
+        });
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let caller = caller(request);
+        answer!(self, Op::Read, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            let mut buffer = server.buffers.take(size as usize);
+            server.volume.read(&caller, Handle(handle.0), offset, size, &mut buffer)?;
+            Ok(buffer)
+        });
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let caller = caller(request);
+        answer!(self, Op::Write, reply, search: self.may_search(ino), bytes: [data], |server, _| {
+            server.volume.write(&caller, Handle(handle.0), offset, data)
+        });
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        answer!(self, Op::Flush, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.flush(&caller, Handle(handle.0))
+        });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer!(self, Op::Release, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.release(Handle(handle.0))
+        });
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer!(self, Op::Fsync, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.fsync(Handle(handle.0), data_only)
+        });
+    }
+
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
+        answer!(self, Op::Opendir, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            let handle = server.volume.open_dir(&caller, Ino(ino.0))?;
+            Ok(Open { handle, flags: fuser::FopenFlags::empty() })
+        });
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        let caller = caller(request);
+        answer!(self, Op::Readdir, reply, search: self.may_search(ino), bytes: [], |server, out| {
+            server.volume.read_dir(&caller, Handle(handle.0), offset, &mut |entry| {
+                let (kind, name) = (convert::file_type(entry.kind), OsStr::from_bytes(&entry.name));
+                !out.add(INodeNo(entry.ino.0), entry.offset, kind, name)
+            })
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        let caller = caller(request);
+        answer!(self, Op::Readdir, reply, search: self.may_search(ino), bytes: [], |server, out| {
+            server.list_plus(&caller, (Ino(ino.0), Handle(handle.0)), offset, out)
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        answer!(self, Op::Releasedir, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.release_dir(Handle(handle.0));
+            Ok(())
+        });
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer!(self, Op::Fsyncdir, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.fsync_dir(Ino(ino.0))
+        });
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        answer!(self, Op::Statfs, reply, search: false, bytes: [], |server, _| server.volume.statfs());
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        answer!(self, Op::Setxattr, reply, search: self.may_search(ino), bytes: [name, value], |server, _| {
+            let mode = convert::xattr_mode(flags)?;
+            server.volume.setxattr(&caller, Ino(ino.0), name, value, mode)
+        });
+    }
+
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        let search = self.server.volume.xattr_may_search(name) || self.may_search(ino);
+        answer!(self, Op::Getxattr, reply, search: search, bytes: [name], |server, _| {
+            xattr(server.volume.getxattr(&caller, Ino(ino.0), name)?, size)
+        });
+    }
+
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = caller(request);
+        answer!(self, Op::Listxattr, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            xattr(server.volume.listxattr(&caller, Ino(ino.0))?, size)
+        });
+    }
+
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.as_bytes());
+        answer!(self, Op::Removexattr, reply, search: self.may_search(ino), bytes: [name], |server, _| {
+            server.volume.removexattr(&caller, Ino(ino.0), name)
+        });
+    }
+
+    /// The mount has `default_permissions`, so the kernel checks and does not ask.
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// The one `ENOSYS`: the kernel then never asks again and says of every file that it is ready for reading and
+    /// writing, which is true here.
+    fn poll(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        answer!(self, Op::Fallocate, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            server.volume.fallocate(Handle(handle.0), offset, length, convert::allocate(mode)?)
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        answer!(self, Op::Lseek, reply, search: self.may_search(ino), bytes: [], |server, _| {
+            let what = convert::seek(whence)?;
+            // lseek(2): an offset before the beginning has neither data nor a hole.
+            let offset = u64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
+            let found = server.volume.seek(Handle(handle.0), offset, what)?;
+            i64::try_from(found).map_err(|_| Error::NoSuchOffset)
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        from_ino: INodeNo,
+        from_handle: FileHandle,
+        from_offset: u64,
+        to_ino: INodeNo,
+        to_handle: FileHandle,
+        to_offset: u64,
+        length: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let search = self.may_search(from_ino) || self.may_search(to_ino);
+        answer!(self, Op::CopyFileRange, reply, search: search, bytes: [], |server, _| {
+            if !flags.is_empty() {
+                return Err(Error::Invalid("copy_file_range with flags"));
+            }
+            let length = length.min(MAX_COPY_BYTES);
+            let (from, to) = (Handle(from_handle.0), Handle(to_handle.0));
+            server.volume.copy_range((from, from_offset), (to, to_offset), length)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+    use crate::fuse::answer::Fail;
+    use crate::volume::VolumeOptions;
+
+    /// As fuser's replies: dropped unsent, it answers EIO.
+    struct Reply(Option<Sender<std::result::Result<u32, i32>>>);
+
+    impl Reply {
+        fn send(mut self, answer: std::result::Result<u32, i32>) {
+            self.0.take().unwrap().send(answer).unwrap();
+        }
+    }
+
+    impl Fail for Reply {
+        fn error(self, errno: Errno) {
+            self.send(Err(errno.code()));
+        }
+    }
+
+    impl Answer<u32> for Reply {
+        fn ok(self, value: u32) {
+            self.send(Ok(value));
+        }
+    }
+
+    impl Drop for Reply {
+        fn drop(&mut self) {
+            if let Some(unsent) = self.0.take() {
+                unsent.send(Err(libc::EIO)).unwrap();
+            }
+        }
+    }
+
+    fn server(store: &Path) -> Arc<Server> {
+        let options = VolumeOptions { store: store.into(), mountpoint: None, read_only: false };
+        Arc::new(Server { volume: Volume::open(options).unwrap(), buffers: BufferPool::new(1) })
+    }
+
+    #[test]
+    fn each_request_gets_one_answer_and_a_panic_is_eio() {
+        let store = tempfile::tempdir().unwrap();
+        let server = server(&store.path().join("store"));
+        let (sender, answers) = channel();
+        let started = Instant::now();
+        let reply = || Reply(Some(sender.clone()));
+        server.answer(Op::Write, started, reply(), |_, _| Ok(7));
+        server.answer(Op::Write, started, reply(), |_, _| Err(Error::ZeroVector { row: 0 }));
+        server.answer(Op::Write, started, reply(), |_, _| panic!("a fault in a handler"));
+        server.refuse(Op::Write, started, reply());
+        let got: Vec<_> = answers.try_iter().collect();
+        assert_eq!(got, [Ok(7), Err(libc::EDOM), Err(libc::EIO), Err(libc::EAGAIN)]);
+        let counted = server.volume.metrics().render(&[]);
+        assert!(counted.contains("vexfs_fuse_ops_total{op=\"write\",result=\"error\"} 3"), "{counted}");
+        server.volume.close().unwrap();
+    }
+
+    #[test]
+    fn what_may_search_takes_copies_of_its_bytes_to_the_pool() {
+        let store = tempfile::tempdir().unwrap();
+        let volume = server(&store.path().join("store")).volume.clone();
+        let door = Door::new(volume.clone(), Arc::new(Ending::new(volume.clone()))).unwrap();
+        let (sender, answers) = channel();
+        for search in [false, true] {
+            let (reply, threads) = (Reply(Some(sender.clone())), channel());
+            let request = vec![1, 2, 3];
+            let (bytes, thread) = (request.as_slice(), &threads.0);
+            let thread = thread.clone();
+            answer!(door, Op::Write, reply, search: search, bytes: [bytes], |_server, _| {
+                thread.send(std::thread::current().id()).unwrap();
+                Ok(bytes.iter().copied().map(u32::from).sum())
+            });
+            drop(request);
+            let wait = Duration::from_secs(10);
+            assert_eq!(answers.recv_timeout(wait), Ok(Ok(6)));
+            let here = threads.1.recv_timeout(wait).unwrap() == std::thread::current().id();
+            assert_eq!(here, !search);
+        }
+        volume.close().unwrap();
+    }
+}

@@ -1,0 +1,19 @@
+//! The kernel's door: requests of the FUSE protocol are converted, handed to the volume, and answered.
+//!
+//! No policy lives here. The room knows numbers of system errors, flags and the lifecycle of a mount, and nothing
+//! of vectors, stores or collections. [`mount()`] serves a volume on a directory until the returned [`Mounted`]
+//! says that it ended; [`mounts`] reads the kernel's table of mounts.
+//!
+//! The daemon never touches its own mount: every path below it would wait for an answer of this very process.
+
+mod answer;
+mod attach;
+mod convert;
+mod dispatch;
+mod errno;
+mod mount;
+pub mod mounts;
+mod search_pool;
+
+pub use attach::unmount;
+pub use mount::{MountOptions, Mounted, mount};

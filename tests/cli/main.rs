@@ -1,0 +1,86 @@
+//! The command line without a mount: exit codes, and the sentence that a person reads.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs the program with a home directory of its own, as somebody who mounts nothing.
+fn vexfs(home: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vexfs"))
+        .args(args)
+        .current_dir(home)
+        .env("HOME", home)
+        .env("XDG_DATA_HOME", home.join("data"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Expects a code, a sentence on stderr, and nothing on stdout.
+#[track_caller]
+fn refused(args: &[&str], code: i32, sentence: &str) {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("dir")).unwrap();
+    std::fs::write(home.path().join("file"), b"text").unwrap();
+    let output = vexfs(home.path(), args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("vexfs: ") && said.contains(sentence), "{args:?}: {said}");
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{args:?}");
+}
+
+#[test]
+fn help_and_version_are_data() {
+    let home = tempfile::tempdir().unwrap();
+    let output = vexfs(home.path(), &["--version"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), concat!("vexfs ", env!("CARGO_PKG_VERSION"), "\n"));
+    let output = vexfs(home.path(), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).unwrap();
+    for command in ["mount", "umount", "status", "search"] {
+        assert!(help.contains(command), "{help}");
+    }
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    refused(&["frobnicate"], 2, "unrecognized subcommand 'frobnicate'");
+    refused(&["mount"], 2, "<MOUNTPOINT>");
+    refused(&["mount", "--stroe", "s", "dir"], 2, "unexpected argument '--stroe'");
+    refused(&["umount"], 2, "<MOUNTPOINT>");
+    refused(&["search", "dir"], 2, "required arguments");
+    refused(&["search", "dir", "--like", "a", "--text", "b"], 2, "cannot be used with");
+    refused(&["search", "dir", "--like", "a", "--ef", "9", "--exact"], 2, "cannot be used with");
+    refused(&["search", "dir", "--like", "a", "--json", "-0"], 2, "cannot be used with");
+    refused(&["search", "dir", "--like", "a", "-k", "0"], 2, "invalid value '0'");
+    refused(&["search", "dir", "--like", "a", "--max", "nan"], 2, "finite");
+    refused(&["search", "dir", "--like", "a", "--recall", "0.9"], 2, "unexpected argument '--recall'");
+}
+
+#[test]
+fn an_unknown_mount_option_is_named() {
+    refused(&["mount", "-o", "ro,sync", "dir"], 2, "unknown mount option 'sync'");
+    refused(&["mount", "-o", "uid=0", "dir"], 2, "unknown mount option 'uid'");
+    refused(&["mount", "-o", "threads=0", "dir"], 2, "threads=0: want a number from 1 to 64");
+}
+
+#[test]
+fn mount_wants_a_directory_apart_from_its_store() {
+    refused(&["mount", "--store", "s", "absent"], 4, "absent: no such directory");
+    refused(&["mount", "--store", "s", "file"], 4, "file: not a directory");
+    refused(&["mount", "--store", "dir/s", "dir"], 4, "the mountpoint contains the store");
+    refused(&["mount", "--store", ".", "dir"], 4, "the mountpoint is inside the store");
+}
+
+#[test]
+fn a_directory_that_is_not_mounted_is_said_to_be_so() {
+    refused(&["umount", "dir"], 3, "dir: not a VexFS mount");
+    refused(&["umount", "absent/below"], 3, "absent/below: ");
+    refused(&["status", "dir"], 3, "dir: not a VexFS mount");
+    refused(&["search", "dir", "--text", "t"], 3, "dir: not in a VexFS mount");
+    refused(&["search", "absent", "--text", "t"], 4, "absent: ");
+    refused(&["search", "file", "--text", "t"], 4, "file: not a directory");
+}

@@ -1,0 +1,14 @@
+//! What the real Linux kernel and ordinary programs see of a mounted store.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows the functions marked as tests, not what they call")]
+
+mod damage;
+mod doors;
+mod files;
+mod formats;
+mod harness;
+mod lifecycle;
+mod names;
+mod real_data;
+mod tools;
+mod updates;
