@@ -1,0 +1,47 @@
+# `make help` lists the targets.
+
+# rustup puts cargo here; a shell that was open before the installation does not look there yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+FUZZ_SECONDS ?= 30
+
+.PHONY: help setup build demo test check fuzz clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install what building and testing need and the machine lacks
+	@scripts/setup.sh
+
+build: setup ## Build target/release/vexfs
+	cargo build --release --locked
+
+demo: ## Build, mount a fresh store, copy real vectors in, search through each door
+	@scripts/demo.sh
+
+# The runner comes last: its closing lines are the verdict.
+test: setup ## Run every test; the tests mount for real
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		set -ex; cargo test --locked --doc; cargo nextest run --locked; \
+	else \
+		set -ex; cargo test --locked; \
+	fi
+
+check: setup ## Formatting, lints, documentation, dependencies, then the tests
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	@if cargo deny --version >/dev/null 2>&1; then \
+		set -ex; cargo deny --locked check bans licenses sources; \
+	else \
+		echo "cargo-deny is not installed: licences and sources of dependencies are not checked"; \
+	fi
+	@$(MAKE) --no-print-directory test
+
+fuzz: ## Feed hostile bytes to the parsers, FUZZ_SECONDS (30) for each
+	@scripts/setup.sh --fuzz
+	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+clean: ## Remove what was built
+	cargo clean
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
