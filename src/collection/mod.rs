@@ -440,7 +440,7 @@ impl Collection {
         format!("{:016x}.hnsw", self.root)
     }
 
-    /// Writes the graph to a checkpoint, when there is one.
+    /// Writes the graph to a checkpoint; without a graph, an earlier checkpoint goes.
     ///
     /// # Errors
     ///
@@ -448,7 +448,19 @@ impl Collection {
     pub fn save_graph(&self, dir: &Path) -> Result<()> {
         match self.graph() {
             Some(graph) => graph.hnsw.save(&dir.join(self.checkpoint_name()), &self.stamp()),
-            None => Ok(()),
+            None => self.remove_checkpoint(dir),
+        }
+    }
+
+    /// Removes the graph's checkpoint, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors.
+    pub fn remove_checkpoint(&self, dir: &Path) -> Result<()> {
+        match std::fs::remove_file(dir.join(self.checkpoint_name())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
         }
     }
 }

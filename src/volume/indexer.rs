@@ -24,6 +24,8 @@ pub(super) struct Indexer {
     thread: Mutex<Option<JoinHandle<()>>>,
     work: Mutex<bool>,
     wake: Condvar,
+    /// Two writers of one checkpoint would mix its bytes.
+    saving: Mutex<()>,
 }
 
 impl Indexer {
@@ -86,7 +88,7 @@ impl Volume {
         worked
     }
 
-    /// Waits until every vector that is there is in its graph, then makes everything durable.
+    /// Waits until every vector that is there is in its graph, then makes everything durable, graphs included.
     ///
     /// # Errors
     ///
@@ -101,11 +103,13 @@ impl Volume {
             self.indexer.wake();
             std::thread::sleep(Duration::from_millis(5));
         }
+        self.save_graphs();
         self.sync()
     }
 
     /// Writes the graphs to their checkpoints.
     pub(super) fn save_graphs(&self) {
+        let _one_at_a_time = self.indexer.saving.lock();
         for collection in self.vectors.all() {
             if let Err(error) = collection.save_graph(&self.store.index_dir()) {
                 tracing::warn!(root = collection.root(), %error, "graph not saved; it will be built anew");

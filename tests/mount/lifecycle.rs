@@ -563,3 +563,19 @@ fn the_process_keeps_its_footing_when_its_terminal_and_directory_go() {
     assert_eq!(cwd, Path::new("/"));
     succeed(&bench.vexfs(&["umount", "mnt"]));
 }
+
+#[test]
+fn a_removed_collection_leaves_no_graph_behind() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    fs::write(mount.path("docs/.vexfs/config"), "[index]\nexact_below = 10\n").unwrap();
+    let mut random = Random(3);
+    let rows: Vec<_> = (0..200).map(|_| random.vector(4)).collect();
+    fs::write(mount.path("docs/rows.npy"), npy(&rows)).unwrap();
+    mount.sync();
+    let checkpoints = || fs::read_dir(mount.store().join("index")).unwrap().count();
+    assert_eq!(checkpoints(), 1, "sync makes the graph durable too");
+    fs::remove_file(mount.path("docs/rows.npy")).unwrap();
+    fs::remove_dir(mount.path("docs")).unwrap();
+    assert_eq!(checkpoints(), 0);
+}

@@ -1,6 +1,7 @@
 //! What the generated files say.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -92,7 +93,8 @@ impl Volume {
             b"stats.json" if base == Ino::ROOT => self.store_stats(),
             b"stats.json" => {
                 let collection = self.vectors.collection(self.collection_root(base)?);
-                Ok(json(&Stats { schema: 1, collection: self.collection_stats(&collection) }))
+                let invalid = self.vectors.invalid(Ino(collection.root())).len();
+                Ok(json(&Stats { schema: 1, collection: self.collection_stats(&collection, invalid) }))
             }
             b"errors.jsonl" => self.errors(caller, base),
             b"ids.tsv" => self.ids(caller, base),
@@ -109,6 +111,11 @@ impl Volume {
         let shown =
             collections.iter().filter(|collection| !collection.is_empty() || collection.dim().is_some());
         let (files, directories) = self.names.counts();
+        let invalid = self.vectors.invalid_counts();
+        let stats = |collection: &Arc<Collection>| {
+            let invalid = invalid.get(&Ino(collection.root())).copied().unwrap_or_default();
+            self.collection_stats(collection, invalid)
+        };
         Ok(json(&StoreStats {
             schema: 1,
             version: env!("CARGO_PKG_VERSION"),
@@ -120,20 +127,19 @@ impl Volume {
             directories,
             vectors: collections.iter().map(|collection| collection.len()).sum(),
             pending: collections.iter().map(|collection| collection.pending()).sum(),
-            collections: shown.map(|collection| self.collection_stats(collection)).collect(),
+            collections: shown.map(stats).collect(),
             read_only: self.refusal(),
         }))
     }
 
-    fn collection_stats(&self, collection: &Collection) -> CollectionStats {
-        let root = Ino(collection.root());
+    fn collection_stats(&self, collection: &Collection, invalid: usize) -> CollectionStats {
         CollectionStats {
-            path: self.directory_path(root),
+            path: self.directory_path(Ino(collection.root())),
             dim: collection.dim(),
             metric: collection.schema().metric.name(),
             count: collection.len(),
             pending: collection.pending(),
-            invalid: self.vectors.invalid(root).len(),
+            invalid,
             graph_nodes: collection.graph().map_or(0, |graph| graph.hnsw.len()),
         }
     }

@@ -162,6 +162,17 @@ impl Vectors {
         self.members.get(&ino).map(|members| members.clone()).unwrap_or_default()
     }
 
+    /// How many files each collection has refused.
+    pub(super) fn invalid_counts(&self) -> HashMap<Ino, usize> {
+        let mut counts = HashMap::new();
+        for entry in &self.members {
+            for member in entry.value().iter().filter(|member| matches!(member.state, State::Invalid(_))) {
+                *counts.entry(member.root).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// The files whose content a collection refused.
     pub(super) fn invalid(&self, root: Ino) -> Vec<(Ino, Problem)> {
         let mut found: Vec<(Ino, Problem)> = Vec::new();
@@ -251,10 +262,7 @@ impl Vectors {
                 Change::Members { ino, members } => {
                     self.members.insert(ino, members);
                 }
-                Change::Drop { root } => {
-                    self.collections.remove(&root);
-                    self.nested.remove(&root);
-                }
+                Change::Drop { root } => self.drop_collection(root),
             }
         }
         let mut staged: Vec<_> = staged.into_values().collect();
@@ -264,6 +272,14 @@ impl Vectors {
         }
         for (file, release) in last {
             self.release(&file, release);
+        }
+    }
+
+    fn drop_collection(&self, root: Ino) {
+        self.nested.remove(&root);
+        let Some((_, collection)) = self.collections.remove(&root) else { return };
+        if let Err(error) = collection.remove_checkpoint(&self.store.index_dir()) {
+            tracing::warn!(root = root.0, %error, "a graph's checkpoint outlives its collection");
         }
     }
 
