@@ -109,7 +109,7 @@ impl Volume {
         let _io = file.lock_io();
         let (is_dirty, is_orphan, has_overlay) = {
             let state = file.state();
-            (state.dirty, state.orphan, state.has_overlay())
+            (state.is_unsettled(), state.orphan, state.has_overlay())
         };
         match how {
             Finish::Settle if is_dirty && !is_orphan => self.settle_dirty(file),
@@ -139,6 +139,7 @@ impl Volume {
         self.note_sealed(&inode);
         let mut state = file.state();
         state.dirty = false;
+        state.fresh = false;
         state.end_working(&inode.content);
         Ok(complaint)
     }

@@ -60,7 +60,7 @@ impl Volume {
             Ok(inode) => {
                 let file = self.files.get(inode.ino).ok_or(Error::BadHandle)?;
                 // An empty vector file is bad content too: its close says so.
-                file.state().dirty = crate::format::recognise(name).is_some();
+                file.state().fresh = crate::format::recognise(name).is_some();
                 Ok((self.attr(&inode), self.opened(file, flags)))
             }
             Err(Error::Exists) if !flags.exclusive && name != super::CONTROL_NAME => {
@@ -133,7 +133,7 @@ impl Volume {
         }
         let how = {
             let state = open.file.state();
-            match (state.dirty, state.writers) {
+            match (state.is_unsettled(), state.writers) {
                 (false, _) => return Ok(()),
                 (true, 0 | 1) => Finish::Settle,
                 (true, _) => Finish::WriteBack,
@@ -159,7 +159,7 @@ impl Volume {
             if open.flags.write {
                 state.writers = state.writers.saturating_sub(1);
             }
-            state.dirty && state.writers == 0 && !state.orphan
+            state.is_unsettled() && state.writers == 0 && !state.orphan
         };
         let completed = if is_left_dirty { self.complete(file) } else { Ok(()) };
         self.let_go(file);

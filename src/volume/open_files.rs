@@ -49,8 +49,10 @@ pub(super) struct OpenFile {
 pub(super) struct State {
     holders: u32,
     pub(super) writers: u32,
-    /// Content was changed and not settled.
+    /// Content was changed and not settled; its mark is on disk.
     pub(super) dirty: bool,
+    /// A new vector file, not settled: empty content is content too. Nothing is on disk of this.
+    pub(super) fresh: bool,
     /// No name is left.
     pub(super) orphan: bool,
     /// It has mode bits that a write by an ordinary user takes away.
@@ -66,6 +68,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether the close of the last writer has something to settle.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.dirty || self.fresh
+    }
+
     /// A write to the working blob changed the inode.
     pub(super) fn overlay(&mut self, overlay: Overlay) {
         self.overlay = Some(overlay);
@@ -247,12 +254,7 @@ impl Volume {
 
     /// Whether a writer has changed the content of `ino` and not completed it.
     pub(in crate::volume) fn is_busy(&self, ino: Ino) -> bool {
-        self.files.get(ino).is_some_and(|file| file.state().dirty)
-    }
-
-    /// Whether a handle that can write is open.
-    pub(in crate::volume) fn has_writer(&self, ino: Ino) -> bool {
-        self.files.get(ino).is_some_and(|file| file.state().writers > 0)
+        self.files.get(ino).is_some_and(|file| file.state().is_unsettled())
     }
 
     /// The file behind a handle that allows writing.

@@ -130,8 +130,8 @@ impl Volume {
     /// `indexed`, `pending`, `invalid: REASON` or `plain`.
     pub(super) fn status(&self, ino: Ino, member: Option<&Member>) -> String {
         match member.map(|member| (&member.state, member.root)) {
-            _ if (self.is_busy(ino) || self.has_writer(ino)) && self.wants_vectors(ino) => "pending".into(),
-            // Made by mknod, or its process died before the close.
+            _ if self.is_busy(ino) && self.wants_vectors(ino) => "pending".into(),
+            // Made by mknod, or the daemon died before the close: nothing was ever written.
             None if self.wants_vectors(ino) => "invalid: empty file".into(),
             None => "plain".into(),
             Some((State::Invalid(problem), _)) => format!("invalid: {}", problem.reason),

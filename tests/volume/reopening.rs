@@ -252,3 +252,19 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+#[test]
+fn a_new_vector_file_that_was_written_and_not_closed_is_settled_after_a_kill() {
+    let fs = Fs::new();
+    let vector = fs.create("v.f32").unwrap();
+    fs.write(vector, 0, &pattern(64, 1));
+    let _untouched = fs.create("empty.f32").unwrap();
+    let found = fs.killed_copy();
+    let attribute = |path: &str, name: &[u8]| {
+        let value = found.volume.getxattr(&ROOT, found.ino(path).unwrap(), name).unwrap();
+        String::from_utf8(value).unwrap()
+    };
+    assert_eq!(attribute("v.f32", b"user.vexfs.status"), "indexed");
+    assert_eq!(attribute("v.f32", b"user.vexfs.dim"), "16");
+    assert_eq!(attribute("empty.f32", b"user.vexfs.status"), "invalid: empty file");
+}
