@@ -325,6 +325,8 @@ impl Collection {
         let mut writer = self.writer.lock();
         for file in &staged.added {
             writer.staged.remove(&file.first_row().0);
+            // Never born, and over: the next sweep gives its bytes up.
+            file.die(self.table.version());
             self.unswept.fetch_add(file.rows(), Ordering::Relaxed);
         }
     }

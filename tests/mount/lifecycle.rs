@@ -165,7 +165,7 @@ fn every_file_whose_copy_had_ended_is_there_after_a_kill() {
         let done = mount.outside(format!("done{round}"));
         File::create(&done).unwrap();
         let script = format!(
-            "for f in src/*.f32; do n=${{f##*/}}; test -e mnt/docs/$n || cp $f mnt/docs/$n || exit 1; echo $n >> {}; done",
+            "for f in src/*.f32; do n=${{f##*/}}; cmp -s $f mnt/docs/$n || cp $f mnt/docs/$n || exit 1; echo $n >> {}; done",
             done.display()
         );
         let mut copying = Command::new("bash")
