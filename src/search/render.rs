@@ -170,16 +170,21 @@ pub fn link_name(rank: usize, hit: &Hit) -> Vec<u8> {
     name
 }
 
+/// For each answer `k` ids and distances, padded with [`NO_ID`] and infinity.
+fn padded(answers: &[Answer], k: usize) -> impl Iterator<Item = (u32, f32)> {
+    answers.iter().flat_map(move |answer| {
+        let hits = answer.hits.iter().map(|hit| (hit.id, hit.distance));
+        hits.chain(std::iter::repeat((NO_ID, f32::INFINITY))).take(k)
+    })
+}
+
 /// `N x k` records of (u32 id, f32 distance), little-endian, padded with [`NO_ID`] and infinity.
 #[must_use]
 pub fn records(answers: &[Answer], k: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(answers.len() * k * 8);
-    for answer in answers {
-        let hits = answer.hits.iter().map(|hit| (hit.id, hit.distance));
-        for (id, distance) in hits.chain(std::iter::repeat((NO_ID, f32::INFINITY))).take(k) {
-            out.extend(id.to_le_bytes());
-            out.extend(distance.to_le_bytes());
-        }
+    for (id, distance) in padded(answers, k) {
+        out.extend(id.to_le_bytes());
+        out.extend(distance.to_le_bytes());
     }
     out
 }
@@ -187,19 +192,13 @@ pub fn records(answers: &[Answer], k: usize) -> Vec<u8> {
 /// `ids.ivecs`: for each query `k` ids, padded with [`NO_ID`], which reads as -1.
 #[must_use]
 pub fn ids(answers: &[Answer], k: u32) -> Vec<u8> {
-    let padded = answers.iter().flat_map(|answer| {
-        answer.hits.iter().map(|hit| hit.id).chain(std::iter::repeat(NO_ID)).take(k as usize)
-    });
-    format::ivecs(k, &padded.collect::<Vec<_>>())
+    format::ivecs(k, &padded(answers, k as usize).map(|(id, _)| id).collect::<Vec<_>>())
 }
 
 /// `distances.fvecs`: for each query `k` distances, padded with infinity.
 #[must_use]
 pub fn distances(answers: &[Answer], k: u32) -> Vec<u8> {
-    let padded = answers.iter().flat_map(|answer| {
-        answer.hits.iter().map(|hit| hit.distance).chain(std::iter::repeat(f32::INFINITY)).take(k as usize)
-    });
-    format::fvecs(k, &padded.collect::<Vec<_>>())
+    format::fvecs(k, &padded(answers, k as usize).map(|(_, distance)| distance).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

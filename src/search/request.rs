@@ -113,7 +113,29 @@ pub struct RequestLimits {
     pub max_bytes: u64,
 }
 
+impl RequestLimits {
+    /// A dimension from outside, within the limit.
+    fn dim(&self, got: u64) -> Result<u32> {
+        let limit = self.max_dim;
+        let dim = u32::try_from(got).ok().filter(|&dim| dim <= limit);
+        dim.ok_or(Error::TooLarge { what: "dimension", got, limit: limit.into() })
+    }
+}
+
 impl Options {
+    /// The options that both JSON forms have, checked.
+    fn from_json(
+        (k, ef): (Option<u64>, Option<u64>),
+        exact: bool,
+        max: Option<f32>,
+        limits: &RequestLimits,
+    ) -> Result<Self> {
+        let (k, ef) = (count("k", k, limits.max_k)?, count("ef", ef, limits.max_k)?);
+        let options = Self { k, ef, exact, max };
+        options.check(limits)?;
+        Ok(options)
+    }
+
     /// Checks the numbers against the limits.
     ///
     /// # Errors
@@ -207,17 +229,8 @@ impl Line {
         let dtype = Dtype::parse(&json.dtype).ok_or_else(|| {
             Error::Request(format!("dtype '{}', want f32, f16, bf16, f64, i8 or u8", json.dtype))
         })?;
-        let dim = u32::try_from(json.dim)
-            .ok()
-            .filter(|&dim| dim <= limits.max_dim)
-            .ok_or(Error::TooLarge { what: "dimension", got: json.dim, limit: limits.max_dim.into() })?;
-        let options = Options {
-            k: count("k", json.k, limits.max_k)?,
-            ef: count("ef", json.ef, limits.max_k)?,
-            exact: json.exact,
-            max: json.max,
-        };
-        options.check(limits)?;
+        let dim = limits.dim(json.dim)?;
+        let options = Options::from_json((json.k, json.ef), json.exact, json.max, limits)?;
         let k = u64::from(options.k.unwrap_or(DEFAULT_K));
         if dim == 0 || json.rows == 0 {
             return Err(Error::Request(format!("{} rows x dim {dim}, want at least 1 x 1", json.rows)));
@@ -238,20 +251,10 @@ impl Line {
     }
 
     fn request(json: JsonRequest, limits: &RequestLimits) -> Result<Request> {
-        let options = Options {
-            k: count("k", json.k, limits.max_k)?,
-            ef: count("ef", json.ef, limits.max_k)?,
-            exact: json.exact,
-            max: json.max,
-        };
-        options.check(limits)?;
+        let options = Options::from_json((json.k, json.ef), json.exact, json.max, limits)?;
         let target = match (json.vector, json.like, json.text) {
             (Some(values), None, None) => {
-                let got = values.len() as u64;
-                let dim = u32::try_from(got)
-                    .ok()
-                    .filter(|&dim| dim <= limits.max_dim)
-                    .ok_or(Error::TooLarge { what: "dimension", got, limit: limits.max_dim.into() })?;
+                let dim = limits.dim(values.len() as u64)?;
                 if dim == 0 {
                     return Err(Error::Request("the vector is empty".into()));
                 }

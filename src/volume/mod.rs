@@ -123,8 +123,7 @@ impl Volume {
         let was_closed = recovery::was_closed(&catalog)?;
         let torn = recovery::adopt_content(&names, &store, was_closed)?;
         let metrics = Arc::new(Metrics::new());
-        let vectors = ingest::Vectors::open(&catalog, &store, &metrics)?;
-        store.sweep()?;
+        let vectors = ingest::Vectors::new(Arc::clone(&store), Arc::clone(&metrics));
         let volume = Volume {
             catalog,
             store,
@@ -154,6 +153,7 @@ impl Volume {
             opened: Instant::now(),
         };
         volume.restore_vectors(!was_closed)?;
+        volume.store.sweep()?;
         volume.recover(torn)?;
         let volume = Arc::new(volume);
         volume.start_background()?;

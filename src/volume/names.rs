@@ -221,6 +221,18 @@ impl Volume {
         if name == CONTROL_NAME {
             return Err(Error::Busy);
         }
+        self.remove(parent, name, |txn, directory, inode| {
+            self.names.unlink(&mut txn.batch, directory, name, inode, Time::now())
+        })
+    }
+
+    /// Removes the entry `name`; `stage` stages its end in the directory and in the inode.
+    fn remove(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        stage: impl Fn(&mut Txn<'_>, Inode, &mut Inode) -> Result<()>,
+    ) -> Result<()> {
         loop {
             let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
             let _locked = self.names.lock(&[parent, entry.ino]);
@@ -230,9 +242,8 @@ impl Volume {
             let directory = self.names.directory(parent)?;
             let mut txn = self.begin()?;
             let mut inode = self.inode_for(&mut txn, entry.ino)?;
-            self.names.unlink(&mut txn.batch, directory, name, &mut inode, Time::now())?;
-            let gone = Link { parent, name: name.to_vec() };
-            let left = self.stage_removed(&mut txn, inode, &gone)?;
+            stage(&mut txn, directory, &mut inode)?;
+            let left = self.stage_removed(&mut txn, inode, &Link { parent, name: name.to_vec() })?;
             self.commit(txn)?;
             self.note_removed(entry.ino, left);
             return Ok(());
@@ -251,21 +262,9 @@ impl Volume {
         if name == CONTROL_NAME {
             return Err(Error::Busy);
         }
-        loop {
-            let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
-            let _locked = self.names.lock(&[parent, entry.ino]);
-            if self.names.lookup(parent, name)?.as_ref() != Some(&entry) {
-                continue;
-            }
-            let directory = self.names.directory(parent)?;
-            let mut txn = self.begin()?;
-            let mut removed = self.names.inode(entry.ino)?;
-            self.names.remove_dir(&mut txn.batch, directory, name, &mut removed, Time::now())?;
-            let left = self.stage_removed(&mut txn, removed, &Link { parent, name: name.to_vec() })?;
-            self.commit(txn)?;
-            self.note_removed(entry.ino, left);
-            return Ok(());
-        }
+        self.remove(parent, name, |txn, directory, inode| {
+            self.names.remove_dir(&mut txn.batch, directory, name, inode, Time::now())
+        })
     }
 
     /// Renames, replaces or exchanges.

@@ -120,7 +120,7 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
         Self {
             store,
             metrics,

@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{CollectionRecord, Member, MemberRecord, MemberState, Problem, State, Vectors, number};
-use crate::catalog::{Catalog, Table};
+use super::{CollectionRecord, Member, MemberRecord, MemberState, Problem, State, number};
+use crate::catalog::Table;
 use crate::collection::{Collection, RowBytes, VectorFile};
 use crate::format::{Layout, record};
 use crate::index::RowId;
-use crate::metrics::Metrics;
 use crate::namespace::{Content, Ino, Time};
-use crate::store::Store;
 use crate::volume::Volume;
 use crate::{Error, Result};
 
@@ -22,29 +20,9 @@ struct Restored {
     shared: HashMap<Ino, (Content, RowBytes)>,
 }
 
-impl Vectors {
-    /// The vectors of a volume that is being opened. Tells the store which slots and blobs the members name,
-    /// before anything is written; [`Volume::restore_vectors`] puts the collections back.
-    pub(in crate::volume) fn open(
-        catalog: &Catalog,
-        store: &Arc<Store>,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self> {
-        for pair in catalog.scan(Table::Vectors, &[], None) {
-            let (_, value) = pair?;
-            let entry: MemberRecord = record::decode("vectors", &value)?;
-            match entry.state {
-                MemberState::Valid { content: Content::Slot(at), .. } => store.adopt(at)?,
-                MemberState::Valid { content: Content::Blob { id, .. }, .. } => store.adopt_blob(id),
-                MemberState::Valid { .. } | MemberState::Invalid(_) => {}
-            }
-        }
-        Ok(Self::new(Arc::clone(store), Arc::clone(metrics)))
-    }
-}
-
 impl Volume {
-    /// Puts the collections back. After an unclean end (`verify`) every slot is compared with its checksum, and one
+    /// Puts the collections back, and tells the store which slots and blobs they name: before it sweeps, and before
+    /// anything is written. After an unclean end (`verify`) every slot is compared with its checksum, and one
     /// that a power cut has torn makes its file invalid instead of being served.
     pub(in crate::volume) fn restore_vectors(&self, verify: bool) -> Result<()> {
         for pair in self.catalog.scan(Table::Collections, &[], None) {
@@ -120,13 +98,17 @@ impl Volume {
     fn row_bytes(&self, content: Content, verify: bool) -> Result<RowBytes> {
         match content {
             Content::Slot(at) => {
+                self.store.adopt(at)?;
                 let slot = self.store.slot(at)?;
                 if verify {
                     slot.verify()?;
                 }
                 Ok(RowBytes::Slot(slot))
             }
-            Content::Blob { id, .. } => Ok(RowBytes::Blob(self.store.map_blob(id)?)),
+            Content::Blob { id, .. } => {
+                self.store.adopt_blob(id);
+                Ok(RowBytes::Blob(self.store.map_blob(id)?))
+            }
             Content::Empty | Content::Inline => Err(damaged("vectors without a slot or blob")),
         }
     }
