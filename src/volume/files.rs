@@ -131,12 +131,13 @@ impl Volume {
         if !open.flags.write {
             return Ok(());
         }
+        open.close();
         let how = {
             let state = open.file.state();
-            match (state.is_unsettled(), state.writers) {
+            match (state.is_unsettled(), state.has_writers()) {
                 (false, _) => return Ok(()),
-                (true, 0 | 1) => Finish::Settle,
-                (true, _) => Finish::WriteBack,
+                (true, false) => Finish::Settle,
+                (true, true) => Finish::WriteBack,
             }
         };
         self.finish(&open.file, how)?.map_or(Ok(()), Err)
@@ -155,10 +156,8 @@ impl Volume {
         let file = &open.file;
         let _locked = self.names.lock(&[file.ino]);
         let is_left_dirty = {
-            let mut state = file.state();
-            if open.flags.write {
-                state.writers = state.writers.saturating_sub(1);
-            }
+            open.end();
+            let state = file.state();
             state.is_unsettled() && state.writers == 0 && !state.orphan
         };
         let completed = if is_left_dirty { self.complete(file) } else { Ok(()) };

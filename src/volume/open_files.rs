@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
@@ -49,6 +49,9 @@ pub(super) struct OpenFile {
 pub(super) struct State {
     holders: u32,
     pub(super) writers: u32,
+    /// Those of the writers that were closed and have not written since: the kernel ends a handle some time after
+    /// its `close(2)` has returned.
+    closed: u32,
     /// Content was changed and not settled; its mark is on disk.
     pub(super) dirty: bool,
     /// A new vector file, not settled: empty content is content too. Nothing is on disk of this.
@@ -68,6 +71,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether somebody may still write who has not been closed.
+    pub(super) fn has_writers(&self) -> bool {
+        self.writers > self.closed
+    }
+
     /// Whether the close of the last writer has something to settle.
     pub(super) fn is_unsettled(&self) -> bool {
         self.dirty || self.fresh
@@ -172,6 +180,37 @@ impl OpenFile {
 pub(super) struct OpenHandle {
     pub(super) file: Arc<OpenFile>,
     pub(super) flags: OpenFlags,
+    /// Closed, and not written to since. Changed under the file's state.
+    is_closed: Arc<AtomicBool>,
+}
+
+impl OpenHandle {
+    /// Notes a `close(2)`. A copy of the descriptor may be left, and write again.
+    pub(super) fn close(&self) {
+        let mut state = self.file.state();
+        if self.flags.write && !self.is_closed.swap(true, Ordering::AcqRel) {
+            state.closed += 1;
+        }
+    }
+
+    /// Notes that somebody writes.
+    fn reopen(&self) {
+        if self.is_closed.load(Ordering::Acquire) {
+            let mut state = self.file.state();
+            if self.is_closed.swap(false, Ordering::AcqRel) {
+                state.closed = state.closed.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Takes the handle off its file's writers.
+    pub(super) fn end(&self) {
+        self.reopen();
+        if self.flags.write {
+            let mut state = self.file.state();
+            state.writers = state.writers.saturating_sub(1);
+        }
+    }
 }
 
 /// Every open file of a volume.
@@ -223,7 +262,7 @@ impl OpenFiles {
             file.state().writers += 1;
         }
         let number = self.last_handle.fetch_add(1, Ordering::Relaxed) + 1;
-        self.handles.insert(number, OpenHandle { file, flags });
+        self.handles.insert(number, OpenHandle { file, flags, is_closed: Arc::default() });
         Handle(number)
     }
 
@@ -263,7 +302,11 @@ impl Volume {
             return Err(Error::BadHandle);
         }
         let open = self.files.handle(handle)?;
-        if open.flags.write { Ok(open) } else { Err(Error::BadHandle) }
+        if !open.flags.write {
+            return Err(Error::BadHandle);
+        }
+        open.reopen();
+        Ok(open)
     }
 
     /// The names of a file: from its open file when that knows them.

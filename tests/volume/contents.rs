@@ -359,3 +359,27 @@ fn creation_opens_what_is_there_unless_it_must_not() {
     assert_eq!((attr.size, attr.mode), (7, 0o644));
     assert_eq!(fs.read(opened.handle), b"content");
 }
+
+#[test]
+fn a_close_completes_a_file_whose_earlier_handle_the_kernel_has_not_ended_yet() {
+    let fs = Fs::new();
+    let bytes = |value: f32| value.to_le_bytes();
+    let earlier = fs.create("a.f32").unwrap();
+    fs.write(earlier, 0, &bytes(1.0));
+    fs.volume.flush(&ROOT, earlier).unwrap();
+    let later = fs.open("a.f32", WRITE).unwrap();
+    fs.write(later, 0, &[bytes(2.0), bytes(3.0)].concat());
+    fs.volume.flush(&ROOT, later).unwrap();
+    let status = || fs.volume.getxattr(&ROOT, fs.ino("a.f32").unwrap(), b"user.vexfs.dim").unwrap();
+    assert_eq!(status(), b"2", "searchable when close returns");
+
+    // A copy of the earlier descriptor writes on: it is a writer again until it is closed.
+    fs.write(earlier, 8, &bytes(4.0));
+    fs.volume.flush(&ROOT, later).unwrap();
+    assert_eq!(status(), b"2");
+    fs.volume.flush(&ROOT, earlier).unwrap();
+    assert_eq!(status(), b"3");
+    fs.volume.release(earlier).unwrap();
+    fs.volume.release(later).unwrap();
+    assert_eq!(fs.get("a.f32").unwrap(), [bytes(2.0), bytes(3.0), bytes(4.0)].concat());
+}
