@@ -5,10 +5,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 FUZZ_SECONDS ?= 30
 
-.PHONY: help setup build demo test check fuzz clean
+.PHONY: help setup build demo test check fuzz bench-kernels clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what building and testing need and the machine lacks
 	@scripts/setup.sh
@@ -42,6 +42,9 @@ fuzz: ## Feed hostile bytes to the parsers, FUZZ_SECONDS (30) for each
 	@scripts/setup.sh --fuzz
 	scripts/fuzz.sh $(FUZZ_SECONDS)
 
+bench-kernels: ## Rates of the distance functions on this machine, beside a peer's
+	cargo run --release --locked --manifest-path benches/kernels/Cargo.toml
+
 clean: ## Remove what was built
 	cargo clean
-	rm -rf fuzz/target fuzz/corpus fuzz/artifacts
+	rm -rf benches/kernels/target fuzz/target fuzz/corpus fuzz/artifacts

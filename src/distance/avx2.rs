@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::{
     __m256, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps,
-    _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
-    _mm256_sub_ps,
+    _mm256_castps256_ps128, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_permute_ps,
+    _mm256_permute2f128_ps, _mm256_setr_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps,
 };
 
 use super::scalar;
@@ -20,6 +20,27 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 pub(super) fn l2_squared(a: &[f32], b: &[f32]) -> f32 {
     let (sum, a, b) = sum_blocks::<true>(a, b);
     sum + scalar::l2_squared(a, b)
+}
+
+/// In each whole block of 8, the steps of a Walsh-Hadamard transform between elements 1, 2 and 4 apart. Returns 8, or 1
+/// where there is no whole block and nothing was done.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn hadamard_blocks(v: &mut [f32]) -> usize {
+    let (blocks, _) = v.as_chunks_mut::<8>();
+    let ones = _mm256_setr_ps(1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0);
+    let twos = _mm256_setr_ps(1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0);
+    let fours = _mm256_setr_ps(1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0);
+    for block in &mut *blocks {
+        // The product with a sign is exact, so the sum is rounded once, as without a fused instruction.
+        let x = load(block);
+        let x = _mm256_fmadd_ps(x, ones, _mm256_permute_ps::<0b10_11_00_01>(x));
+        let x = _mm256_fmadd_ps(x, twos, _mm256_permute_ps::<0b01_00_11_10>(x));
+        let x = _mm256_fmadd_ps(x, fours, _mm256_permute2f128_ps::<1>(x, x));
+        // SAFETY: the reference covers the 32 bytes that are written, and an unaligned store has no alignment to keep.
+        unsafe { _mm256_storeu_ps(block.as_mut_ptr(), x) };
+    }
+    if blocks.is_empty() { 1 } else { 8 }
 }
 
 /// Sums over all whole groups of 8 and returns the tails of less than 8.

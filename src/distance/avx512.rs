@@ -1,8 +1,9 @@
 //! x86-64 with AVX-512F: blocks of 4 x 16 floats, then 16 at a time, then a masked tail.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
-    _mm512_reduce_add_ps, _mm512_setzero_ps, _mm512_sub_ps,
+    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_blend_ps,
+    _mm512_maskz_loadu_ps, _mm512_permute_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 /// The dot product.
@@ -15,6 +16,28 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[target_feature(enable = "avx512f")]
 pub(super) fn l2_squared(a: &[f32], b: &[f32]) -> f32 {
     sum::<true>(a, b)
+}
+
+/// In each whole block of 16, the steps of a Walsh-Hadamard transform between elements 1, 2, 4 and 8 apart. Returns 16,
+/// or 1 where there is no whole block and nothing was done.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn hadamard_blocks(v: &mut [f32]) -> usize {
+    let (blocks, _) = v.as_chunks_mut::<16>();
+    let signs =
+        |negative: __mmask16| _mm512_mask_blend_ps(negative, _mm512_set1_ps(1.0), _mm512_set1_ps(-1.0));
+    let (ones, twos, fours, eights) = (signs(0xAAAA), signs(0xCCCC), signs(0xF0F0), signs(0xFF00));
+    for block in &mut *blocks {
+        // The product with a sign is exact, so the sum is rounded once, as without a fused instruction.
+        let x = load(block);
+        let x = _mm512_fmadd_ps(x, ones, _mm512_permute_ps::<0b10_11_00_01>(x));
+        let x = _mm512_fmadd_ps(x, twos, _mm512_permute_ps::<0b01_00_11_10>(x));
+        let x = _mm512_fmadd_ps(x, fours, _mm512_shuffle_f32x4::<0b10_11_00_01>(x, x));
+        let x = _mm512_fmadd_ps(x, eights, _mm512_shuffle_f32x4::<0b01_00_11_10>(x, x));
+        // SAFETY: the reference covers the 64 bytes that are written, and an unaligned store has no alignment to keep.
+        unsafe { _mm512_storeu_ps(block.as_mut_ptr(), x) };
+    }
+    if blocks.is_empty() { 1 } else { 16 }
 }
 
 #[inline]

@@ -1,5 +1,8 @@
 //! Distances between f32 vectors: a scalar definition and variants for the CPU at hand.
 //!
+//! [`codes`] has the dot products of vectors that were cut down to small integers, [`rotation`] the transform that
+//! makes them fit for that.
+//!
 //! This room knows numbers only: no rows, no files. The variant is chosen once, at first use; [`variant`] names it.
 //! Variants differ from the definition in the order of their additions, so results differ by rounding; one
 //! process always uses one variant, so the same two vectors have the same distance wherever it is computed.
@@ -9,8 +12,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod codes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub mod rotation;
 mod scalar;
 
 use std::sync::LazyLock;
@@ -87,7 +92,7 @@ impl Metric {
 #[must_use]
 #[inline]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    KERNELS.call(KERNELS.dot, a, b)
+    VARIANT.dot(a, b)
 }
 
 /// The squared Euclidean distance of two vectors of the same length.
@@ -98,7 +103,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[must_use]
 #[inline]
 pub fn l2_squared(a: &[f32], b: &[f32]) -> f32 {
-    KERNELS.call(KERNELS.l2_squared, a, b)
+    VARIANT.l2_squared(a, b)
 }
 
 /// 1 / |v|; 0 for the zero vector, which has no direction. Infinite when |v| is below 3e-39, whose inverse an
@@ -139,20 +144,26 @@ pub(crate) fn cosine_f64(a: &[f32], b: &[f32]) -> f32 {
 /// Name of the variant in use: `avx512`, `avx2`, `neon` or `scalar`.
 #[must_use]
 pub fn variant() -> &'static str {
-    KERNELS.name
+    VARIANT.name
 }
 
 /// Asks the CPU to bring the head of `v` into its cache, for a distance that is computed soon.
 #[inline]
 pub fn prefetch(v: &[f32]) {
+    prefetch_lines(v.as_ptr().cast(), v.len().div_ceil(16));
+}
+
+/// Asks the CPU to bring `lines` cache lines from `address` on into its cache. The address need not be valid.
+#[inline]
+pub(crate) fn prefetch_lines(address: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in v.chunks(16).take(PREFETCH_LINES) {
+    for line in 0..lines.min(PREFETCH_LINES) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch accesses nothing that the program can see, and the address is that of a live slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        // SAFETY: a prefetch accesses nothing that the program can see, whatever its address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(64 * line).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = v;
+    let _ = (address, lines);
 }
 
 /// Cache lines that are prefetched. All of a vector of 384 elements: against 8 lines, it is searched a sixth faster.
@@ -162,42 +173,64 @@ const PREFETCH_LINES: usize = 32;
 /// A distance function over slices of equal length. `unsafe` because its CPU features must be there.
 type Kernel = unsafe fn(&[f32], &[f32]) -> f32;
 
-#[derive(Clone, Copy)]
-struct Kernels {
+/// The functions over f32 in the form that one family of CPUs runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant {
     name: &'static str,
     dot: Kernel,
     l2_squared: Kernel,
 }
 
-impl Kernels {
+impl Variant {
+    /// `avx512`, `avx2`, `neon` or `scalar`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// As [`dot`], with its panic.
+    #[must_use]
     #[inline]
-    fn call(&self, kernel: Kernel, a: &[f32], b: &[f32]) -> f32 {
+    pub fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        Self::call(self.dot, a, b)
+    }
+
+    /// As [`l2_squared`], with its panic.
+    #[must_use]
+    #[inline]
+    pub fn l2_squared(&self, a: &[f32], b: &[f32]) -> f32 {
+        Self::call(self.l2_squared, a, b)
+    }
+
+    #[inline]
+    fn call(kernel: Kernel, a: &[f32], b: &[f32]) -> f32 {
         assert_eq!(a.len(), b.len(), "vectors of different lengths");
-        // SAFETY: `available` lists only kernels whose features the CPU was found to have, and a kernel asks for
+        // SAFETY: `variants` lists only kernels whose features the CPU was found to have, and a kernel asks for
         // nothing else: it is a safe function apart from its features.
         unsafe { kernel(a, b) }
     }
 }
 
-static KERNELS: LazyLock<Kernels> = LazyLock::new(|| available()[0]);
+static VARIANT: LazyLock<Variant> = LazyLock::new(|| variants()[0]);
 
-/// The variants that this CPU can run, the best first; the definition is always the last.
-fn available() -> Vec<Kernels> {
+/// The variants that this CPU can run, the best first, which is the one in use; the definition is always the last.
+#[must_use]
+pub fn variants() -> Vec<Variant> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            found.push(Kernels { name: "avx512", dot: avx512::dot, l2_squared: avx512::l2_squared });
+            found.push(Variant { name: "avx512", dot: avx512::dot, l2_squared: avx512::l2_squared });
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            found.push(Kernels { name: "avx2", dot: avx2::dot, l2_squared: avx2::l2_squared });
+            found.push(Variant { name: "avx2", dot: avx2::dot, l2_squared: avx2::l2_squared });
         }
     }
     #[cfg(target_arch = "aarch64")]
     if std::arch::is_aarch64_feature_detected!("neon") {
-        found.push(Kernels { name: "neon", dot: neon::dot, l2_squared: neon::l2_squared });
+        found.push(Variant { name: "neon", dot: neon::dot, l2_squared: neon::l2_squared });
     }
-    found.push(Kernels { name: "scalar", dot: scalar::dot, l2_squared: scalar::l2_squared });
+    found.push(Variant { name: "scalar", dot: scalar::dot, l2_squared: scalar::l2_squared });
     found
 }
 
@@ -225,22 +258,26 @@ mod tests {
         terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()))
     }
 
-    fn agrees_with_reference(kernels: &Kernels) {
+    fn agrees_with_reference(variant: &Variant) {
         let (left, right) = (numbers(1, MAX_LEN + 3), numbers(2, MAX_LEN + 3));
         for len in 0..=MAX_LEN {
             for start in 0..=3 {
                 let (a, b) = (&left[start..start + len], &right[3 - start..3 - start + len]);
                 let pairs = || a.iter().zip(b).map(|(&x, &y)| (f64::from(x), f64::from(y)));
                 let cases = [
-                    ("dot", kernels.dot, reference(pairs().map(|(x, y)| x * y))),
-                    ("l2_squared", kernels.l2_squared, reference(pairs().map(|(x, y)| (x - y) * (x - y)))),
+                    ("dot", variant.dot(a, b), reference(pairs().map(|(x, y)| x * y))),
+                    (
+                        "l2_squared",
+                        variant.l2_squared(a, b),
+                        reference(pairs().map(|(x, y)| (x - y) * (x - y))),
+                    ),
                 ];
-                for (what, kernel, (want, size)) in cases {
-                    let got = f64::from(kernels.call(kernel, a, b));
+                for (what, got, (want, size)) in cases {
+                    let got = f64::from(got);
                     assert!(
                         (got - want).abs() <= size * 1e-5,
                         "{} {what}, length {len}, start {start}: {got}, want {want}",
-                        kernels.name
+                        variant.name
                     );
                 }
             }
@@ -248,9 +285,9 @@ mod tests {
     }
 
     fn test_by_name(name: &str) {
-        match available().iter().find(|kernels| kernels.name == name) {
-            Some(kernels) => agrees_with_reference(kernels),
-            None => assert_ne!(variant(), name, "a variant in use must be available"),
+        match variants().iter().find(|variant| variant.name == name) {
+            Some(variant) => agrees_with_reference(variant),
+            None => assert_ne!(super::variant(), name, "a variant in use must be available"),
         }
     }
 
@@ -276,18 +313,13 @@ mod tests {
 
     #[test]
     fn not_a_number_and_infinity_pass_through_every_variant() {
-        for kernels in available() {
+        for variant in variants() {
             for at in [0, 15, 16, 63, 64, 70] {
                 let mut a = vec![1.0; 71];
                 a[at] = f32::NAN;
-                assert!(kernels.call(kernels.dot, &a, &[1.0; 71]).is_nan(), "{} at {at}", kernels.name);
+                assert!(variant.dot(&a, &[1.0; 71]).is_nan(), "{} at {at}", variant.name);
                 a[at] = f32::INFINITY;
-                assert_eq!(
-                    kernels.call(kernels.l2_squared, &a, &[1.0; 71]),
-                    f32::INFINITY,
-                    "{}",
-                    kernels.name
-                );
+                assert_eq!(variant.l2_squared(&a, &[1.0; 71]), f32::INFINITY, "{}", variant.name);
             }
         }
     }
