@@ -26,6 +26,7 @@ mod blob;
 mod directory;
 mod lock;
 mod quarantine;
+pub mod rows;
 mod segment;
 mod slots;
 

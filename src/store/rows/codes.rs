@@ -1,0 +1,393 @@
+//! Rows of bytes that are written once before they are read: the codes of vectors.
+//!
+//! A code is a *head* of 8 bytes, *near* bytes that every comparison reads, and *far* bytes that few do. The head lies
+//! in the padding of the near bytes where that has room, else in rows of its own, so that near bytes fill as few
+//! cache lines as they can.
+//!
+//! **Invariant:** a head is [`VACANT`], [`CLAIMED`] or [`RETIRED`], or else the code is complete and its bytes do not
+//! change. From the last state back to the first a code comes only when every guard of that time is gone.
+
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{RwLock, RwLockWriteGuard};
+
+use super::{Blocks, Guard, Image, Section};
+use crate::{Error, Result, distance};
+
+/// There is no code.
+const VACANT: u64 = 0;
+/// A code is being written.
+const CLAIMED: u64 = 1;
+/// The code is gone, and some may still be reading it.
+const RETIRED: u64 = 2;
+
+/// Most bytes that head and padding may take. Where cache lines would need more, codes lie without a gap.
+const MOST_BESIDE: usize = 16;
+
+/// A code as it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Code<'g> {
+    /// What was given as the head.
+    pub head: u64,
+    /// The near bytes.
+    pub near: &'g [u8],
+}
+
+/// The codes of up to [`BATCH`] rows, read in two steps: [`CodeRows::request`] and [`CodeRows::receive`].
+pub struct Codes<'g> {
+    asked: usize,
+    /// Where the near bytes and the heads asked for lie.
+    places: [MaybeUninit<(*const u8, *mut u64)>; BATCH],
+    found: usize,
+    rows: [MaybeUninit<u32>; BATCH],
+    heads: [MaybeUninit<u64>; BATCH],
+    near: [MaybeUninit<&'g [u8]>; BATCH],
+}
+
+/// Most codes that are read at a time.
+pub const BATCH: usize = 32;
+
+impl<'g> Codes<'g> {
+    /// None yet.
+    #[must_use]
+    #[inline]
+    pub fn new() -> Self {
+        Codes {
+            asked: 0,
+            places: [MaybeUninit::uninit(); BATCH],
+            found: 0,
+            rows: [MaybeUninit::uninit(); BATCH],
+            heads: [MaybeUninit::uninit(); BATCH],
+            near: [MaybeUninit::uninit(); BATCH],
+        }
+    }
+
+    /// Numbers of the rows that have a code.
+    #[must_use]
+    #[inline]
+    pub fn rows(&self) -> &[u32] {
+        // SAFETY: `receive` has written the first `found`.
+        unsafe { self.rows[..self.found].assume_init_ref() }
+    }
+
+    /// Their heads.
+    #[must_use]
+    #[inline]
+    pub fn heads(&self) -> &[u64] {
+        // SAFETY: `receive` has written the first `found`.
+        unsafe { self.heads[..self.found].assume_init_ref() }
+    }
+
+    /// Their near bytes.
+    #[must_use]
+    #[inline]
+    pub fn near(&self) -> &[&'g [u8]] {
+        // SAFETY: `receive` has written the first `found`.
+        unsafe { self.near[..self.found].assume_init_ref() }
+    }
+}
+
+impl Default for Codes<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Codes by row number.
+pub struct CodeRows {
+    near_bytes: usize,
+    far_bytes: usize,
+    near: Arc<Blocks>,
+    /// `None` when heads lie in the padding of the near bytes, right after them.
+    heads: Option<Arc<Blocks>>,
+    far: Option<Blocks>,
+    /// Held for writing while the rows are copied out and exchanged: no row becomes vacant in between.
+    still: Arc<RwLock<()>>,
+}
+
+impl CodeRows {
+    /// No rows. A code has `near_bytes` (at least 1) and `far_bytes` (0: none) beside its head.
+    #[must_use]
+    pub fn new(near_bytes: usize, far_bytes: usize) -> Self {
+        let aligned =
+            |bytes: usize| if bytes < 64 { bytes.next_power_of_two() } else { bytes.next_multiple_of(64) };
+        let inline = aligned(near_bytes.next_multiple_of(8) + 8);
+        let apart = aligned(near_bytes).max(4);
+        let packed = near_bytes.next_multiple_of(8) + 8;
+        let (row_bytes, heads) = if inline.min(apart + 8) > near_bytes + MOST_BESIDE {
+            (packed, None)
+        } else if inline <= apart + 8 {
+            (inline, None)
+        } else {
+            (apart, Some(Arc::new(Blocks::new(8))))
+        };
+        CodeRows {
+            near_bytes,
+            far_bytes,
+            near: Arc::new(Blocks::new(row_bytes)),
+            heads,
+            far: (far_bytes > 0).then(|| Blocks::new(far_bytes.next_multiple_of(4))),
+            still: Arc::default(),
+        }
+    }
+
+    /// Bytes of a row in each of the parts that a file has, in the order in which [`write`](Self::write) writes them.
+    #[must_use]
+    pub fn row_bytes(&self) -> Vec<usize> {
+        self.parts().map(|part| part.row_bytes).collect()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Blocks> {
+        [Some(&*self.near), self.heads.as_deref(), self.far.as_ref()].into_iter().flatten()
+    }
+
+    fn head_offset(&self) -> usize {
+        self.near_bytes.next_multiple_of(8)
+    }
+
+    #[inline]
+    fn head<'g>(&'g self, row: u32, guard: &'g Guard) -> Option<&'g AtomicU64> {
+        head(&self.near, self.heads.as_deref(), self.head_offset(), row, guard)
+    }
+
+    /// Makes sure that `row` has memory.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no more memory; [`Error::Corrupt`] when the row's block is damaged.
+    pub fn ensure(&self, row: u32) -> Result<()> {
+        self.parts().try_for_each(|part| part.ensure(row))
+    }
+
+    /// The code of a row; `None` if there is none or it is damaged.
+    #[inline]
+    #[must_use]
+    pub fn get<'g>(&'g self, row: u32, guard: &'g Guard) -> Option<Code<'g>> {
+        let head = self.head(row, guard)?.load(Ordering::Acquire);
+        if head <= RETIRED {
+            return None;
+        }
+        let near = self.near.row(row, guard)?;
+        // SAFETY: the head says that the code is complete, and so it stays until `guard` is dropped: `retire` makes
+        // it vacant only after that. The row has `near_bytes` bytes.
+        Some(Code { head, near: unsafe { std::slice::from_raw_parts(near, self.near_bytes) } })
+    }
+
+    /// The far bytes of a row; `None` if there is no code or it is damaged.
+    #[inline]
+    #[must_use]
+    pub fn far<'g>(&'g self, row: u32, guard: &'g Guard) -> Option<&'g [u8]> {
+        let far = self.far.as_ref()?.row(row, guard)?;
+        if self.head(row, guard)?.load(Ordering::Acquire) <= RETIRED {
+            return None;
+        }
+        // SAFETY: as in `get`; the row has `far_bytes` bytes.
+        Some(unsafe { std::slice::from_raw_parts(far, self.far_bytes) })
+    }
+
+    /// A hint that all of a row's code is read soon.
+    #[inline]
+    pub fn prefetch(&self, row: u32) {
+        self.parts().for_each(|part| part.prefetch(row, part.row_bytes.div_ceil(64) + 1));
+    }
+
+    /// Asks the CPU for the codes of up to [`BATCH`] rows, which [`receive`](Self::receive) then reads.
+    #[inline]
+    pub fn request<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, guard: &'g Guard) {
+        let (near, heads, offset) = (&*self.near, self.heads.as_deref(), self.head_offset());
+        // Rows that are no multiple of a cache line begin anywhere in one.
+        let lines = self.near_bytes.div_ceil(64)
+            + usize::from(!near.row_bytes.is_multiple_of(64) && near.row_bytes > 64);
+        codes.asked = rows.len().min(BATCH);
+        for (&row, place) in rows.iter().zip(&mut codes.places) {
+            let bytes = near.row(row, guard).unwrap_or(ptr::null_mut());
+            let head = match heads {
+                None => bytes.wrapping_add(offset),
+                Some(heads) => {
+                    let head = heads.row(row, guard).unwrap_or(ptr::null_mut());
+                    distance::prefetch_lines(head, 1);
+                    head
+                }
+            };
+            distance::prefetch_lines(bytes, lines);
+            let bytes = if head.is_null() { head } else { bytes };
+            place.write((bytes, head.cast()));
+        }
+    }
+
+    /// Reads the codes of `rows`, the same as were requested. Rows without a code are left out.
+    ///
+    /// # Panics
+    ///
+    /// When another number of rows was requested.
+    #[inline]
+    pub fn receive<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, _guard: &'g Guard) {
+        assert_eq!(rows.len(), codes.asked, "rows requested");
+        let mut found = 0;
+        for (&row, place) in rows.iter().zip(&codes.places) {
+            // SAFETY: `request` has written the first `asked`.
+            let (bytes, head) = unsafe { place.assume_init() };
+            if bytes.is_null() {
+                continue;
+            }
+            // SAFETY: as in `head`: `request` found the place under a guard that `'g` says is still there.
+            let head = unsafe { AtomicU64::from_ptr(head) }.load(Ordering::Acquire);
+            if head > RETIRED {
+                codes.rows[found].write(row);
+                codes.heads[found].write(head);
+                // SAFETY: as in `get`.
+                codes.near[found].write(unsafe { std::slice::from_raw_parts(bytes, self.near_bytes) });
+                found += 1;
+            }
+        }
+        codes.found = found;
+    }
+
+    /// Writes the code of a row that has memory and no code. `head` is none of the three smallest numbers; `near` and
+    /// `far` have as many bytes as were asked for.
+    ///
+    /// # Panics
+    ///
+    /// When the row has a code, or a length is another.
+    pub fn put(&self, row: u32, head: u64, near: &[u8], far: &[u8], guard: &Guard) {
+        assert_eq!((near.len(), far.len()), (self.near_bytes, self.far_bytes), "bytes of a code");
+        assert!(head > RETIRED, "head {head} is reserved");
+        let state = self.head(row, guard).expect("the row has memory");
+        let claim = state.compare_exchange(VACANT, CLAIMED, Ordering::AcqRel, Ordering::Acquire);
+        assert!(claim.is_ok(), "row {row} has a code");
+        for (blocks, bytes) in [(Some(&*self.near), near), (self.far.as_ref(), far)] {
+            let Some(start) = blocks.and_then(|blocks| blocks.row(row, guard)) else { continue };
+            // SAFETY: the row has this many bytes. It was vacant, so nobody reads them, and the claim keeps other
+            // writers away.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
+        }
+        state.store(head, Ordering::Release);
+    }
+
+    /// Takes the code of a row away. The row is vacant when all guards that exist now are gone; then `done` is called
+    /// with its number, from any thread.
+    pub fn retire(&self, row: u32, guard: &Guard, done: impl FnOnce(u32) + Send + 'static) {
+        let Some(state) = self.head(row, guard) else { return };
+        let is_code = |head: u64| (head > RETIRED).then_some(RETIRED);
+        if state.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_code).is_err() {
+            return;
+        }
+        let vacate = Vacate {
+            near: Arc::clone(&self.near),
+            heads: self.heads.clone(),
+            offset: self.head_offset(),
+            still: Arc::clone(&self.still),
+            row,
+        };
+        guard.defer(move || vacate.run(done));
+    }
+
+    /// Makes a row vacant whose code nobody needs, at open, when nobody reads yet.
+    pub fn vacate(&mut self, row: u32) {
+        let guard = super::pin();
+        if let Some(state) = self.head(row, &guard) {
+            state.store(VACANT, Ordering::Release);
+        }
+    }
+
+    /// Keeps retired rows from becoming vacant, and [`put`](Self::put)'s users out, while the rows are written to an
+    /// image and exchanged for it.
+    pub fn hold_still(&self) -> RwLockWriteGuard<'_, ()> {
+        self.still.write()
+    }
+
+    /// Takes the rows of `sections`, one for each of [`row_bytes`](Self::row_bytes), from `image`. There are no rows
+    /// yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when a section is not within the image.
+    pub fn attach(&self, image: &Arc<Image>, sections: &[Section]) -> Result<()> {
+        self.parts().zip(sections).try_for_each(|(part, section)| part.attach(image, section.clone()))
+    }
+
+    /// Exchanges memory for that of an image to which the rows have just been written. Nobody writes meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when a section is not within the image.
+    pub fn settle(&self, image: &Arc<Image>, sections: &[Section], guard: &Guard) -> Result<()> {
+        self.parts().zip(sections).try_for_each(|(part, section)| part.settle(image, section.clone(), guard))
+    }
+
+    /// Whether rows were found damaged so far.
+    #[inline]
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.parts().any(|part| part.is_damaged.load(Ordering::Acquire))
+    }
+
+    /// The first rows that were found damaged.
+    #[must_use]
+    pub fn damage(&self) -> Option<Error> {
+        self.parts().find_map(Blocks::damage)
+    }
+
+    /// Writes part number `part` of the first `rows` rows and returns the checksums of its blocks. Nobody writes rows
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors; a row that has no memory or is damaged.
+    pub fn write(
+        &self,
+        part: usize,
+        rows: usize,
+        guard: &Guard,
+        out: &mut dyn Write,
+    ) -> io::Result<Vec<u64>> {
+        let part = self.parts().nth(part).ok_or_else(|| io::Error::other("no such part"))?;
+        part.write(rows, guard, out)
+    }
+}
+
+/// The last step of [`CodeRows::retire`].
+struct Vacate {
+    near: Arc<Blocks>,
+    heads: Option<Arc<Blocks>>,
+    offset: usize,
+    still: Arc<RwLock<()>>,
+    row: u32,
+}
+
+impl Vacate {
+    fn run(self, done: impl FnOnce(u32) + Send + 'static) {
+        let guard = super::pin();
+        let Some(_moving) = self.still.try_read() else {
+            // Later. Whoever runs this is in the middle of something else and must not wait.
+            guard.defer(move || self.run(done));
+            return;
+        };
+        if let Some(state) = head(&self.near, self.heads.as_deref(), self.offset, self.row, &guard) {
+            state.store(VACANT, Ordering::Release);
+            done(self.row);
+        }
+    }
+}
+
+#[inline]
+fn head<'g>(
+    near: &'g Blocks,
+    heads: Option<&'g Blocks>,
+    offset: usize,
+    row: u32,
+    guard: &'g Guard,
+) -> Option<&'g AtomicU64> {
+    let place = match heads {
+        Some(heads) => heads.row(row, guard)?,
+        // SAFETY: rows of near bytes with heads in their padding have 8 bytes at this offset.
+        None => unsafe { near.row(row, guard)?.add(offset) },
+    };
+    // SAFETY: blocks and sections begin at multiples of 64, rows with heads are multiples of 8 bytes and `offset` is
+    // one, so the place is aligned. The memory stays until the guard is dropped, and is accessed as an atomic only.
+    Some(unsafe { AtomicU64::from_ptr(place.cast()) })
+}
