@@ -53,7 +53,12 @@ impl Collection {
 
     fn params(&self) -> Params {
         let schema = self.schema();
-        Params { m: schema.m, ef_construction: schema.ef_construction, seed: SEED }
+        Params {
+            m: schema.m,
+            ef_construction: schema.ef_construction,
+            seed: SEED,
+            quant: crate::index::Quant::Sq8,
+        }
     }
 
     /// Loads the graph's checkpoint, when it is this collection's. Called once, after

@@ -1,5 +1,6 @@
 //! One version of one vector file: where its rows lie, which numbers they have, from when until when they live.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -108,6 +109,12 @@ impl VectorFile {
         self.layout.rows
     }
 
+    /// Numbers of its rows.
+    pub(super) fn row_range(&self) -> Range<u32> {
+        let rows = u32::try_from(self.layout.rows).unwrap_or(u32::MAX);
+        self.first_row.0..self.first_row.0.saturating_add(rows)
+    }
+
     /// The group that decides who may find it.
     #[must_use]
     pub fn group(&self) -> u32 {
@@ -143,9 +150,9 @@ impl VectorFile {
         self.born.load(Ordering::Acquire) != NEVER && self.died.load(Ordering::Acquire) == NEVER
     }
 
-    /// Whether no search that begins from now on can see it.
-    pub(super) fn is_over(&self) -> bool {
-        self.died.load(Ordering::Acquire) != NEVER
+    /// Whether no search that begins at `version` or later can see it.
+    pub(super) fn is_over(&self, version: u64) -> bool {
+        self.died.load(Ordering::Acquire) <= version
     }
 
     pub(super) fn be_born(&self, version: u64) {

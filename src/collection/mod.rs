@@ -15,10 +15,11 @@
 
 mod builder;
 mod file;
+mod filter;
 mod schema;
 mod table;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -29,12 +30,14 @@ use parking_lot::Mutex;
 
 pub use builder::Snapshot;
 pub use file::{FileNumber, RowBytes, VectorFile};
+pub use filter::{Allowed, Filter};
 pub use schema::{OnInvalid, Schema};
-pub use table::{Reader, RowRef};
+pub use table::{Reader, RowRef, Run};
 
-use crate::index::RowId;
 use crate::index::hnsw::Hnsw;
+use crate::index::{RowId, RowSet};
 use crate::{Error, Result};
+use filter::FilterCache;
 use table::Table;
 
 /// Most rows that one collection can number; the last value marks "no row" in answers.
@@ -42,26 +45,6 @@ pub const MAX_ROWS: u32 = u32::MAX - 1;
 
 /// Share of vanished nodes in a graph, as 1/n, above which it is built anew from the live rows.
 const REBUILD_SHARE: usize = 5;
-
-/// Which files a search may return: those whose group is in the set.
-#[derive(Clone, Debug)]
-pub enum Allowed {
-    /// Every file.
-    All,
-    /// Files whose group number is set; longer numbers are not.
-    Groups(Vec<bool>),
-}
-
-impl Allowed {
-    /// Whether files of `group` may be returned.
-    #[must_use]
-    pub fn contains(&self, group: u32) -> bool {
-        match self {
-            Allowed::All => true,
-            Allowed::Groups(set) => set.get(group as usize).copied().unwrap_or(false),
-        }
-    }
-}
 
 /// A graph and how far it has got.
 #[derive(Debug)]
@@ -97,8 +80,6 @@ struct Writer {
     staged: BTreeSet<u32>,
     /// Dimension of the staged files.
     staged_dim: u32,
-    /// Rows of live files by group, for exact cardinalities.
-    rows_by_group: HashMap<u32, u64>,
 }
 
 /// The vectors of the files below one directory.
@@ -115,6 +96,7 @@ pub struct Collection {
     rows: AtomicU64,
     writer: Mutex<Writer>,
     graph: ArcSwapOption<Graph>,
+    filters: FilterCache,
     /// Dead rows whose cells still hold their file.
     unswept: AtomicU64,
 }
@@ -133,6 +115,7 @@ impl Collection {
             rows: AtomicU64::new(0),
             writer: Mutex::default(),
             graph: ArcSwapOption::empty(),
+            filters: FilterCache::default(),
             unswept: AtomicU64::new(0),
         }
     }
@@ -205,21 +188,11 @@ impl Collection {
         self.graph.load_full()
     }
 
-    /// Number of live rows in files of the allowed groups.
+    /// The live rows that `filter` lets pass at the reader's version: exactly those, counted. The sets of the last
+    /// 16 filters are kept, so a filter that comes again costs little, also while the collection changes.
     #[must_use]
-    pub fn count(&self, allowed: &Allowed) -> u64 {
-        match allowed {
-            Allowed::All => self.len(),
-            Allowed::Groups(_) => {
-                let writer = self.writer.lock();
-                writer
-                    .rows_by_group
-                    .iter()
-                    .filter(|(group, _)| allowed.contains(**group))
-                    .map(|(_, n)| n)
-                    .sum()
-            }
-        }
+    pub fn rows(&self, filter: &Filter, reader: &Reader) -> Arc<RowSet> {
+        self.filters.rows(filter, reader)
     }
 
     /// The dimension that a new version of file `number` must have: the declared one, else that of the other
@@ -289,15 +262,14 @@ impl Collection {
         for file in &staged.added {
             file.be_born(version);
             writer.staged.remove(&file.first_row().0);
-            *writer.rows_by_group.entry(file.group()).or_default() += file.rows();
+            self.filters.note(version, file, Some(file.group()));
             self.rows.fetch_add(file.rows(), Ordering::AcqRel);
             self.files.insert(file.number(), Arc::clone(file));
         }
         for file in &staged.removed {
             file.die(version);
-            self.forget_rows(&mut writer, file.group(), file.rows());
+            self.filters.note(version, file, None);
             self.rows.fetch_sub(file.rows(), Ordering::AcqRel);
-            self.unswept.fetch_add(file.rows(), Ordering::Relaxed);
             self.files.remove_if(&file.number(), |_, now| Arc::ptr_eq(now, file));
         }
         let dim = match staged.added.first() {
@@ -309,15 +281,8 @@ impl Collection {
             self.graph.store(None);
         }
         self.table.set(version, dim);
-    }
-
-    fn forget_rows(&self, writer: &mut Writer, group: u32, rows: u64) {
-        if let Some(count) = writer.rows_by_group.get_mut(&group) {
-            *count -= rows.min(*count);
-            if *count == 0 {
-                writer.rows_by_group.remove(&group);
-            }
-        }
+        // Not before the version: a sweep drops only what is over by then.
+        self.unswept.fetch_add(staged.removed.iter().map(|file| file.rows()).sum(), Ordering::Relaxed);
     }
 
     /// Takes a staged change back: its rows stay unborn and their numbers unused.
@@ -333,12 +298,12 @@ impl Collection {
 
     /// Gives a live file another group.
     pub fn regroup(&self, file: &VectorFile, group: u32) {
-        let mut writer = self.writer.lock();
+        let _writer = self.writer.lock();
         let before = file.set_group(group);
         if before != group && file.is_live() {
-            self.forget_rows(&mut writer, before, file.rows());
-            *writer.rows_by_group.entry(group).or_default() += file.rows();
-            self.table.set(self.table.version() + 1, self.table.dim());
+            let version = self.table.version() + 1;
+            self.filters.note(version, file, Some(group));
+            self.table.set(version, self.table.dim());
         }
     }
 
@@ -353,10 +318,10 @@ impl Collection {
             file.be_born(version);
             let end = file.first_row().0.saturating_add(u32::try_from(file.rows()).unwrap_or(MAX_ROWS));
             writer.next_row = writer.next_row.max(end);
-            *writer.rows_by_group.entry(file.group()).or_default() += file.rows();
             self.rows.fetch_add(file.rows(), Ordering::AcqRel);
             self.files.insert(file.number(), Arc::clone(file));
         }
+        self.filters.forget(version);
         self.table.set(version, dim);
     }
 

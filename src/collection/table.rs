@@ -4,6 +4,7 @@
 //! behind an atomic pointer. Rows of dead files are dropped by exchanging their chunk for a copy without
 //! them ([`Table::sweep`]); a reader keeps the chunks that it began with.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -56,11 +57,11 @@ impl Chunk {
         Self { cells: (0..CHUNK).map(|_| Cell::default()).collect() }
     }
 
-    /// A copy without the rows of files that are over.
-    fn without_dead(&self) -> Self {
+    /// A copy without the rows of files that are over at `version`.
+    fn without_dead(&self, version: u64) -> Self {
         let copy = Self::new();
         for (from, to) in self.cells.iter().zip(&copy.cells) {
-            let Some(place) = from.place.get().filter(|place| !place.file.is_over()) else { continue };
+            let Some(place) = from.place.get().filter(|place| !place.file.is_over(version)) else { continue };
             let kept = Place { file: Arc::clone(&place.file), index: place.index };
             to.place.set(kept).expect("the copy's cells are empty");
             to.inverse_norm.store(from.inverse_norm.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -126,13 +127,15 @@ impl Table {
     /// Drops the rows of dead files, so that their space can be used again. Returns how many chunks changed.
     pub(super) fn sweep(&self) -> usize {
         let _exchange = self.exchange.lock();
+        // What dies with a version that is not published yet is still to be seen.
+        let version = self.version();
         let chunks = self.chunks.load_full();
-        let is_dead = |cell: &Cell| cell.place.get().is_some_and(|place| place.file.is_over());
+        let is_dead = |cell: &Cell| cell.place.get().is_some_and(|place| place.file.is_over(version));
         let dirty: Vec<usize> = (0..chunks.len()).filter(|&i| chunks[i].cells.iter().any(is_dead)).collect();
         if !dirty.is_empty() {
             let mut swept = Vec::clone(&chunks);
             for &i in &dirty {
-                swept[i] = Arc::new(chunks[i].without_dead());
+                swept[i] = Arc::new(chunks[i].without_dead(version));
             }
             self.chunks.store(Arc::new(swept));
         }
@@ -140,9 +143,15 @@ impl Table {
     }
 
     pub(super) fn reader(&self) -> Reader {
-        // The state first: every row that is visible at its version is in the chunks loaded after it.
-        let state = self.state.load(Ordering::Acquire);
-        Reader { version: state >> DIM_BITS, chunks: self.chunks.load_full(), dim: dim_of(state) as usize }
+        loop {
+            // The state first: every row that is visible at its version is in the chunks loaded after it, unless
+            // the next version took it out and a sweep dropped it in between.
+            let state = self.state.load(Ordering::Acquire);
+            let chunks = self.chunks.load_full();
+            if self.state.load(Ordering::Acquire) == state {
+                return Reader { version: state >> DIM_BITS, chunks, dim: dim_of(state) as usize };
+            }
+        }
     }
 }
 
@@ -161,6 +170,15 @@ pub struct RowRef<'a> {
     pub file: &'a Arc<VectorFile>,
     /// Row within the file.
     pub index: u32,
+}
+
+/// Consecutive visible rows of one file.
+#[derive(Clone, Debug)]
+pub struct Run<'a> {
+    /// The file version.
+    pub file: &'a Arc<VectorFile>,
+    /// Their numbers in the collection.
+    pub rows: Range<u32>,
 }
 
 impl Reader {
@@ -194,15 +212,35 @@ impl Reader {
         place.file.is_visible(self.version).then_some(RowRef { file: &place.file, index: place.index })
     }
 
+    /// The visible rows from `first` on as runs, one for each file: a file is looked at once, not row by row.
+    pub fn runs_from(&self, first: RowId) -> impl Iterator<Item = Run<'_>> {
+        let mut next = first.0;
+        let end = self.end().0;
+        std::iter::from_fn(move || {
+            while next < end {
+                let Some(place) = self.place(RowId(next)) else {
+                    next += 1;
+                    continue;
+                };
+                let rows = next..place.file.row_range().end.min(end);
+                next = rows.end;
+                if place.file.is_visible(self.version) {
+                    return Some(Run { file: &place.file, rows });
+                }
+            }
+            None
+        })
+    }
+
     /// The visible rows from `first` on.
-    pub fn live_from(&self, first: RowId) -> impl Iterator<Item = RowId> + '_ {
-        (first.0..self.end().0).map(RowId).filter(|&row| self.row(row).is_some())
+    pub fn live_from(&self, first: RowId) -> impl Iterator<Item = RowId> {
+        self.runs_from(first).flat_map(|run| run.rows.map(RowId))
     }
 
     /// How many rows from `first` on are visible.
     #[must_use]
     pub fn count_live_from(&self, first: RowId) -> u64 {
-        self.live_from(first).count() as u64
+        self.runs_from(first).map(|run| run.rows.len() as u64).sum()
     }
 }
 

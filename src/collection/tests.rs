@@ -68,6 +68,10 @@ impl Bench {
         self.collection.reader().live_from(RowId(0)).map(|row| row.0).collect()
     }
 
+    fn count(&self, allowed: Allowed) -> u64 {
+        self.collection.rows(&Filter::files(Arc::new(allowed)), &self.collection.reader()).len()
+    }
+
     /// A collection as an opened volume puts it back: the same files under the same numbers.
     fn reopened(&self, schema: Schema, numbering: u64, files: &[Arc<VectorFile>]) -> Collection {
         let collection = Collection::new(7, schema, numbering);
@@ -229,9 +233,9 @@ fn rows_are_counted_by_group_through_regroup_and_removal() {
     let (a, b) = (bench.add(1, 3), bench.add(2, 5));
     let only = |group: usize| {
         let set = (0..=group).map(|at| at == group).collect();
-        bench.collection.count(&Allowed::Groups(set))
+        bench.count(Allowed::Groups(set))
     };
-    assert_eq!((only(0), only(1), bench.collection.count(&Allowed::All)), (8, 0, 8));
+    assert_eq!((only(0), only(1), bench.count(Allowed::All)), (8, 0, 8));
     let version = bench.collection.version();
     bench.collection.regroup(&b, 1);
     assert_eq!((only(0), only(1)), (3, 5));
@@ -239,7 +243,7 @@ fn rows_are_counted_by_group_through_regroup_and_removal() {
     bench.collection.regroup(&b, 1);
     assert_eq!((only(0), only(1)), (3, 5));
     bench.remove(&a);
-    assert_eq!((only(0), only(1), bench.collection.count(&Allowed::All)), (0, 5, 5));
+    assert_eq!((only(0), only(1), bench.count(Allowed::All)), (0, 5, 5));
     assert!(!Allowed::Groups(vec![true]).contains(1), "a group beyond the set is not allowed");
 }
 
@@ -537,5 +541,83 @@ fn restored_files_keep_their_numbers_and_the_next_follows_the_last() {
     assert_eq!(again.reader().live_from(RowId(0)).map(|row| row.0).collect::<Vec<_>>(), [3, 4]);
     assert_eq!((again.len(), again.dim()), (2, Some(DIM)));
     assert_eq!(again.stage(bench.file(3, 1, DIM)).unwrap().0.first_row(), RowId(5));
-    assert_eq!(again.count(&Allowed::Groups(vec![true])), 2);
+    assert_eq!(again.rows(&Filter::files(Arc::new(Allowed::Groups(vec![true]))), &again.reader()).len(), 2);
+}
+
+#[test]
+fn the_rows_of_a_filter_are_those_of_its_files_at_every_version() {
+    let bench = Bench::new();
+    let within: Arc<RowSet> = Arc::new((0..20_000).step_by(3).map(RowId).collect());
+    let filters = [
+        Filter::all(),
+        Filter::files(Arc::new(Allowed::Groups(vec![true, false, true]))),
+        Filter { allowed: Arc::new(Allowed::Groups(vec![false, true])), within: Some(within) },
+    ];
+    let mut files: Vec<Arc<VectorFile>> = (0..8).map(|number| bench.add(number, number + 1)).collect();
+    // Between two looks: one change, several, and more than are kept.
+    for (round, changes) in [1usize, 3, 100, 1_500, 1, 7].into_iter().enumerate() {
+        for change in 0..changes {
+            let at = (change * 5 + round) % files.len();
+            match change % 3 {
+                0 => bench.collection.regroup(&files[at], u32::try_from(change % 4).unwrap()),
+                1 => {
+                    let new = bench.stage(at as u64, 1 + change as u64 % 5);
+                    let removed = vec![std::mem::replace(&mut files[at], Arc::clone(&new))];
+                    bench.collection.publish(&Staged { added: vec![new], removed });
+                }
+                _ => {
+                    bench.remove(&files[at]);
+                    files[at] = bench.add(at as u64, 4);
+                }
+            }
+        }
+        for filter in &filters {
+            let reader = bench.collection.reader();
+            let passes = |row: &RowId| {
+                filter.within.as_ref().is_none_or(|within| within.contains(*row))
+                    && filter.allowed.contains(reader.row(*row).unwrap().file.group())
+            };
+            let want: Vec<RowId> = reader.live_from(RowId(0)).filter(passes).collect();
+            let rows = bench.collection.rows(filter, &reader);
+            assert_eq!(rows.iter().collect::<Vec<_>>(), want, "round {round}, {:?}", filter.allowed);
+            assert_eq!(rows.len(), want.len() as u64);
+            let again = bench.collection.rows(&filter.clone(), &reader);
+            assert!(Arc::ptr_eq(&rows, &again), "the same filter at the same version costs nothing");
+        }
+    }
+}
+
+#[test]
+fn an_older_reader_gets_the_rows_of_its_own_version() {
+    let bench = Bench::new();
+    let file = bench.add(1, 3);
+    let filter = Filter::files(Arc::new(Allowed::Groups(vec![true])));
+    let before = bench.collection.reader();
+    bench.add(2, 2);
+    bench.remove(&file);
+    let numbers =
+        |reader: &Reader| bench.collection.rows(&filter, reader).iter().map(|row| row.0).collect::<Vec<_>>();
+    assert_eq!(numbers(&bench.collection.reader()), [3, 4]);
+    assert_eq!(numbers(&before), [0, 1, 2]);
+}
+
+#[test]
+fn the_sets_of_no_more_than_sixteen_filters_are_kept() {
+    let bench = Bench::new();
+    bench.add(1, 3);
+    let reader = bench.collection.reader();
+    let filter = |at: usize| Filter::files(Arc::new(Allowed::Groups((0..=at).map(|i| i == at).collect())));
+    let sets: Vec<_> = (0..17).map(|at| bench.collection.rows(&filter(at), &reader)).collect();
+    let kept = |at: usize| Arc::strong_count(&sets[at]) > 1;
+    assert!(!kept(0), "the oldest went");
+    assert!((1..17).all(kept));
+}
+
+#[test]
+fn a_sweep_keeps_what_dies_with_a_version_that_is_not_published_yet() {
+    let bench = Bench::new();
+    let file = bench.add(1, 2);
+    file.die(bench.collection.version() + 1);
+    bench.collection.table.sweep();
+    assert_eq!(bench.visible(), [0, 1]);
 }

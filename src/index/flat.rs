@@ -10,6 +10,10 @@ pub const MAX_TIES: usize = 4096;
 /// Rows between two questions whether to go on.
 const ROWS_PER_CHECK: usize = 4096;
 
+/// Rows that are asked for before the first of them is compared: where rows lie apart, their ways through memory
+/// overlap. Divides [`ROWS_PER_CHECK`].
+const AHEAD: usize = 8;
+
 /// Collector of the `k` nearest rows.
 ///
 /// Rows whose key equals that of the k-th are kept too (the first [`MAX_TIES`] of them by row), because who among
@@ -62,17 +66,31 @@ pub fn scan<S: VectorSource + ?Sized>(
     scratch: &mut [f32],
     keep_going: &mut dyn FnMut() -> bool,
 ) -> bool {
-    for (seen, row) in rows.enumerate() {
-        if seen % ROWS_PER_CHECK == ROWS_PER_CHECK - 1 && !keep_going() {
+    let mut ahead = [RowId(0); AHEAD];
+    let mut seen = 0;
+    let mut rows = rows.fuse();
+    loop {
+        let mut count = 0;
+        for (place, row) in ahead.iter_mut().zip(&mut rows) {
+            source.prefetch(row);
+            *place = row;
+            count += 1;
+        }
+        for &row in &ahead[..count] {
+            if let Some(key) = query.key(source, row, scratch)
+                && key <= top.bound()
+            {
+                top.push(Neighbor { row, key });
+            }
+        }
+        if count < AHEAD {
+            return true;
+        }
+        seen += count;
+        if seen % ROWS_PER_CHECK == 0 && !keep_going() {
             return false;
         }
-        if let Some(key) = query.key(source, row, scratch)
-            && key <= top.bound()
-        {
-            top.push(Neighbor { row, key });
-        }
     }
-    true
 }
 
 /// Vectors in memory, row after row. The number of a row is its place.

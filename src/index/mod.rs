@@ -9,8 +9,40 @@
 pub mod flat;
 pub mod hnsw;
 mod ranked;
+mod row_set;
 
 use crate::distance::{self, Metric};
+
+pub use row_set::{RowSet, Rows};
+
+/// What a graph keeps of its vectors for the walk, beside the originals that decide the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quant {
+    /// Nothing: the walk reads the originals.
+    None,
+    /// One byte per element.
+    Sq8,
+    /// One bit per element.
+    B1,
+}
+
+impl Quant {
+    /// Its name in configurations and options: `none`, `sq8` or `b1`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Quant::None => "none",
+            Quant::Sq8 => "sq8",
+            Quant::B1 => "b1",
+        }
+    }
+
+    /// The reverse of [`name`](Self::name).
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        [Quant::None, Quant::Sq8, Quant::B1].into_iter().find(|quant| quant.name() == name)
+    }
+}
 
 /// Number of a row within its collection. Never used twice while the collection has rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

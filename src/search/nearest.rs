@@ -3,19 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::plan::{Case, Plan};
 use super::request::Options;
-use crate::collection::{Allowed, Collection, FileNumber, Snapshot, VectorFile};
+use crate::collection::{Collection, FileNumber, Filter, Graph, Snapshot, VectorFile};
 use crate::index::flat::{self, TopK};
 use crate::index::hnsw::{Beam, SearchScratch};
-use crate::index::{Neighbor, Query, RowId, VectorSource as _};
+use crate::index::{Neighbor, Query, RowId, RowSet, VectorSource as _};
 use crate::{Error, Result};
-
-/// Where the filter leaves fewer rows than one in this many, the rest is scanned: the graph would walk
-/// mostly through rows that it may not return.
-const SCAN_BELOW_SHARE: u64 = 10;
-
-/// How many times `ef` is widened fourfold before everything is scanned.
-const WIDENINGS: u32 = 2;
 
 /// What one search works with.
 #[derive(Debug)]
@@ -68,22 +62,33 @@ pub struct Near {
     pub distance: f32,
 }
 
+/// How the rows were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Every allowed row was compared.
+    Scan,
+    /// The graph was walked, and what it does not have yet was scanned.
+    Walk,
+    /// A walk did not find enough within its budget, then every allowed row was compared.
+    WalkThenScan,
+}
+
 /// The nearest rows of a collection.
 #[derive(Debug)]
 pub struct Found {
-    /// Nearest first, then by row. With ties at the end there may be more than `k`: the caller, who knows
-    /// paths, cuts.
+    /// Nearest first, then by row. There may be more than `k`, with ties at the end among others: the caller, who
+    /// knows paths, cuts.
     pub near: Vec<Near>,
-    /// Whether every allowed row was looked at.
-    pub exact: bool,
+    /// How they were found: by [`Way::Walk`] nearer ones may have been missed.
+    pub way: Way,
     /// Rows that were scanned because the graph did not have them yet.
     pub pending: u64,
 }
 
-/// The `k` rows nearest to `vector` among the allowed files, without row `exclude`.
+/// The `k` rows nearest to `vector` among those that `filter` lets pass, without row `exclude`.
 ///
-/// `vector` has the collection's dimension and finite values. Exactly `k` rows (and those tied with the last)
-/// come back when so many exist, unless `options.max` cuts them off.
+/// `vector` has the collection's dimension and finite values. Exactly `k` rows, or somewhat more, come back when
+/// so many exist, unless `options.max` cuts them off; all are of one version of the collection.
 ///
 /// # Errors
 ///
@@ -93,7 +98,7 @@ pub fn nearest(
     vector: &[f32],
     k: usize,
     options: &Options,
-    allowed: &Allowed,
+    filter: &Filter,
     exclude: Option<(FileNumber, u32)>,
     context: &mut Context<'_>,
 ) -> Result<Found> {
@@ -106,48 +111,69 @@ pub fn nearest(
         let number = |dim: usize| u32::try_from(dim).unwrap_or(u32::MAX);
         return Err(Error::Dimension { expected: number(expected), got: number(vector.len()) });
     }
-    let search = Search { snapshot: &snapshot, query: &query, allowed, exclude, limits: context.limits };
-    let total = collection.count(allowed);
-    let small = total < u64::from(schema.exact_below);
-    let selective = total.saturating_mul(SCAN_BELOW_SHARE) < collection.len();
-    let wants_graph = !options.exact && !small && !selective;
+    let allowed = (!filter.is_all()).then(|| collection.rows(filter, &snapshot.reader));
+    let search =
+        Search { snapshot: &snapshot, query: &query, allowed: allowed.as_deref(), limits: context.limits };
+    // One more than wanted, so that the excluded row takes no place from another.
+    let k = k + usize::from(exclude.is_some());
+    let total = allowed.as_ref().map_or(collection.len(), |rows| rows.len());
+    let wants_graph = !options.exact && total >= u64::from(schema.exact_below);
+    let pending = if wants_graph { search.count_from(snapshot.watermark) } else { 0 };
     let ef = options.ef.unwrap_or(schema.ef).max(u32::try_from(k).unwrap_or(u32::MAX)) as usize;
-    let mut found = match &snapshot.graph {
-        Some(graph) if wants_graph && graph.hnsw.dim() == vector.len() => {
-            search.by_graph(k, ef, total, context.scratch)?
+    let graph = snapshot.graph.as_deref().filter(|graph| wants_graph && graph.hnsw.dim() == vector.len());
+    let plan = match graph {
+        None => Plan::Scan,
+        // Without a filter `exact_below` has decided already, and nobody's filter makes the walk long.
+        Some(_) if allowed.is_none() && total > k as u64 => {
+            Plan::Walk { max_visited: Beam::new(k, ef).max_visited }
+        }
+        Some(graph) => {
+            let (nodes, quant) = (graph.hnsw.len() as u64, graph.hnsw.params().quant);
+            Case { allowed: total.saturating_sub(pending), nodes, k, ef, dim: vector.len(), quant }.plan()
+        }
+    };
+    let walked = match (graph, plan) {
+        (Some(graph), Plan::Walk { max_visited }) => {
+            search.by_graph(graph, Beam { k, ef, max_visited }, context.scratch)?
         }
         _ => None,
     };
-    let (exact, pending) = match found {
-        Some(_) => (false, snapshot.reader.count_live_from(snapshot.watermark)),
-        None => (true, if wants_graph { total } else { 0 }),
-    };
-    let neighbors = match found.take() {
-        Some(neighbors) => neighbors,
-        None => search.by_scan(k, context.scratch)?,
+    let (neighbors, way) = match (walked, plan) {
+        (Some(neighbors), _) => (neighbors, Way::Walk),
+        (None, Plan::Walk { .. }) => (search.by_scan(k, context.scratch)?, Way::WalkThenScan),
+        (None, Plan::Scan) => (search.by_scan(k, context.scratch)?, Way::Scan),
     };
     let near = neighbors
         .into_iter()
         .filter_map(|neighbor| search.resolve(neighbor))
+        .filter(|near| exclude != Some((near.file.number(), near.index)))
         .filter(|near| options.max.is_none_or(|max| near.distance <= max))
         .collect();
-    Ok(Found { near, exact, pending })
+    Ok(Found { near, way, pending })
 }
 
 struct Search<'a> {
     snapshot: &'a Snapshot,
     query: &'a Query<'a>,
-    allowed: &'a Allowed,
-    exclude: Option<(FileNumber, u32)>,
+    /// Live rows of the snapshot's version; `None` for all of them.
+    allowed: Option<&'a RowSet>,
     limits: Limits,
 }
 
 impl Search<'_> {
     fn accepts(&self, row: RowId) -> bool {
-        self.snapshot.reader.row(row).is_some_and(|found| {
-            self.allowed.contains(found.file.group())
-                && self.exclude != Some((found.file.number(), found.index))
-        })
+        match self.allowed {
+            Some(allowed) => allowed.contains(row),
+            None => self.snapshot.reader.row(row).is_some(),
+        }
+    }
+
+    /// How many rows from `first` on may be returned.
+    fn count_from(&self, first: RowId) -> u64 {
+        match self.allowed {
+            Some(allowed) => allowed.count_from(first),
+            None => self.snapshot.reader.count_live_from(first),
+        }
     }
 
     fn resolve(&self, neighbor: Neighbor) -> Option<Near> {
@@ -169,54 +195,43 @@ impl Search<'_> {
 
     fn scan_from(&self, first: RowId, top: &mut TopK, scratch: &mut Scratch) -> Result<()> {
         let reader = &self.snapshot.reader;
-        let rows = (first.0..reader.end().0).map(RowId).filter(|&row| self.accepts(row));
         let mut in_time = || Instant::now() < self.limits.deadline;
         scratch.row.resize(self.query.vector.len(), 0.0);
-        if flat::scan(self.query, rows, reader, top, &mut scratch.row, &mut in_time) {
-            Ok(())
-        } else {
-            Err(self.limits.exceeded())
-        }
+        let row = &mut scratch.row;
+        let finished = match self.allowed {
+            Some(allowed) => flat::scan(self.query, allowed.iter_from(first), reader, top, row, &mut in_time),
+            None => flat::scan(self.query, reader.live_from(first), reader, top, row, &mut in_time),
+        };
+        if finished { Ok(()) } else { Err(self.limits.exceeded()) }
     }
 
     /// The graph's rows and, exactly, those that it does not have yet. `None` when it did not find enough.
-    fn by_graph(
-        &self,
-        k: usize,
-        ef: usize,
-        total: u64,
-        scratch: &mut Scratch,
-    ) -> Result<Option<Vec<Neighbor>>> {
-        let Some(graph) = &self.snapshot.graph else { return Ok(None) };
+    fn by_graph(&self, graph: &Graph, beam: Beam, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
         let watermark = self.snapshot.watermark;
-        let excluded = u64::from(self.exclude.is_some());
-        let want = usize::try_from(total.saturating_sub(excluded)).unwrap_or(usize::MAX).min(k);
-        for widening in 0..=WIDENINGS {
-            let mut in_time = || Instant::now() < self.limits.deadline;
-            let found = graph.hnsw.search(
-                self.query,
-                Beam::new(k, ef << (2 * widening)),
-                &self.snapshot.reader,
-                |row| row < watermark && self.accepts(row),
-                &mut scratch.graph,
-                &mut in_time,
-            );
-            if found.stopped {
-                return Err(self.limits.exceeded());
-            }
-            if found.exhausted {
-                return Ok(None);
-            }
-            let mut top = TopK::new(k);
-            for neighbor in found.neighbors {
-                top.push(neighbor);
-            }
-            self.scan_from(watermark, &mut top, scratch)?;
-            let neighbors = top.into_sorted();
-            if neighbors.len() >= want {
-                return Ok(Some(neighbors));
-            }
+        let mut in_time = || Instant::now() < self.limits.deadline;
+        let found = graph.hnsw.search(
+            self.query,
+            beam,
+            &self.snapshot.reader,
+            |row| row < watermark && self.accepts(row),
+            &mut scratch.graph,
+            &mut in_time,
+        );
+        if found.stopped {
+            return Err(self.limits.exceeded());
         }
-        Ok(None)
+        // The planner walks only where more than `k` of the graph's rows are allowed: fewer are not all.
+        if found.exhausted || found.neighbors.len() < beam.k {
+            return Ok(None);
+        }
+        let mut top = TopK::new(beam.k);
+        for neighbor in found.neighbors {
+            top.push(neighbor);
+        }
+        self.scan_from(watermark, &mut top, scratch)?;
+        Ok(Some(top.into_sorted()))
     }
 }
+
+#[cfg(test)]
+mod tests;

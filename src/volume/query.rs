@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Volume;
 use super::ingest::{GroupKey, State};
 use super::types::Caller;
-use crate::collection::{Allowed, Collection, FileNumber};
+use crate::collection::{Allowed, Collection, FileNumber, Filter};
 use crate::distance::Metric;
 use crate::format;
 use crate::index::flat::Matrix;
@@ -16,7 +16,7 @@ use crate::metrics::SearchKind;
 use crate::namespace::{Ino, Inode, Kind};
 use crate::search::nearest::Near;
 use crate::search::request::{DEFAULT_K, RequestLimits};
-use crate::search::{Answer, Context, Hit, Limits, Options, Request, Target, nearest};
+use crate::search::{Answer, Context, Hit, Limits, Options, Request, Target, Way, nearest};
 use crate::{Error, Result};
 
 /// How long one request may take.
@@ -35,7 +35,7 @@ struct Asked<'a> {
 /// A collection, and what of it may be returned.
 struct Part {
     collection: Arc<Collection>,
-    allowed: Arc<Allowed>,
+    filter: Filter,
 }
 
 impl Volume {
@@ -191,8 +191,8 @@ impl Volume {
         let mut parts = Vec::new();
         for collection in fitting {
             if collection.schema().metric == metric {
-                let allowed = self.allowed(caller, base, &collection)?;
-                parts.push(Part { collection, allowed });
+                let filter = Filter::files(self.allowed(caller, base, &collection)?);
+                parts.push(Part { collection, filter });
             }
         }
         Ok(parts)
@@ -224,11 +224,11 @@ impl Volume {
                     asked.vector,
                     k as usize,
                     options,
-                    &part.allowed,
+                    &part.filter,
                     asked.exclude,
                     &mut context,
                 )?;
-                answer.exact &= found.exact;
+                answer.exact &= found.way != Way::Walk;
                 answer.pending += found.pending;
                 candidates.extend(found.near);
             }

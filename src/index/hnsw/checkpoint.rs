@@ -324,7 +324,7 @@ impl Header {
         let zero = from.number()?;
         let mut stamp = [0; 32];
         from.bytes(&mut stamp)?;
-        let params = Params { m, ef_construction, seed };
+        let params = Params { m, ef_construction, seed, quant: crate::index::Quant::Sq8 };
         let header = Header { metric, dim, params, nodes, entry, zero };
         Ok((stamp == *expected_stamp).then_some(header))
     }

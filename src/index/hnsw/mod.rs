@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::RowId;
+use super::{Quant, RowId};
 use crate::distance::Metric;
 use crate::pool::Pool;
 use crate::{Error, Result};
@@ -40,11 +40,13 @@ pub struct Params {
     pub ef_construction: u32,
     /// Seed of the levels. The same rows inserted by one thread in the same order give the same graph.
     pub seed: u64,
+    /// What the walk reads.
+    pub quant: Quant,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Params { m: 16, ef_construction: 200, seed: 0 }
+        Params { m: 16, ef_construction: 200, seed: 0, quant: Quant::Sq8 }
     }
 }
 

@@ -85,7 +85,7 @@ impl VectorSource for Vanishing {
 }
 
 fn params() -> Params {
-    Params { m: 16, ef_construction: 100, seed: 1 }
+    Params { m: 16, ef_construction: 100, seed: 1, quant: crate::index::Quant::Sq8 }
 }
 
 fn build(metric: Metric, matrix: &Matrix) -> Hnsw {
@@ -209,7 +209,12 @@ fn copies_of_one_vector_do_not_become_a_sink() {
 #[test]
 fn copies_alone_make_a_graph_in_reasonable_time() {
     let matrix = Matrix::new(DIM, vec![0.5; DIM * 6000]);
-    let graph = Hnsw::new(Metric::L2, DIM, Params { m: 4, ef_construction: 20, seed: 0 }).unwrap();
+    let graph = Hnsw::new(
+        Metric::L2,
+        DIM,
+        Params { m: 4, ef_construction: 20, seed: 0, quant: crate::index::Quant::Sq8 },
+    )
+    .unwrap();
     matrix.row_ids().for_each(|row| assert!(graph.insert(row, &matrix)));
     assert_eq!(graph.unreachable(), []);
     assert!(find(&graph, &[0.5; DIM], 20, &matrix, |_| true).neighbors.len() >= K);
@@ -358,7 +363,12 @@ impl VectorSource for Failing<'_> {
 fn an_insertion_that_panics_leaves_a_sound_graph() {
     let (values, queries) = clustered(12, 1000, 20, false);
     let matrix = Matrix::new(DIM, values);
-    let graph = Hnsw::new(Metric::L2, DIM, Params { m: 4, ef_construction: 40, seed: 0 }).unwrap();
+    let graph = Hnsw::new(
+        Metric::L2,
+        DIM,
+        Params { m: 4, ef_construction: 40, seed: 0, quant: crate::index::Quant::Sq8 },
+    )
+    .unwrap();
     let mut failed = 0;
     let mut random = Random(77);
     for row in matrix.row_ids() {
@@ -384,7 +394,12 @@ fn an_insertion_that_panics_leaves_a_sound_graph() {
 #[test]
 fn small_graphs_answer_exactly() {
     let matrix = Matrix::new(1, vec![3.0, 1.0, 2.0]);
-    let graph = Hnsw::new(Metric::L2, 1, Params { m: 2, ef_construction: 1, seed: 0 }).unwrap();
+    let graph = Hnsw::new(
+        Metric::L2,
+        1,
+        Params { m: 2, ef_construction: 1, seed: 0, quant: crate::index::Quant::Sq8 },
+    )
+    .unwrap();
     assert!(find(&graph, &[0.0], 10, &matrix, |_| true).neighbors.is_empty());
     matrix.row_ids().for_each(|row| assert!(graph.insert(row, &matrix)));
     let found = find(&graph, &[0.0], 1, &matrix, |_| true);
@@ -399,7 +414,12 @@ fn small_graphs_answer_exactly() {
 fn the_smallest_m_keeps_everything_reachable() {
     let (values, _) = clustered(11, 1000, 0, false);
     let matrix = Matrix::new(DIM, values);
-    let graph = Hnsw::new(Metric::L2, DIM, Params { m: 2, ef_construction: 4, seed: 3 }).unwrap();
+    let graph = Hnsw::new(
+        Metric::L2,
+        DIM,
+        Params { m: 2, ef_construction: 4, seed: 3, quant: crate::index::Quant::Sq8 },
+    )
+    .unwrap();
     matrix.row_ids().for_each(|row| assert!(graph.insert(row, &matrix)));
     assert_eq!(graph.unreachable(), []);
 }
@@ -407,7 +427,10 @@ fn the_smallest_m_keeps_everything_reachable() {
 #[test]
 fn parameters_out_of_range_are_refused() {
     for (m, ef_construction) in [(1, 200), (129, 200), (16, 0), (16, 4097)] {
-        assert!(Hnsw::new(Metric::L2, 4, Params { m, ef_construction, seed: 0 }).is_err());
+        assert!(
+            Hnsw::new(Metric::L2, 4, Params { m, ef_construction, seed: 0, quant: crate::index::Quant::Sq8 })
+                .is_err()
+        );
     }
     assert!(Hnsw::new(Metric::L2, 0, Params::default()).is_err());
 }

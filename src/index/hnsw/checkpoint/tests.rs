@@ -13,7 +13,12 @@ const ROWS: usize = 300;
 fn sample() -> (Matrix, Hnsw) {
     let values = (0..ROWS * 4).map(|i| ((i * 7919) % 1013) as f32).collect();
     let matrix = Matrix::new(4, values);
-    let graph = Hnsw::new(Metric::L2, 4, Params { m: 3, ef_construction: 20, seed: 5 }).unwrap();
+    let graph = Hnsw::new(
+        Metric::L2,
+        4,
+        Params { m: 3, ef_construction: 20, seed: 5, quant: crate::index::Quant::Sq8 },
+    )
+    .unwrap();
     matrix.row_ids().for_each(|row| assert!(graph.insert(row, &matrix)));
     (matrix, graph)
 }

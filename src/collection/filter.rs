@@ -1,0 +1,210 @@
+//! Which rows a search may return, and the row sets that come of it.
+//!
+//! A set belongs to one version of the collection. Sets of recent filters are kept; when the collection has moved
+//! on, a set is brought to the new version by the changes since, so that a filtered search beside a writer does
+//! not look at every file.
+//!
+//! **Invariant:** a change is in the log before its version is published, so a reader of a version finds there
+//! everything that led to it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::file::VectorFile;
+use super::table::Reader;
+use crate::index::{RowId, RowSet};
+
+/// Filters whose sets are kept: at most this many times one bit for each row number.
+const MAX_SETS: usize = 16;
+
+/// Changes that are kept. A set older than these is built from the files.
+const MAX_CHANGES: usize = 1024;
+
+/// Which files a search may return: those whose group is in the set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Every file.
+    All,
+    /// Files whose group number is set; longer numbers are not.
+    Groups(Vec<bool>),
+}
+
+impl Allowed {
+    /// Whether files of `group` may be returned.
+    #[must_use]
+    pub fn contains(&self, group: u32) -> bool {
+        match self {
+            Allowed::All => true,
+            Allowed::Groups(set) => set.get(group as usize).copied().unwrap_or(false),
+        }
+    }
+}
+
+/// Which rows a search may return: those of allowed files that are in a set, where one is given.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// The files.
+    pub allowed: Arc<Allowed>,
+    /// Rows of any origin, `None` for all. Rows of it that are not live are not returned. Hand in the same set
+    /// again, not an equal one: what is derived of it is kept for as long as it is the same.
+    pub within: Option<Arc<RowSet>>,
+}
+
+impl Filter {
+    /// Every row of the allowed files.
+    #[must_use]
+    pub fn files(allowed: Arc<Allowed>) -> Self {
+        Self { allowed, within: None }
+    }
+
+    /// Every row.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::files(Arc::new(Allowed::All))
+    }
+
+    /// Whether it lets every row pass.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.within.is_none() && *self.allowed == Allowed::All
+    }
+
+    fn is(&self, other: &Filter) -> bool {
+        let same_rows = match (&self.within, &other.within) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        same_rows && (Arc::ptr_eq(&self.allowed, &other.allowed) || self.allowed == other.allowed)
+    }
+
+    fn add(&self, set: &mut RowSet, rows: Range<u32>) {
+        match &self.within {
+            None => set.insert_range(rows),
+            Some(within) => {
+                set.extend(within.iter_from(RowId(rows.start)).take_while(|row| row.0 < rows.end));
+            }
+        }
+    }
+}
+
+/// What happened to the rows of one file.
+#[derive(Clone, Debug)]
+struct Change {
+    version: u64,
+    rows: Range<u32>,
+    /// The group in which the rows are from then on, `None` when they are gone.
+    group: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    changes: VecDeque<Change>,
+    /// Every change after this version is there.
+    since: u64,
+}
+
+/// The set of one filter at one version.
+#[derive(Debug)]
+struct Known {
+    filter: Filter,
+    version: u64,
+    rows: Arc<RowSet>,
+}
+
+/// The sets of recent filters, and what they are kept up to date with.
+#[derive(Debug, Default)]
+pub(super) struct FilterCache {
+    /// Newest last.
+    known: ArcSwap<Vec<Arc<Known>>>,
+    /// Held for a few stores, or by a search that meets a new version while it copies the changes since.
+    log: Mutex<Log>,
+}
+
+impl FilterCache {
+    /// Notes what becomes of a file's rows at `version`, before it is published.
+    pub(super) fn note(&self, version: u64, file: &VectorFile, group: Option<u32>) {
+        let mut log = self.log.lock();
+        if log.changes.len() == MAX_CHANGES
+            && let Some(dropped) = log.changes.pop_front()
+        {
+            log.since = dropped.version;
+        }
+        log.changes.push_back(Change { version, rows: file.row_range(), group });
+    }
+
+    /// Notes that at `version` more has happened than is worth noting, before it is published.
+    pub(super) fn forget(&self, version: u64) {
+        let mut log = self.log.lock();
+        log.changes.clear();
+        log.since = version;
+    }
+
+    /// The rows that `filter` lets pass at the reader's version.
+    pub(super) fn rows(&self, filter: &Filter, reader: &Reader) -> Arc<RowSet> {
+        let version = reader.version();
+        let known = self.known.load();
+        let last = known.iter().rfind(|known| known.filter.is(filter));
+        if let Some(last) = last
+            && last.version == version
+        {
+            return Arc::clone(&last.rows);
+        }
+        let caught_up = last.and_then(|last| self.catch_up(last, version));
+        let rows = Arc::new(caught_up.unwrap_or_else(|| build(filter, reader)));
+        if last.is_none_or(|last| last.version < version) {
+            self.keep(&Arc::new(Known { filter: filter.clone(), version, rows: Arc::clone(&rows) }));
+        }
+        rows
+    }
+
+    /// The set of `last` at a later version, `None` when the log does not go back far enough.
+    fn catch_up(&self, last: &Known, version: u64) -> Option<RowSet> {
+        let changes = self.changes(last.version, version)?;
+        let mut rows = RowSet::clone(&last.rows);
+        for change in changes {
+            if change.group.is_some_and(|group| last.filter.allowed.contains(group)) {
+                last.filter.add(&mut rows, change.rows);
+            } else {
+                rows.remove_range(change.rows);
+            }
+        }
+        Some(rows)
+    }
+
+    /// The changes after one version up to another. Copied, so that no writer waits for what is done with them.
+    fn changes(&self, after: u64, until: u64) -> Option<Vec<Change>> {
+        let log = self.log.lock();
+        if after > until || after < log.since {
+            return None;
+        }
+        let begin = log.changes.partition_point(|change| change.version <= after);
+        let end = log.changes.partition_point(|change| change.version <= until);
+        Some(log.changes.range(begin..end).cloned().collect())
+    }
+
+    fn keep(&self, new: &Arc<Known>) {
+        self.known.rcu(|known| {
+            let others = known.iter().filter(|known| !known.filter.is(&new.filter));
+            let mut kept: Vec<_> = others.cloned().collect();
+            kept.drain(..kept.len().saturating_sub(MAX_SETS - 1));
+            kept.push(Arc::clone(new));
+            kept
+        });
+    }
+}
+
+/// The set from the files, each looked at once.
+fn build(filter: &Filter, reader: &Reader) -> RowSet {
+    let mut rows = RowSet::new();
+    for run in reader.runs_from(RowId(0)) {
+        if filter.allowed.contains(run.file.group()) {
+            filter.add(&mut rows, run.rows);
+        }
+    }
+    rows
+}

@@ -1,0 +1,164 @@
+//! The filter planner: whether a search walks the graph or scans the rows that it may return.
+//!
+//! Both costs are estimated from exact numbers: how many rows the filter lets pass, and how many nodes the graph has.
+//! The estimate of a walk holds for a filter that has nothing to do with the query. Where the rows that pass lie
+//! far from the query, a walk visits many times more; so it gets a budget, and what it does not finish within
+//! is scanned. A walk that gave up then costs at most the budget's share more than the scan alone.
+
+use crate::index::Quant;
+
+/// Share of the scan's cost that a walk may use up in vain when at least half of the rows are refused. It rises
+/// to all of it where none is: there a walk has no filter to be unlucky with.
+const BUDGET: f64 = 0.3;
+
+/// Share of the budget that a walk must be expected to need at most, so that few walks give up.
+const EXPECTED: f64 = 0.8;
+
+/// Nodes visited for one that is passed, when the beam is narrow against the graph: the links of a node that no
+/// earlier one had. Measured at m 16.
+const FRESH_LINKS: f64 = 14.0;
+
+/// What the planner knows of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Rows in the graph that may be returned, counted.
+    pub allowed: u64,
+    /// Nodes of the graph, vanished ones included.
+    pub nodes: u64,
+    /// Results wanted.
+    pub k: usize,
+    /// Width of the beam, at least `k`.
+    pub ef: usize,
+    /// Elements of a vector.
+    pub dim: usize,
+    /// What a walk reads of a vector.
+    pub quant: Quant,
+}
+
+/// How a search goes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Every row that may be returned is compared.
+    Scan,
+    /// The graph is walked.
+    Walk {
+        /// Visited nodes after which the walk gives up and everything is scanned.
+        max_visited: usize,
+    },
+}
+
+impl Case {
+    /// The cheaper way.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        if self.allowed <= self.k as u64 || self.nodes == 0 {
+            return Plan::Scan;
+        }
+        let scan = self.allowed as f64 * scanned_ns(self.dim);
+        let budget = scan * self.budget_share() / visited_ns(self.dim, self.quant);
+        if self.expected_visits() > EXPECTED * budget {
+            return Plan::Scan;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "positive, and `as` saturates"
+        )]
+        let max_visited = budget as usize;
+        Plan::Walk { max_visited }
+    }
+
+    /// Share of the rows that may be returned.
+    fn selectivity(&self) -> f64 {
+        (self.allowed as f64 / self.nodes as f64).min(1.0)
+    }
+
+    fn budget_share(&self) -> f64 {
+        BUDGET + (1.0 - BUDGET) * (2.0 * self.selectivity() - 1.0).max(0.0)
+    }
+
+    /// Nodes that a walk visits when the filter has nothing to do with the query. To keep `ef` it passes
+    /// `ef / selectivity`, and sees what is linked to them; the more of the graph that is, the more often the same.
+    fn expected_visits(&self) -> f64 {
+        let nodes = self.nodes as f64;
+        let seen = FRESH_LINKS * self.ef as f64 / self.selectivity();
+        nodes * (1.0 - (-seen / nodes).exp())
+    }
+}
+
+/// Nanoseconds to find and compare one row of a scan.
+fn scanned_ns(dim: usize) -> f64 {
+    12.0 + 4.0 * dim as f64 * NS_PER_BYTE_IN_ORDER
+}
+
+/// Nanoseconds to visit one node of a walk: what is read of its vector, its link, its place in the heaps.
+fn visited_ns(dim: usize, quant: Quant) -> f64 {
+    let bytes = match quant {
+        Quant::None => 4.0 * dim as f64,
+        Quant::Sq8 => dim as f64,
+        Quant::B1 => dim as f64 / 8.0,
+    };
+    60.0 + bytes * NS_PER_BYTE_ANYWHERE
+}
+
+/// Nanoseconds to read and multiply a byte of rows that lie one after the other in memory. Only the ratio to
+/// [`NS_PER_BYTE_ANYWHERE`] decides, which differs less between machines.
+const NS_PER_BYTE_IN_ORDER: f64 = 0.05;
+
+/// The same of a vector that lies anywhere.
+const NS_PER_BYTE_ANYWHERE: f64 = 0.1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CASE: Case =
+        Case { allowed: 1_000_000, nodes: 1_000_000, k: 10, ef: 100, dim: 384, quant: Quant::Sq8 };
+
+    fn is_walk(case: Case) -> bool {
+        case.plan() != Plan::Scan
+    }
+
+    #[test]
+    fn a_filter_that_lets_everything_pass_is_walked() {
+        for nodes in [5_000, 100_000, 10_000_000] {
+            assert!(is_walk(Case { allowed: nodes, nodes, ..CASE }), "{nodes} nodes");
+        }
+    }
+
+    #[test]
+    fn half_and_a_tenth_of_a_million_are_walked_and_a_thousandth_is_scanned() {
+        assert!(is_walk(Case { allowed: 500_000, ..CASE }));
+        assert!(is_walk(Case { allowed: 100_000, ..CASE }));
+        assert!(!is_walk(Case { allowed: 1_000, ..CASE }));
+    }
+
+    #[test]
+    fn the_same_selectivity_is_scanned_in_a_small_graph() {
+        assert!(!is_walk(Case { allowed: 1_000, nodes: 10_000, ..CASE }));
+        // And the same number of rows, where they are most of the graph, is not.
+        assert!(is_walk(Case { allowed: 9_000, nodes: 10_000, ..CASE }));
+    }
+
+    #[test]
+    fn a_beam_as_wide_as_the_graph_is_a_scan() {
+        assert!(!is_walk(Case { allowed: 50_000, nodes: 50_000, ef: 50_000, quant: Quant::None, ..CASE }));
+    }
+
+    #[test]
+    fn there_is_nothing_to_choose_where_all_that_pass_are_wanted() {
+        assert!(!is_walk(Case { allowed: 10, ..CASE }));
+        assert!(!is_walk(Case { allowed: 0, nodes: 0, ..CASE }));
+    }
+
+    #[test]
+    fn a_walk_in_vain_costs_a_bounded_share_of_the_scan() {
+        for allowed in [100_000, 300_000, 500_000] {
+            let case = Case { allowed, ..CASE };
+            let Plan::Walk { max_visited } = case.plan() else { panic!("{allowed} rows are scanned") };
+            let share = max_visited as f64 * visited_ns(case.dim, case.quant)
+                / (allowed as f64 * scanned_ns(case.dim));
+            assert!((0.25..=0.3).contains(&share), "{share} of the scan of {allowed}");
+        }
+    }
+}
