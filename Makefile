@@ -5,7 +5,13 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 FUZZ_SECONDS ?= 30
 
-.PHONY: help setup build demo test check fuzz bench-kernels clean
+# For bench-ann: the directory with the data, NAME:METRIC of its sets, and the libraries beside which we are measured.
+DATA ?=
+SETS ?= minilm384:ip,glove100:ip,sift128:l2
+PEERS ?= hnswlib,symqg
+BENCH_VENV ?= target/bench-venv
+
+.PHONY: help setup build demo test check fuzz bench-ann bench-kernels clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +47,11 @@ check: setup ## Formatting, lints, documentation, dependencies, then the tests
 fuzz: ## Feed hostile bytes to the parsers, FUZZ_SECONDS (30) for each
 	@scripts/setup.sh --fuzz
 	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+bench-ann: build ## Measure the index beside PEERS on SETS of DATA (a directory; see scripts/bench_ann.py)
+	@test -n "$(DATA)" || { echo "want DATA=DIR with NAME_base.npy, NAME_query.npy and NAME_gt.npy" >&2; exit 2; }
+	@test -x $(BENCH_VENV)/bin/python || scripts/bench_ann.py --setup $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python scripts/bench_ann.py --data "$(DATA)" --sets "$(SETS)" --peers "$(PEERS)"
 
 bench-kernels: ## Rates of the distance functions on this machine, beside a peer's
 	cargo run --release --locked --manifest-path benches/kernels/Cargo.toml

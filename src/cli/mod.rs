@@ -1,8 +1,9 @@
 //! The command line. Data goes to stdout, messages to stderr as `vexfs: ...`.
 //!
-//! One file for each command. `mount` serves a store; the others work through the files of a mount, as any
-//! program could, and never open a store.
+//! One file for each command. `mount` serves a store and `bench` runs the engine in a store of its own, which
+//! vanishes; the others work through the files of a mount, as any program could, and never open a store.
 
+mod bench;
 mod daemon;
 mod exit;
 mod mount;
@@ -45,6 +46,8 @@ enum Command {
     Status(status::Status),
     /// Find the nearest neighbours of a file or a vector
     Search(search::Search),
+    /// Measure on this machine
+    Bench(bench::Bench),
 }
 
 /// Runs the program and returns its exit code.
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Umount(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Search(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     finish(outcome).into()
 }
