@@ -122,7 +122,7 @@ impl Bench {
         let Some(graph) = snapshot.graph else { return 0 };
         let query = Query::new(self.collection.schema().metric, vector);
         let ef = self.options.ef.unwrap_or_default() as usize;
-        let beam = Beam { k: self.k, ef, max_visited: usize::MAX };
+        let beam = Beam { max_visited: usize::MAX, ..Beam::new(self.k, ef) };
         let accept = |row| allowed.contains(row);
         let found = graph.hnsw.search(&query, beam, &snapshot.reader, accept, scratch, &mut || true);
         found.visited

@@ -110,7 +110,7 @@ pub(super) fn code_of(error: &Error) -> Code {
 pub(super) fn code_of_io(error: &io::Error) -> Code {
     match error.raw_os_error() {
         Some(libc::EINVAL | libc::EDOM | libc::EMSGSIZE | libc::EOPNOTSUPP) => Code::Invalid,
-        Some(libc::EAGAIN | libc::ETIMEDOUT) => Code::NotReady,
+        Some(libc::EAGAIN | libc::EBUSY | libc::ETIMEDOUT) => Code::NotReady,
         Some(libc::EUCLEAN) => Code::Damaged,
         // The daemon died.
         Some(libc::ENOTCONN) => Code::NotMounted,
@@ -122,7 +122,7 @@ pub(super) fn code_of_io(error: &io::Error) -> Code {
 pub(super) fn code_of_answer(code: &str) -> Code {
     match code {
         "EINVAL" | "EDOM" | "EMSGSIZE" | "EOPNOTSUPP" | "ENOENT" => Code::Invalid,
-        "EAGAIN" | "ETIMEDOUT" => Code::NotReady,
+        "EAGAIN" | "EBUSY" | "ETIMEDOUT" => Code::NotReady,
         "EUCLEAN" => Code::Damaged,
         _ => Code::FAILED,
     }
@@ -165,6 +165,7 @@ mod tests {
             ("EMSGSIZE", libc::EMSGSIZE),
             ("EOPNOTSUPP", libc::EOPNOTSUPP),
             ("EAGAIN", libc::EAGAIN),
+            ("EBUSY", libc::EBUSY),
             ("ETIMEDOUT", libc::ETIMEDOUT),
             ("EUCLEAN", libc::EUCLEAN),
             ("EIO", libc::EIO),

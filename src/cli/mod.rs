@@ -4,8 +4,10 @@
 //! vanishes; the others work through the files of a mount, as any program could, and never open a store.
 
 mod bench;
+mod control;
 mod daemon;
 mod exit;
+mod index;
 mod mount;
 mod output;
 mod search;
@@ -46,6 +48,8 @@ enum Command {
     Status(status::Status),
     /// Find the nearest neighbours of a file or a vector
     Search(search::Search),
+    /// Show the graphs of a directory, check them, build them anew
+    Index(index::Index),
     /// Measure on this machine
     Bench(bench::Bench),
 }
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Umount(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Search(command) => command.run(),
+        Command::Index(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     finish(outcome).into()

@@ -39,6 +39,9 @@ pub(super) struct Search {
     /// None farther than this distance
     #[arg(long, value_name = "DISTANCE", allow_negative_numbers = true)]
     max: Option<f64>,
+    /// Share of the true neighbours to find, up to 1
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, group = "effort")]
+    recall: Option<f64>,
     /// Candidates kept while the graph is walked: more find more, slower
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), group = "effort")]
     ef: Option<u32>,
@@ -60,6 +63,10 @@ impl Search {
     pub(super) fn run(&self) -> Outcome {
         if self.max.is_some_and(|max| !max.is_finite()) {
             return Err(Failure::new(Code::Usage, "--max: want a finite number"));
+        }
+        // Written so that NaN is refused.
+        if self.recall.is_some_and(|recall| !(recall > 0.0 && recall <= 1.0)) {
+            return Err(Failure::new(Code::Usage, "--recall: want a number above 0 and at most 1"));
         }
         let mut query = QueryFile::open(&self.dir)?;
         let requests = self.requests(query.dir())?;
@@ -93,7 +100,8 @@ impl Search {
     }
 
     fn requests(&self, dir: &Path) -> Result<Requests, Failure> {
-        let options = Options { k: self.k, ef: self.ef, exact: self.exact.then_some(true), max: self.max };
+        let exact = self.exact.then_some(true);
+        let options = Options { k: self.k, ef: self.ef, recall: self.recall, exact, max: self.max };
         match (&self.like, &self.vector, &self.text) {
             (Some(like), _, _) => Requests::like(like, dir, options),
             (_, Some(file), _) => Requests::vectors(file, options),

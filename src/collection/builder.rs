@@ -1,14 +1,20 @@
 //! The graph of a collection: begun, grown, built anew, loaded. Run by the volume's indexer, never by a search.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
+
+use super::check::Coverage;
 use super::table::Reader;
-use super::{Collection, Graph, REBUILD_SHARE};
-use crate::Result;
-use crate::index::RowId;
+use super::{Calibration, Collection, Graph, REPAIR_SHARE};
 use crate::index::hnsw::{Hnsw, Params};
+use crate::index::{self, RowId};
+use crate::{Error, Result};
+
+/// Rows whose mean is the center of a new graph's codes.
+const CENTER_ROWS: usize = 10_000;
 
 /// Rows that are linked before the watermark moves.
 const BATCH: u32 = 2048;
@@ -25,12 +31,23 @@ pub struct Snapshot {
     pub graph: Option<Arc<Graph>>,
     /// The graph has every row of the reader below this; the others are to be scanned.
     pub watermark: RowId,
+    /// As long as it lives, no row is taken out of the graph that died after it was taken.
+    _era: Arc<()>,
+}
+
+/// A repair that waits for searches to end: see [`Collection::index_step`].
+#[derive(Debug)]
+pub(super) struct PendingRepair {
+    graph: Weak<Graph>,
+    reader: Reader,
+    era: Arc<()>,
 }
 
 impl Collection {
     /// The collection as it is now, for a search.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let era = self.era.load_full();
         loop {
             let numbering = self.numbering();
             let graph = self.graph();
@@ -39,7 +56,7 @@ impl Collection {
             let reader = self.reader();
             // An emptied collection that numbers from 0 again would make old graph and new rows meet.
             if self.numbering() == numbering {
-                return Snapshot { reader, graph, watermark };
+                return Snapshot { reader, graph, watermark, _era: era };
             }
         }
     }
@@ -53,12 +70,7 @@ impl Collection {
 
     fn params(&self) -> Params {
         let schema = self.schema();
-        Params {
-            m: schema.m,
-            ef_construction: schema.ef_construction,
-            seed: SEED,
-            quant: crate::index::Quant::Sq8,
-        }
+        Params { m: schema.m, ef_construction: schema.ef_construction, seed: SEED, quant: schema.quant }
     }
 
     /// Loads the graph's checkpoint, when it is this collection's. Called once, after
@@ -66,8 +78,17 @@ impl Collection {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`](crate::Error::Corrupt) when the checkpoint is damaged, I/O errors. The collection is then without a graph.
+    /// [`Error::Corrupt`] when the checkpoint is damaged or lacks rows that it should have, I/O errors. The collection
+    /// is then without a graph.
     pub fn load_graph(&self, dir: &Path) -> Result<()> {
+        let loaded = self.load(dir);
+        if let Err(damage @ Error::Corrupt { .. }) = &loaded {
+            *self.damage.lock() = Some(damage.to_string());
+        }
+        loaded
+    }
+
+    fn load(&self, dir: &Path) -> Result<()> {
         let Some(dim) = self.dim() else { return Ok(()) };
         let path = dir.join(self.checkpoint_name());
         let schema = self.schema();
@@ -77,23 +98,36 @@ impl Collection {
         if hnsw.params() != self.params() {
             return Ok(());
         }
-        let watermark = hnsw.rows().map(|row| row.0 + 1).max().unwrap_or(0);
+        let rows = hnsw.rows();
+        let watermark = rows.iter().map(|row| row.0 + 1).max().unwrap_or(0);
+        let missing = Coverage::new(&rows, &self.reader(), RowId(watermark)).missing;
+        if hnsw.is_damaged() {
+            return Err(hnsw.damage());
+        }
+        // A power cut may have taken the removal of a row back that the graph was saved without.
+        if let Some(first) = missing.first() {
+            let what = format!("{} live rows are missing, the first is {}", missing.len(), first.0);
+            return Err(Error::Corrupt { file: path.display().to_string(), offset: 0, what });
+        }
         let mut writer = self.writer.lock();
         // A number that the graph knows is never given to another row.
         writer.next_row = writer.next_row.max(watermark);
-        self.graph.store(Some(Arc::new(Graph { hnsw, watermark: AtomicU32::new(watermark) })));
+        let graph = Graph::new(hnsw, watermark);
+        let known = Calibration::load(&dir.join(self.calibration_name()), self.stamp());
+        graph.calibration.store(known.map(Arc::new));
+        self.graph.store(Some(Arc::new(graph)));
         Ok(())
     }
 
-    /// Does a piece of the graph's work: drops dead rows, links a batch of new ones, or builds the graph anew
-    /// when too many of its nodes are gone. Returns whether there was something to do.
+    /// Does a piece of the graph's work: drops dead rows, takes nodes out of the graph when too many are gone, links a
+    /// batch of new ones. A graph that is damaged is given up and begun anew. Returns whether there was something to do.
     ///
     /// # Errors
     ///
     /// Those of [`Hnsw::new`].
     pub fn index_step(&self, threads: usize, stop: &AtomicBool) -> Result<bool> {
         let swept = self.unswept.swap(0, Ordering::Relaxed) > 0 && self.table.sweep() > 0;
-        if self.len() < u64::from(self.schema().exact_below) {
+        if !self.wants_graph() {
             return Ok(swept);
         }
         let numbering = self.numbering();
@@ -101,17 +135,19 @@ impl Collection {
             let Some(graph) = self.empty_graph()? else { return Ok(swept) };
             return Ok(self.install(graph, numbering) || swept);
         };
-        let vanished = self.vanished(&graph);
-        if vanished * REBUILD_SHARE > graph.hnsw.len() {
-            return self.rebuild(numbering, threads, stop);
+        if graph.hnsw.is_damaged() {
+            return Ok(self.give_up(&graph, graph.hnsw.damage().to_string()));
         }
-        Ok(self.grow(&graph, threads, stop) || swept)
+        Ok(self.repair(&graph, threads) || self.grow(&graph, threads, stop)? || swept)
     }
 
     fn empty_graph(&self) -> Result<Option<Graph>> {
         let Some(dim) = self.dim() else { return Ok(None) };
-        let hnsw = Hnsw::new(self.schema().metric, dim as usize, self.params())?;
-        Ok(Some(Graph { hnsw, watermark: AtomicU32::new(0) }))
+        let reader = self.reader();
+        let metric = self.schema().metric;
+        let center = index::center(metric, &reader, reader.live_from(RowId(0)).take(CENTER_ROWS));
+        let hnsw = Hnsw::with_center(metric, dim as usize, self.params(), center)?;
+        Ok(Some(Graph::new(hnsw, 0)))
     }
 
     /// Puts a graph in place unless rows have been numbered anew since it was begun.
@@ -124,11 +160,32 @@ impl Collection {
         fits
     }
 
-    /// Nodes whose row is no longer live.
-    fn vanished(&self, graph: &Graph) -> usize {
+    /// Takes nodes out of the graph when too many of their rows are gone. Rows that were there when a search began
+    /// stay until it has ended: so the first step only remembers which rows are live, and a later one, when all
+    /// searches of before are over, acts. Returns whether anything was done.
+    fn repair(&self, graph: &Arc<Graph>, threads: usize) -> bool {
+        let mut pending = self.pending_repair.lock();
+        if let Some(repair) = pending.take() {
+            if !Weak::ptr_eq(&repair.graph, &Arc::downgrade(graph)) {
+                return false;
+            }
+            if Arc::strong_count(&repair.era) > 1 {
+                *pending = Some(repair);
+                return false;
+            }
+            let is_live = |row| repair.reader.row(row).is_some();
+            return graph.hnsw.repair(is_live, &repair.reader, threads) > 0;
+        }
         let beyond = self.reader().count_live_from(graph.watermark());
         let live = usize::try_from(self.len().saturating_sub(beyond)).unwrap_or(usize::MAX);
-        graph.hnsw.len().saturating_sub(live)
+        let gone = graph.hnsw.len().saturating_sub(live);
+        if gone * REPAIR_SHARE <= graph.hnsw.len() {
+            return false;
+        }
+        let reader = self.reader();
+        let era = self.era.swap(Arc::default());
+        *pending = Some(PendingRepair { graph: Arc::downgrade(graph), reader, era });
+        true
     }
 
     /// Rows below this number are published or abandoned, none is staged.
@@ -138,33 +195,36 @@ impl Collection {
     }
 
     /// Links the rows from the watermark on, one batch. Returns whether the watermark moved.
-    fn grow(&self, graph: &Graph, threads: usize, stop: &AtomicBool) -> bool {
+    fn grow(&self, graph: &Graph, threads: usize, stop: &AtomicBool) -> Result<bool> {
         let settled = self.settled_end();
         let reader = self.reader();
         let begin = graph.watermark().0;
         let end = settled.min(begin.saturating_add(BATCH));
+        if begin >= settled {
+            *self.damage.lock() = None;
+        }
         if begin >= end || stop.load(Ordering::Relaxed) {
-            return false;
+            return Ok(false);
         }
         let rows: Vec<RowId> = (begin..end).map(RowId).filter(|&row| reader.row(row).is_some()).collect();
+        let _whole_batch = self.linking.lock();
         // A batch is finished once begun: the rows of a graph are those below its watermark.
-        link(&graph.hnsw, &rows, &reader, threads);
+        link(&graph.hnsw, &rows, &reader, threads)?;
         graph.watermark.store(end, Ordering::Release);
-        true
-    }
-
-    fn rebuild(&self, numbering: u64, threads: usize, stop: &AtomicBool) -> Result<bool> {
-        let Some(graph) = self.empty_graph()? else { return Ok(false) };
-        while self.grow(&graph, threads, stop) {}
-        Ok(!stop.load(Ordering::Relaxed) && self.install(graph, numbering))
+        Ok(true)
     }
 }
 
-fn link(hnsw: &Hnsw, rows: &[RowId], source: &Reader, threads: usize) {
+/// Inserts rows on several threads. The first error ends it.
+fn link(hnsw: &Hnsw, rows: &[RowId], source: &Reader, threads: usize) -> Result<()> {
     let next = AtomicU32::new(0);
+    let failed = Mutex::new(None);
     let work = || {
         while let Some(&row) = rows.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-            hnsw.insert(row, source);
+            if let Err(error) = hnsw.insert(row, source) {
+                next.store(u32::MAX / 2, Ordering::Relaxed);
+                failed.lock().get_or_insert(error);
+            }
         }
     };
     std::thread::scope(|scope| {
@@ -173,4 +233,5 @@ fn link(hnsw: &Hnsw, rows: &[RowId], source: &Reader, threads: usize) {
         }
         work();
     });
+    failed.into_inner().map_or(Ok(()), Err)
 }

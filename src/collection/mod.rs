@@ -14,6 +14,8 @@
 //! **Invariant:** searches take no lock. Writers of one collection take turns for the time of a few stores.
 
 mod builder;
+mod calibration;
+mod check;
 mod file;
 mod filter;
 mod schema;
@@ -28,7 +30,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
+use builder::PendingRepair;
+
 pub use builder::Snapshot;
+pub use calibration::{Calibration, Effort, RecallEstimate};
+pub use check::{Check, Coverage, IndexState, Phase};
 pub use file::{FileNumber, RowBytes, VectorFile};
 pub use filter::{Allowed, Filter};
 pub use schema::{OnInvalid, Schema};
@@ -37,14 +43,15 @@ pub use table::{Reader, RowRef, Run};
 use crate::index::hnsw::Hnsw;
 use crate::index::{RowId, RowSet};
 use crate::{Error, Result};
+use calibration::Measuring;
 use filter::FilterCache;
 use table::Table;
 
 /// Most rows that one collection can number; the last value marks "no row" in answers.
 pub const MAX_ROWS: u32 = u32::MAX - 1;
 
-/// Share of vanished nodes in a graph, as 1/n, above which it is built anew from the live rows.
-const REBUILD_SHARE: usize = 5;
+/// Share of nodes in a graph whose rows are gone, as 1/n, above which they are taken out.
+const REPAIR_SHARE: usize = 20;
 
 /// A graph and how far it has got.
 #[derive(Debug)]
@@ -53,9 +60,22 @@ pub struct Graph {
     pub hnsw: Hnsw,
     /// Every live row below this number is in the graph; rows from here on are scanned.
     watermark: AtomicU32,
+    /// What is known of its recall.
+    calibration: ArcSwapOption<Calibration>,
+    /// The measuring of it that is under way.
+    measuring: Mutex<Option<Measuring>>,
 }
 
 impl Graph {
+    fn new(hnsw: Hnsw, watermark: u32) -> Self {
+        Self {
+            hnsw,
+            watermark: AtomicU32::new(watermark),
+            calibration: ArcSwapOption::empty(),
+            measuring: Mutex::default(),
+        }
+    }
+
     /// Every live row below this number is in the graph.
     #[must_use]
     pub fn watermark(&self) -> RowId {
@@ -96,7 +116,15 @@ pub struct Collection {
     rows: AtomicU64,
     writer: Mutex<Writer>,
     graph: ArcSwapOption<Graph>,
+    /// Every search holds the era in which it began.
+    era: ArcSwap<()>,
+    pending_repair: Mutex<Option<PendingRepair>>,
     filters: FilterCache,
+    /// Held while a batch of rows is linked, so that a checkpoint has whole batches: what a loaded graph has ends at
+    /// its last row, and nothing below is missing.
+    linking: Mutex<()>,
+    /// Why the last graph was given up, until another has every row.
+    damage: Mutex<Option<String>>,
     /// Dead rows whose cells still hold their file.
     unswept: AtomicU64,
 }
@@ -115,7 +143,11 @@ impl Collection {
             rows: AtomicU64::new(0),
             writer: Mutex::default(),
             graph: ArcSwapOption::empty(),
+            era: ArcSwap::default(),
+            pending_repair: Mutex::default(),
             filters: FilterCache::default(),
+            linking: Mutex::default(),
+            damage: Mutex::default(),
             unswept: AtomicU64::new(0),
         }
     }
@@ -347,7 +379,10 @@ impl Collection {
         }
         let rebuild = {
             let now = self.schema.load();
-            now.m != schema.m || now.ef_construction != schema.ef_construction || now.metric != schema.metric
+            now.m != schema.m
+                || now.ef_construction != schema.ef_construction
+                || now.quant != schema.quant
+                || now.metric != schema.metric
         };
         self.schema.store(Arc::new(schema));
         if rebuild {
@@ -382,13 +417,23 @@ impl Collection {
         }
     }
 
-    /// Rows that a search scans because the graph does not have them; 0 where no graph is wanted.
+    /// Whether there are enough rows for a graph.
+    fn wants_graph(&self) -> bool {
+        self.len() >= u64::from(self.schema.load().exact_below)
+    }
+
+    /// The graph, when there is one that is not known to be damaged.
+    fn usable_graph(&self) -> Option<Arc<Graph>> {
+        self.graph().filter(|graph| !graph.hnsw.is_damaged())
+    }
+
+    /// Rows that a search scans because the graph does not have them or is damaged; 0 where no graph is wanted.
     #[must_use]
     pub fn pending(&self) -> u64 {
-        if self.len() < u64::from(self.schema.load().exact_below) {
+        if !self.wants_graph() {
             return 0;
         }
-        match self.graph() {
+        match self.usable_graph() {
             None => self.len(),
             Some(graph) => self.reader().count_live_from(graph.watermark()),
         }
@@ -397,8 +442,7 @@ impl Collection {
     /// Whether row `row` is found through the graph, or no graph is wanted.
     #[must_use]
     pub fn is_indexed(&self, row: RowId) -> bool {
-        self.len() < u64::from(self.schema.load().exact_below)
-            || self.graph().is_some_and(|graph| row < graph.watermark())
+        !self.wants_graph() || self.usable_graph().is_some_and(|graph| row < graph.watermark())
     }
 
     /// Path of the graph's checkpoint in the store's folder for them.
@@ -407,28 +451,49 @@ impl Collection {
         format!("{:016x}.hnsw", self.root)
     }
 
-    /// Writes the graph to a checkpoint; without a graph, an earlier checkpoint goes.
+    /// Path of what is known of the graph's recall, beside it.
+    fn calibration_name(&self) -> String {
+        format!("{:016x}.recall", self.root)
+    }
+
+    /// Writes the graph to a checkpoint, and what is known of its recall beside it; without a graph, an earlier
+    /// checkpoint goes.
     ///
     /// # Errors
     ///
     /// I/O errors. The graph stays as it is.
     pub fn save_graph(&self, dir: &Path) -> Result<()> {
+        let _whole_batches = self.linking.lock();
+        // Before the graph: a stamp that is too old has the checkpoint passed over, one that is too new would not.
+        let stamp = self.stamp();
         match self.graph() {
-            Some(graph) => graph.hnsw.save(&dir.join(self.checkpoint_name()), &self.stamp()),
+            Some(graph) => {
+                graph.hnsw.save(&dir.join(self.checkpoint_name()), &stamp)?;
+                match &*graph.calibration.load() {
+                    Some(known) => known.save(&dir.join(self.calibration_name()), stamp),
+                    None => remove(&dir.join(self.calibration_name())),
+                }
+            }
             None => self.remove_checkpoint(dir),
         }
     }
 
-    /// Removes the graph's checkpoint, if there is one.
+    /// Removes the graph's checkpoint and what lies beside it, if they are there.
     ///
     /// # Errors
     ///
     /// I/O errors.
     pub fn remove_checkpoint(&self, dir: &Path) -> Result<()> {
-        match std::fs::remove_file(dir.join(self.checkpoint_name())) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+        remove(&dir.join(self.calibration_name()))?;
+        remove(&dir.join(self.checkpoint_name()))
+    }
+}
+
+/// Removes a file that may not be there.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 
 use crate::distance::Metric;
+use crate::index::Quant;
 use crate::{Error, Result};
 
 /// What happens when a recognised file has bad content.
@@ -18,7 +19,7 @@ pub enum OnInvalid {
 }
 
 /// A collection's configuration.
-#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Schema {
     /// Declared dimension, 1..=`max_dim`. Without it the first valid vector fixes the dimension.
     pub dim: Option<u32>,
@@ -30,8 +31,10 @@ pub struct Schema {
     pub m: u32,
     /// Candidates considered when a node is linked, 1..=4096.
     pub ef_construction: u32,
-    /// Candidates considered by a search that names no `ef`, 1..=`MAX_K`.
-    pub ef: u32,
+    /// Share of the true neighbours that a search finds which names neither `ef` nor `recall`, 0.5..=0.999.
+    pub recall: f64,
+    /// What the graph keeps of its vectors for the walk.
+    pub quant: Quant,
     /// Below this many rows there is no graph: every search is exact.
     pub exact_below: u32,
     /// Largest dimension, 1..=16384.
@@ -50,7 +53,8 @@ impl Default for Schema {
             on_invalid: None,
             m: 16,
             ef_construction: 200,
-            ef: 200,
+            recall: 0.95,
+            quant: Quant::Sq8,
             exact_below: 5000,
             max_dim: Schema::MAX_DIM,
             max_k: Schema::MAX_K,
@@ -81,7 +85,8 @@ struct CollectionKeys {
 struct IndexKeys {
     m: Option<i64>,
     ef_construction: Option<i64>,
-    ef: Option<i64>,
+    recall: Option<f64>,
+    quant: Option<String>,
     exact_below: Option<i64>,
 }
 
@@ -100,6 +105,10 @@ impl Schema {
     pub const MAX_K: u32 = 10000;
     /// No request is larger, in bytes.
     pub const MAX_QUERY: u64 = 64 << 20;
+    /// A lower recall than this is a search for something else.
+    pub const MIN_RECALL: f64 = 0.5;
+    /// A higher recall than this is a matter of `exact`, in a request.
+    pub const MAX_RECALL: f64 = 0.999;
     /// No configuration file is larger, in bytes.
     pub const MAX_CONFIG: usize = 64 << 10;
 
@@ -137,7 +146,8 @@ impl Schema {
                 1,
                 4096,
             )?,
-            ef: bounded("index.ef", file.index.ef, default.ef, 1, Self::MAX_K)?,
+            recall: file.index.recall.map_or(Ok(default.recall), checked_recall)?,
+            quant: file.index.quant.as_deref().map_or(Ok(default.quant), parse_quant)?,
             exact_below: bounded(
                 "index.exact_below",
                 file.index.exact_below,
@@ -177,6 +187,13 @@ impl Schema {
                     Error::Config(format!("collection.metric: '{value}', want cosine, ip or l2"))
                 })?;
             }
+            b"recall" => {
+                let number = value.parse();
+                let number =
+                    number.map_err(|_| Error::Config(format!("index.recall: '{value}' is not a number")))?;
+                schema.recall = checked_recall(number)?;
+            }
+            b"quant" => schema.quant = parse_quant(value)?,
             _ => return Err(Error::NotPermitted),
         }
         Ok(schema)
@@ -203,9 +220,16 @@ impl Schema {
         };
         let _ = write!(
             text,
-            "\n[index]\nm = {}\nef_construction = {}\nef = {}\n\
+            "\n[index]\nm = {}\nef_construction = {}\nrecall = {}\nquant = \"{}\"\n\
              exact_below = {}\n\n[limits]\nmax_dim = {}\nmax_k = {}\nmax_query = {}\n",
-            self.m, self.ef_construction, self.ef, self.exact_below, self.max_dim, self.max_k, self.max_query,
+            self.m,
+            self.ef_construction,
+            self.recall,
+            self.quant.name(),
+            self.exact_below,
+            self.max_dim,
+            self.max_k,
+            self.max_query,
         );
         text
     }
@@ -217,6 +241,18 @@ fn bounded(key: &str, value: Option<i64>, default: u32, low: u32, high: u32) -> 
         .ok()
         .filter(|value| (low..=high).contains(value))
         .ok_or_else(|| Error::Config(format!("{key} = {value}, want {low} to {high}")))
+}
+
+fn checked_recall(value: f64) -> Result<f64> {
+    let (low, high) = (Schema::MIN_RECALL, Schema::MAX_RECALL);
+    if (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::Config(format!("index.recall = {value}, want {low} to {high}")))
+}
+
+fn parse_quant(name: &str) -> Result<Quant> {
+    Quant::parse(name).ok_or_else(|| Error::Config(format!("index.quant: '{name}', want none, sq8 or b1")))
 }
 
 /// The parser's message with its line number, on one line.
@@ -236,19 +272,32 @@ mod tests {
     fn an_empty_file_gives_the_defaults_and_rendering_reads_back() {
         assert_eq!(Schema::parse(b"").unwrap(), Schema::default());
         let schema =
-            Schema::parse(b"[collection]\ndim = 3\nmetric = \"l2\"\n[index]\nef = 99\n[limits]\nmax_k = 7\n")
+            Schema::parse(b"[collection]\ndim = 3\nmetric = \"l2\"\n[index]\nm = 9\n[limits]\nmax_k = 7\n")
                 .unwrap();
-        assert_eq!((schema.dim, schema.metric, schema.ef, schema.max_k), (Some(3), Metric::L2, 99, 7));
+        assert_eq!((schema.dim, schema.metric, schema.m, schema.max_k), (Some(3), Metric::L2, 9, 7));
         assert_eq!(Schema::parse(schema.render(Some(3)).as_bytes()).unwrap(), schema);
         let undeclared = Schema::default();
         assert_eq!(Schema::parse(undeclared.render(Some(3)).as_bytes()).unwrap(), undeclared);
     }
 
     #[test]
+    fn recall_and_quant_are_read_and_shown() {
+        let schema = Schema::parse(b"[index]\nrecall = 0.9\nquant = \"b1\"\n").unwrap();
+        assert_eq!((schema.recall, schema.quant), (0.9, Quant::B1));
+        assert!(schema.render(None).contains("\nrecall = 0.9\nquant = \"b1\"\n"), "{}", schema.render(None));
+        assert_eq!(Schema::parse(schema.render(None).as_bytes()).unwrap(), schema);
+    }
+
+    #[test]
     fn unknown_keys_and_values_out_of_bounds_name_themselves() {
         for (text, want) in [
             ("[collection]\ndimm = 3\n", "line 2: unknown field `dimm`"),
-            ("[index]\nquant = \"sq8\"\n", "quant"),
+            ("[index]\nquant = \"pq\"\n", "index.quant: 'pq', want none, sq8 or b1"),
+            ("[index]\nef = 200\n", "line 2: unknown field `ef`"),
+            ("[index]\nrecall = 0.4999\n", "index.recall = 0.4999, want 0.5 to 0.999"),
+            ("[index]\nrecall = 1.0\n", "index.recall = 1, want 0.5 to 0.999"),
+            ("[index]\nrecall = nan\n", "index.recall = NaN, want 0.5 to 0.999"),
+            ("[index]\nrecall = \"high\"\n", "line 2: invalid type"),
             ("[indexes]\n", "indexes"),
             ("[collection]\ndim = 0\n", "collection.dim = 0, want 1 to 16384"),
             ("[collection]\ndim = 16385\n", "collection.dim = 16385, want 1 to 16384"),
@@ -273,9 +322,14 @@ mod tests {
     }
 
     #[test]
-    fn attributes_set_dim_and_metric_and_nothing_else() {
+    fn attributes_set_four_keys_and_nothing_else() {
         let schema = Schema::default();
         assert_eq!(schema.with_attribute(b"metric", b"ip").unwrap().metric, Metric::Ip);
+        assert_eq!(schema.with_attribute(b"recall", b"0.99\n").unwrap().recall, 0.99);
+        assert_eq!(schema.with_attribute(b"quant", b"b1").unwrap().quant, Quant::B1);
+        assert!(matches!(schema.with_attribute(b"recall", b"1"), Err(Error::Config(_))));
+        assert!(matches!(schema.with_attribute(b"recall", b"most"), Err(Error::Config(_))));
+        assert!(matches!(schema.with_attribute(b"quant", b"sq4"), Err(Error::Config(_))));
         assert!(matches!(schema.with_attribute(b"metric", b"dot"), Err(Error::Config(_))));
         assert!(matches!(schema.with_attribute(b"dim", b"x"), Err(Error::Config(_))));
         assert!(matches!(schema.with_attribute(b"count", b"1"), Err(Error::NotPermitted)));

@@ -9,7 +9,7 @@ use super::*;
 use crate::distance::Metric;
 use crate::format::{Dtype, Layout};
 use crate::index::hnsw::{Beam, SearchScratch};
-use crate::index::{Query, VectorSource as _};
+use crate::index::{Quant, Query, VectorSource as _};
 use crate::store::Store;
 
 const DIM: u32 = 4;
@@ -261,8 +261,8 @@ fn metric_and_dimension_cannot_change_while_there_are_vectors() {
         message(Schema { dim: Some(9), ..now() }),
         "config: dim 4 cannot become 9: the collection has 1 vectors"
     );
-    bench.collection.set_schema(Schema { dim: Some(DIM), ef: 99, ..now() }).unwrap();
-    assert_eq!(now().ef, 99);
+    bench.collection.set_schema(Schema { dim: Some(DIM), recall: 0.9, ..now() }).unwrap();
+    assert_eq!(now().recall, 0.9);
     bench.remove(&file);
     bench.collection.set_schema(Schema { dim: Some(9), metric: Metric::Ip, ..now() }).unwrap();
     assert_eq!(bench.collection.dim(), Some(9));
@@ -392,17 +392,17 @@ fn a_staged_file_holds_the_watermark_back_until_it_is_settled() {
 }
 
 #[test]
-fn a_graph_is_built_anew_when_more_than_a_fifth_of_it_is_gone() {
+fn rows_are_taken_out_of_the_graph_when_more_than_a_twentieth_of_it_is_gone() {
     let bench = Bench::new();
     let files: Vec<_> = (0..20).map(|number| bench.add(number, 50)).collect();
     bench.index();
     let nodes = || bench.collection.graph().unwrap().hnsw.len();
-    for file in &files[..4] {
+    bench.remove(&files[0]);
+    bench.index();
+    assert_eq!(nodes(), 1000, "a twentieth is tolerated");
+    for file in &files[1..5] {
         bench.remove(file);
     }
-    bench.index();
-    assert_eq!(nodes(), 1000, "a fifth is tolerated");
-    bench.remove(&files[4]);
     bench.index();
     assert_eq!(nodes(), 750);
     assert_eq!(bench.collection.pending(), 0);
@@ -431,6 +431,132 @@ fn the_work_stops_when_it_is_told_to() {
     let stop = AtomicBool::new(true);
     while bench.collection.index_step(1, &stop).unwrap() {}
     assert_eq!(bench.collection.pending(), 100);
+}
+
+/// Runs the measuring to its end; returns how many pieces it took.
+fn calibrate(collection: &Collection) -> usize {
+    let stop = AtomicBool::new(false);
+    std::iter::repeat(()).take_while(|()| collection.calibrate_step(&stop)).count()
+}
+
+#[test]
+fn a_graph_is_measured_once_and_again_when_half_as_many_rows_came_or_went() {
+    let bench = Bench::new();
+    let files: Vec<_> = (0..20).map(|number| bench.add(number, 50)).collect();
+    assert_eq!(calibrate(&bench.collection), 0, "there is no graph yet");
+    bench.index();
+    assert!(bench.collection.wants_calibration());
+    assert!(calibrate(&bench.collection) > 0);
+    assert!(!bench.collection.wants_calibration());
+    assert_eq!(calibrate(&bench.collection), 0);
+    let measured_on = || bench.collection.recall().measured_on;
+    assert_eq!(measured_on(), Some(1000));
+    for number in 20..30 {
+        bench.add(number, 50);
+    }
+    bench.index();
+    assert!(!bench.collection.wants_calibration(), "half as many is not more");
+    bench.remove(&files[0]);
+    assert_eq!(measured_on(), Some(1000), "the old one holds until there is a new one");
+    assert!(calibrate(&bench.collection) > 0);
+    assert_eq!(measured_on(), Some(1450));
+}
+
+#[test]
+fn another_recall_is_looked_up_and_not_measured() {
+    let bench = Bench::new();
+    bench.add(1, 1000);
+    bench.index();
+    calibrate(&bench.collection);
+    let with = |recall| {
+        let schema = Schema { recall, ..(*bench.collection.schema()).clone() };
+        bench.collection.set_schema(schema).unwrap();
+        assert!(!bench.collection.wants_calibration());
+        bench.collection.recall()
+    };
+    let (low, high) = (with(0.6), with(0.999));
+    assert_eq!((low.asked, high.asked), (0.6, 0.999));
+    assert!(low.estimate.unwrap() >= 0.6 && high.estimate.unwrap() >= 0.99, "{low:?} {high:?}");
+    assert!(low.ef.unwrap() <= high.ef.unwrap_or(usize::MAX), "{low:?} {high:?}");
+}
+
+#[test]
+fn what_is_known_of_recall_follows_the_state_of_the_graph() {
+    let bench = Bench::new();
+    let unknown = |ef| RecallEstimate { asked: 0.95, estimate: None, ef: Some(ef), measured_on: None };
+    let exact = RecallEstimate { estimate: Some(1.0), ef: None, ..unknown(0) };
+    assert_eq!(bench.collection.recall(), exact, "no rows");
+    let file = bench.add(1, 200);
+    assert_eq!(bench.collection.recall(), exact, "no graph yet: every row is compared");
+    bench.index();
+    assert_eq!(bench.collection.recall(), unknown(200));
+    assert_eq!(bench.collection.graph().unwrap().effort(0.995, 10), Effort::Walk(400));
+    assert_eq!(bench.collection.graph().unwrap().effort(0.9, 500), Effort::Walk(500));
+    assert_eq!(bench.collection.graph().unwrap().effort(1.0, 10), Effort::Scan);
+    calibrate(&bench.collection);
+    assert!(bench.collection.recall().estimate.unwrap() >= 0.95);
+    bench.remove(&file);
+    assert_eq!(bench.collection.recall(), exact);
+    assert!(!bench.collection.wants_calibration());
+}
+
+#[test]
+fn what_was_measured_is_known_after_opening_and_goes_with_the_checkpoint() {
+    let bench = Bench::new();
+    let files = [bench.add(1, 1000)];
+    bench.index();
+    calibrate(&bench.collection);
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    again.load_graph(bench.dir.path()).unwrap();
+    assert_eq!(again.recall(), bench.collection.recall());
+    assert!(!again.wants_calibration());
+    again.remove_checkpoint(bench.dir.path()).unwrap();
+    assert!(!bench.dir.path().join(again.calibration_name()).exists());
+}
+
+#[test]
+fn the_same_rows_measure_the_same() {
+    let ef = || {
+        let bench = Bench::new();
+        bench.add(1, 1000);
+        bench.index();
+        calibrate(&bench.collection);
+        let graph = bench.collection.graph().unwrap();
+        [0.8, 0.9, 0.95, 0.99].map(|recall| graph.effort(recall, 10))
+    };
+    assert_eq!(ef(), ef());
+}
+
+#[test]
+fn measuring_stops_when_it_is_told_to_and_gives_way_when_the_collection_shrinks() {
+    let bench = Bench::new();
+    let wide = |number| bench.collection.stage(bench.file(number, 60, 512)).unwrap().0;
+    let files: Vec<_> = (0..8).map(wide).collect();
+    bench.collection.publish(&Staged { added: files.clone(), removed: vec![] });
+    bench.index();
+    assert!(!bench.collection.calibrate_step(&AtomicBool::new(true)));
+    assert!(bench.collection.calibrate_step(&AtomicBool::new(false)));
+    let graph = bench.collection.graph().unwrap();
+    assert!(
+        graph.calibration.load().is_none() && graph.measuring.lock().is_some(),
+        "it takes several pieces"
+    );
+    bench.collection.publish(&Staged { added: vec![], removed: files[1..].to_vec() });
+    assert!(!bench.collection.calibrate_step(&AtomicBool::new(false)));
+    assert!(graph.measuring.lock().is_none(), "it would keep the bytes of the removed files");
+}
+
+#[test]
+fn another_quant_builds_another_graph() {
+    let bench = Bench::new();
+    bench.add(1, 200);
+    bench.index();
+    let schema = Schema { quant: Quant::None, ..(*bench.collection.schema()).clone() };
+    bench.collection.set_schema(schema).unwrap();
+    assert_eq!(bench.collection.pending(), 200);
+    bench.index();
+    assert_eq!(bench.collection.graph().unwrap().hnsw.params().quant, Quant::None);
 }
 
 #[test]
@@ -523,13 +649,42 @@ fn a_missing_checkpoint_is_no_error_and_a_damaged_one_leaves_the_collection_with
     bench.collection.save_graph(bench.dir.path()).unwrap();
     let path = bench.dir.path().join(bench.collection.checkpoint_name());
     let mut bytes = std::fs::read(&path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    bytes[100] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
     assert!(matches!(again.load_graph(bench.dir.path()), Err(Error::Corrupt { .. })));
     assert!(again.graph().is_none());
+    assert!(again.index_state().damage.is_some_and(|damage| damage.contains("checksum of the header")));
     while again.index_step(1, &AtomicBool::new(false)).unwrap() {}
     assert_eq!(again.pending(), 0, "it is built anew");
+    assert!(again.index_state().damage.is_none());
+}
+
+#[test]
+fn a_graph_that_is_damaged_anywhere_a_search_goes_is_given_up_and_built_anew() {
+    let bench = Bench::new();
+    let files = vec![bench.add(0, 120)];
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    let path = bench.dir.path().join(bench.collection.checkpoint_name());
+    let good = std::fs::read(&path).unwrap();
+    let mut loaded = 0;
+    for at in (200..good.len() - 64).step_by(257) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+        // Opening reads the numbers of the rows and nothing else.
+        if again.load_graph(bench.dir.path()).is_ok() {
+            loaded += 1;
+            let check = again.verify();
+            assert!(!check.is_sound() && again.graph().is_none(), "byte {at}");
+            assert!(check.to_string().contains(".hnsw"), "byte {at}: {check}");
+        }
+        assert_eq!(again.pending(), 120, "byte {at}");
+        while again.index_step(1, &AtomicBool::new(false)).unwrap() {}
+        assert!(again.verify().is_sound() && again.pending() == 0, "byte {at}");
+    }
+    assert!(loaded > 0);
 }
 
 #[test]
@@ -620,4 +775,91 @@ fn a_sweep_keeps_what_dies_with_a_version_that_is_not_published_yet() {
     file.die(bench.collection.version() + 1);
     bench.collection.table.sweep();
     assert_eq!(bench.visible(), [0, 1]);
+}
+
+#[test]
+fn a_graph_is_sound_while_rows_come_and_go() {
+    let bench = Bench::new();
+    let files: Vec<_> = (0..10).map(|number| bench.add(number, 50)).collect();
+    assert_eq!(bench.collection.index_state().phase, Phase::Building);
+    let check = bench.collection.verify();
+    assert!(check.is_sound() && check.report.is_none(), "without a graph every row is compared");
+    bench.index();
+    bench.add(20, 30);
+    bench.remove(&files[3]);
+    let check = bench.collection.verify();
+    assert!(check.is_sound(), "{check}");
+    let report = check.report.unwrap();
+    assert_eq!((report.nodes, check.coverage.gone, check.coverage.missing), (500, 50, vec![]));
+    let state = bench.collection.index_state();
+    assert_eq!((state.vectors, state.pending, state.gone), (480, 30, 50));
+    bench.index();
+    assert!(bench.collection.verify().is_sound());
+    assert_eq!(bench.collection.index_state().phase, Phase::Ready);
+}
+
+#[test]
+fn a_graph_that_lacks_live_rows_is_found_out_and_given_up() {
+    let bench = Bench::new();
+    bench.add(1, 200);
+    bench.index();
+    bench.add(2, 10);
+    // As if they had been linked.
+    bench.collection.graph().unwrap().watermark.store(210, Ordering::Release);
+    assert_eq!(bench.collection.pending(), 0);
+    let check = bench.collection.verify();
+    assert_eq!(check.coverage.missing, (200..210).map(RowId).collect::<Vec<_>>());
+    assert_eq!((check.is_sound(), check.to_string()), (false, "10 rows are missing".into()));
+    assert!(bench.collection.graph().is_none(), "searches scan");
+    assert_eq!(bench.collection.index_state().damage.as_deref(), Some("10 rows are missing"));
+    assert!(!bench.collection.verify().is_sound(), "until there is another graph");
+    bench.index();
+    assert!(bench.collection.verify().is_sound());
+    let state = bench.collection.index_state();
+    assert_eq!((state.phase, state.pending, state.damage), (Phase::Ready, 0, None));
+    assert_eq!(bench.collection.graph().unwrap().hnsw.len(), 210);
+}
+
+#[test]
+fn the_damage_of_a_graph_that_nobody_wants_any_more_is_forgotten() {
+    let bench = Bench::new();
+    let big = bench.add(1, 200);
+    bench.index();
+    bench.collection.give_up(&bench.collection.graph().unwrap(), "a flipped bit".into());
+    assert_eq!(bench.collection.index_state().damage.as_deref(), Some("a flipped bit"));
+    bench.add(2, 10);
+    bench.remove(&big);
+    let state = bench.collection.index_state();
+    assert_eq!((state.phase, state.damage), (Phase::Exact, None));
+    assert!(bench.collection.verify().is_sound());
+}
+
+#[test]
+fn rebuilding_begins_another_graph() {
+    let bench = Bench::new();
+    assert!(!bench.collection.rebuild(), "there is none");
+    bench.add(1, 200);
+    bench.index();
+    let before = bench.collection.graph().unwrap();
+    assert!(bench.collection.rebuild());
+    assert_eq!((bench.collection.pending(), bench.collection.graph().is_none()), (200, true));
+    bench.index();
+    let after = bench.collection.graph().unwrap();
+    assert!(!Arc::ptr_eq(&before, &after) && after.hnsw.len() == 200);
+}
+
+#[test]
+fn the_checkpoint_of_a_graph_that_lacks_a_live_row_is_not_loaded() {
+    let bench = Bench::new();
+    let (a, b) = (bench.add(1, 100), bench.add(2, 50));
+    bench.remove(&b);
+    let c = bench.add(3, 50);
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    // The removal is taken back, as by a power cut.
+    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &[a, b, c]);
+    let refused = again.load_graph(bench.dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("50 live rows are missing, the first is 100"), "{refused}");
+    assert!(again.graph().is_none());
+    assert_eq!(again.index_state().damage, Some(refused));
 }

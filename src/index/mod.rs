@@ -6,6 +6,7 @@
 //! Inside the index a distance is the metric's *key*: the squared distance for L2 (same order, no root);
 //! `Metric::finish` turns keys into the reported distance.
 
+mod codec;
 pub mod flat;
 pub mod hnsw;
 mod ranked;
@@ -16,7 +17,7 @@ use crate::distance::{self, Metric};
 pub use row_set::{RowSet, Rows};
 
 /// What a graph keeps of its vectors for the walk, beside the originals that decide the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub enum Quant {
     /// Nothing: the walk reads the originals.
     None,
@@ -60,6 +61,33 @@ pub trait VectorSource: Sync {
     fn inverse_norm(&self, row: RowId) -> f32;
     /// A hint that the vector of `row` is asked for soon. Does nothing unless the source can use it.
     fn prefetch(&self, _row: RowId) {}
+}
+
+/// The mean of the vectors of `rows`, as codes have use for it: of unit vectors for cosine, nothing for ip. Rows that
+/// are gone are left out.
+pub fn center<S: VectorSource + ?Sized>(
+    metric: Metric,
+    source: &S,
+    rows: impl Iterator<Item = RowId>,
+) -> Vec<f32> {
+    if metric == Metric::Ip {
+        return Vec::new();
+    }
+    let mut sum = vec![0.0f64; source.dim()];
+    let mut scratch = vec![0.0; source.dim()];
+    let mut count = 0.0;
+    for row in rows {
+        let Some(vector) = source.vector(row, &mut scratch) else { continue };
+        let scale = if metric == Metric::Cosine { f64::from(source.inverse_norm(row)) } else { 1.0 };
+        for (sum, &x) in sum.iter_mut().zip(vector) {
+            *sum += scale * f64::from(x);
+        }
+        count += 1.0;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
+    let center: Vec<f32> = sum.iter().map(|sum| (sum / f64::max(count, 1.0)) as f32).collect();
+    // A mean that leaves the range of f32 would make every code nonsense.
+    if center.iter().all(|x| x.is_finite()) { center } else { Vec::new() }
 }
 
 /// A row and its distance key from the query.

@@ -69,21 +69,6 @@ impl Nearest {
     }
 
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.best.is_empty()
-    }
-
-    /// Whether something at `key` would be kept.
-    #[inline]
-    pub(super) fn wants(&self, key: f32) -> bool {
-        if !self.is_full() {
-            return true;
-        }
-        let bound = self.bound();
-        key < bound || key == bound && self.ties.len() < self.max_ties
-    }
-
-    #[inline]
     pub(super) fn push(&mut self, new: Ranked) {
         if !self.is_full() {
             self.best.push(new);
@@ -150,7 +135,6 @@ mod tests {
         for number in [3, 1, 2] {
             nearest.push(Ranked::new(1.0, number));
         }
-        assert!(!nearest.wants(1.0));
         let mut out = Vec::new();
         nearest.drain_into(&mut out);
         assert_eq!(out, [Ranked::new(1.0, 1), Ranked::new(1.0, 2)]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::plan::{Case, Plan};
 use super::request::Options;
-use crate::collection::{Collection, FileNumber, Filter, Graph, Snapshot, VectorFile};
+use crate::collection::{Collection, Effort, FileNumber, Filter, Graph, Snapshot, VectorFile};
 use crate::index::flat::{self, TopK};
 use crate::index::hnsw::{Beam, SearchScratch};
 use crate::index::{Neighbor, Query, RowId, RowSet, VectorSource as _};
@@ -117,12 +117,17 @@ pub fn nearest(
     // One more than wanted, so that the excluded row takes no place from another.
     let k = k + usize::from(exclude.is_some());
     let total = allowed.as_ref().map_or(collection.len(), |rows| rows.len());
-    let wants_graph = !options.exact && total >= u64::from(schema.exact_below);
+    let graph = snapshot.graph.as_deref().filter(|graph| graph.hnsw.dim() == vector.len());
+    let effort = effort(options, schema.recall, k, graph);
+    let wants_graph = effort != Effort::Scan && total >= u64::from(schema.exact_below);
     let pending = if wants_graph { search.count_from(snapshot.watermark) } else { 0 };
-    let ef = options.ef.unwrap_or(schema.ef).max(u32::try_from(k).unwrap_or(u32::MAX)) as usize;
-    let graph = snapshot.graph.as_deref().filter(|graph| wants_graph && graph.hnsw.dim() == vector.len());
+    let ef = match effort {
+        Effort::Walk(ef) => ef.max(k),
+        Effort::Scan => k,
+    };
     let plan = match graph {
         None => Plan::Scan,
+        Some(_) if !wants_graph => Plan::Scan,
         // Without a filter `exact_below` has decided already, and nobody's filter makes the walk long.
         Some(_) if allowed.is_none() && total > k as u64 => {
             Plan::Walk { max_visited: Beam::new(k, ef).max_visited }
@@ -134,10 +139,15 @@ pub fn nearest(
     };
     let walked = match (graph, plan) {
         (Some(graph), Plan::Walk { max_visited }) => {
-            search.by_graph(graph, Beam { k, ef, max_visited }, context.scratch)?
+            let accepts_most = allowed.is_none();
+            let beam = Beam { max_visited, accepts_most, ..Beam::new(k, ef) };
+            search.by_graph(graph, beam, context.scratch)?
         }
         _ => None,
     };
+    // What a damaged graph has is as good as not in it.
+    let pending =
+        if wants_graph && graph.is_some_and(|graph| graph.hnsw.is_damaged()) { total } else { pending };
     let (neighbors, way) = match (walked, plan) {
         (Some(neighbors), _) => (neighbors, Way::Walk),
         (None, Plan::Walk { .. }) => (search.by_scan(k, context.scratch)?, Way::WalkThenScan),
@@ -150,6 +160,17 @@ pub fn nearest(
         .filter(|near| options.max.is_none_or(|max| near.distance <= max))
         .collect();
     Ok(Found { near, way, pending })
+}
+
+/// What `options` ask for, or else a collection whose searches are to have `recall`.
+fn effort(options: &Options, recall: f64, k: usize, graph: Option<&Graph>) -> Effort {
+    let recall = options.recall.unwrap_or(recall);
+    match (options.ef, graph) {
+        _ if options.exact => Effort::Scan,
+        (Some(ef), _) => Effort::Walk(k.max(ef as usize)),
+        (None, Some(graph)) => graph.effort(recall, k),
+        (None, None) => Effort::Walk(k),
+    }
 }
 
 struct Search<'a> {
@@ -219,6 +240,10 @@ impl Search<'_> {
         );
         if found.stopped {
             return Err(self.limits.exceeded());
+        }
+        // A damaged graph is no reason to answer less than there is; the indexer builds another.
+        if found.damaged {
+            return Ok(None);
         }
         // The planner walks only where more than `k` of the graph's rows are allowed: fewer are not all.
         if found.exhausted || found.neighbors.len() < beam.k {

@@ -15,6 +15,8 @@ pub struct Options {
     pub k: Option<u32>,
     /// Candidates considered by the graph, 1..=10000; raised to `k`.
     pub ef: Option<u32>,
+    /// Share of the true neighbours to find, above 0 and up to 1. Not together with `ef` or `exact`.
+    pub recall: Option<f64>,
     /// Look at every row.
     pub exact: bool,
     /// Only hits at most this far away.
@@ -61,6 +63,7 @@ struct JsonRequest {
     text: Option<String>,
     k: Option<u64>,
     ef: Option<u64>,
+    recall: Option<f64>,
     #[serde(default)]
     exact: bool,
     max: Option<f32>,
@@ -75,6 +78,7 @@ struct JsonHeader {
     dim: u64,
     k: Option<u64>,
     ef: Option<u64>,
+    recall: Option<f64>,
     #[serde(default)]
     exact: bool,
     max: Option<f32>,
@@ -126,12 +130,12 @@ impl Options {
     /// The options that both JSON forms have, checked.
     fn from_json(
         (k, ef): (Option<u64>, Option<u64>),
-        exact: bool,
+        (recall, exact): (Option<f64>, bool),
         max: Option<f32>,
         limits: &RequestLimits,
     ) -> Result<Self> {
         let (k, ef) = (count("k", k, limits.max_k)?, count("ef", ef, limits.max_k)?);
-        let options = Self { k, ef, exact, max };
+        let options = Self { k, ef, recall, exact, max };
         options.check(limits)?;
         Ok(options)
     }
@@ -140,7 +144,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] above a limit, [`Error::Request`] for zero or a `max` that is not a number.
+    /// [`Error::TooLarge`] above a limit, [`Error::Request`] for zero, a `max` that is not a number, a `recall`
+    /// that is no share, or one together with `ef` or `exact`.
     pub fn check(&self, limits: &RequestLimits) -> Result<()> {
         for (name, value) in [("k", self.k), ("ef", self.ef)] {
             match value {
@@ -151,13 +156,23 @@ impl Options {
                 _ => {}
             }
         }
+        match self.recall {
+            // Written so that NaN is refused.
+            Some(recall) if !(recall > 0.0 && recall <= 1.0) => {
+                return Err(Error::Request(format!("recall is {recall}, want above 0 and at most 1")));
+            }
+            Some(_) if self.ef.is_some() || self.exact => {
+                return Err(Error::Request("want one of recall, ef and exact".into()));
+            }
+            _ => {}
+        }
         match self.max {
             Some(max) if max.is_nan() => Err(Error::Request("max is not a number".into())),
             _ => Ok(()),
         }
     }
 
-    /// Parses the path element `@k=20,ef=100,exact,max=0.5`.
+    /// Parses the path element `@k=20,ef=100,exact,max=0.5` or `@recall=0.95`.
     ///
     /// # Errors
     ///
@@ -173,11 +188,13 @@ impl Options {
             match (name, value) {
                 ("k", Some(value)) => options.k = Some(number(name, value)?),
                 ("ef", Some(value)) => options.ef = Some(number(name, value)?),
+                ("recall", Some(value)) => options.recall = Some(number(name, value)?),
                 ("max", Some(value)) => options.max = Some(number(name, value)?),
                 ("exact", None | Some("true" | "1")) => options.exact = true,
                 ("exact", Some("false" | "0")) => options.exact = false,
                 _ => {
-                    return Err(Error::Request(format!("unknown option '{option}', have k= ef= max= exact")));
+                    let have = "k= recall= ef= max= exact";
+                    return Err(Error::Request(format!("unknown option '{option}', have {have}")));
                 }
             }
         }
@@ -190,6 +207,7 @@ impl Options {
         let mut parts = Vec::new();
         parts.extend(self.k.map(|k| format!("k={k}")));
         parts.extend(self.ef.map(|ef| format!("ef={ef}")));
+        parts.extend(self.recall.map(|recall| format!("recall={recall}")));
         parts.extend(self.max.map(|max| format!("max={max}")));
         parts.extend(self.exact.then(|| "exact".to_owned()));
         format!("@{}", parts.join(","))
@@ -230,7 +248,7 @@ impl Line {
             Error::Request(format!("dtype '{}', want f32, f16, bf16, f64, i8 or u8", json.dtype))
         })?;
         let dim = limits.dim(json.dim)?;
-        let options = Options::from_json((json.k, json.ef), json.exact, json.max, limits)?;
+        let options = Options::from_json((json.k, json.ef), (json.recall, json.exact), json.max, limits)?;
         let k = u64::from(options.k.unwrap_or(DEFAULT_K));
         if dim == 0 || json.rows == 0 {
             return Err(Error::Request(format!("{} rows x dim {dim}, want at least 1 x 1", json.rows)));
@@ -251,7 +269,7 @@ impl Line {
     }
 
     fn request(json: JsonRequest, limits: &RequestLimits) -> Result<Request> {
-        let options = Options::from_json((json.k, json.ef), json.exact, json.max, limits)?;
+        let options = Options::from_json((json.k, json.ef), (json.recall, json.exact), json.max, limits)?;
         let target = match (json.vector, json.like, json.text) {
             (Some(values), None, None) => {
                 let dim = limits.dim(values.len() as u64)?;
@@ -378,7 +396,10 @@ mod tests {
             panic!("a header")
         };
         assert_eq!(request.target, Target::Vectors { dim: 2, values: vec![1.0, 0.5] });
-        assert_eq!(request.options, Options { k: Some(3), ef: Some(50), exact: true, max: Some(0.25) });
+        assert_eq!(
+            request.options,
+            Options { k: Some(3), ef: Some(50), recall: None, exact: true, max: Some(0.25) }
+        );
         let like = Request {
             target: Target::Like { path: "a.f32".into(), row: Some(2) },
             options: Options::default(),
@@ -388,6 +409,20 @@ mod tests {
             parse(r#"{"text":"x"}"#).unwrap(),
             Line::Request(Request { target: Target::Text(_), .. })
         ));
+    }
+
+    #[test]
+    fn recall_is_read_in_both_json_forms() {
+        for line in [
+            r#"{"vector":[1],"recall":0.95,"exact":false}"#,
+            r#"{"dtype":"f32","rows":1,"dim":1,"recall":0.95}"#,
+        ] {
+            let options = match parse(line).unwrap() {
+                Line::Request(request) => request.options,
+                Line::Header(header) => header.options,
+            };
+            assert_eq!(options, Options { recall: Some(0.95), ..Options::default() });
+        }
     }
 
     #[test]
@@ -411,6 +446,12 @@ mod tests {
             (r#"{"vector":[1],"row":1}"#, "row goes with like"),
             (r#"{"vector":[1],"kk":1}"#, "kk"),
             (r#"{"vector":[1],"k":0}"#, "k is 0"),
+            (r#"{"vector":[1],"recall":0}"#, "recall is 0, want above 0 and at most 1"),
+            (r#"{"vector":[1],"recall":1.01}"#, "recall is 1.01, want"),
+            (r#"{"vector":[1],"recall":"high"}"#, "high"),
+            (r#"{"vector":[1],"recall":0.9,"ef":50}"#, "one of recall, ef and exact"),
+            (r#"{"vector":[1],"recall":0.9,"exact":true}"#, "one of recall, ef and exact"),
+            (r#"{"dtype":"f32","rows":1,"dim":4,"recall":2}"#, "recall is 2, want"),
             (r#"{"vector":[1],"k":101}"#, "k 101, the limit is 100"),
             (r#"{"vector":[1],"k":99999999999}"#, "k 99999999999, the limit is 100"),
             (r#"{"vector":[1,2,3,4,5,6,7,8,9]}"#, "dimension 9, the limit is 8"),
@@ -428,9 +469,13 @@ mod tests {
     #[test]
     fn an_option_element_is_read_and_written_in_one_spelling() {
         let options = Options::parse_element("@max=0.5,k=20,exact,ef=7").unwrap();
-        assert_eq!(options, Options { k: Some(20), ef: Some(7), exact: true, max: Some(0.5) });
+        let want = Options { k: Some(20), ef: Some(7), recall: None, exact: true, max: Some(0.5) };
+        assert_eq!(options, want);
         assert_eq!(options.element(), "@k=20,ef=7,max=0.5,exact");
-        for bad in ["@", "@k", "@k=x", "@k=-1", "@where=a=b", "@k=1,,"] {
+        let options = Options::parse_element("@recall=0.95,k=5").unwrap();
+        assert_eq!(options, Options { k: Some(5), recall: Some(0.95), ..Options::default() });
+        assert_eq!(options.element(), "@k=5,recall=0.95");
+        for bad in ["@", "@k", "@recall=", "@recall", "@k=x", "@k=-1", "@where=a=b", "@k=1,,"] {
             assert!(matches!(Options::parse_element(bad), Err(Error::Request(_))), "{bad}");
         }
     }

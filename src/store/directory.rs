@@ -15,7 +15,7 @@ use super::io;
 use crate::{Error, Result};
 
 /// Version of the store's format that this program reads and writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// First line of the file `VEXFS`.
 const MAGIC: &str = "VexFS store";
@@ -299,14 +299,14 @@ mod tests {
         assert!(!dir.path().join(IDENTITY_NEW).exists());
         assert_eq!(mode(&dir.path().join(IDENTITY)), 0o600);
         let text = fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
-        assert!(text.starts_with(&format!("VexFS store\nversion 1\nid {id}\nchecksum ")), "{text}");
+        assert!(text.starts_with(&format!("VexFS store\nversion 2\nid {id}\nchecksum ")), "{text}");
     }
 
     #[test]
     fn the_identity_has_the_documented_text() {
         let text = identity_text("00112233445566778899aabbccddeeff");
         let expected =
-            "VexFS store\nversion 1\nid 00112233445566778899aabbccddeeff\nchecksum 3c38daa166d7cf62\n";
+            "VexFS store\nversion 2\nid 00112233445566778899aabbccddeeff\nchecksum edb252e5a6e8bf96\n";
         assert_eq!(text, expected);
     }
 
@@ -315,7 +315,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(IDENTITY), "VexFS store\nversion 7\nsomething new\n").unwrap();
         match identity(dir.path()) {
-            Err(Error::Version { expected: 1, got: 7, path }) => assert_eq!(path, dir.path()),
+            Err(Error::Version { expected: 2, got: 7, path }) => assert_eq!(path, dir.path()),
             other => panic!("want Error::Version, got {other:?}"),
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
+use crate::collection::Collection;
 use crate::{Error, Result};
 
 /// How long the indexer sleeps when nothing wakes it. It also bounds how long dead rows keep their space.
@@ -16,6 +17,9 @@ const NAP: Duration = Duration::from_millis(500);
 
 /// How long the barrier waits for the graph.
 const BARRIER: Duration = Duration::from_secs(600);
+
+/// How long it then waits until its recall is known, which nothing depends on.
+const CALIBRATION: Duration = Duration::from_secs(60);
 
 /// The indexer's side of the volume.
 #[derive(Debug, Default)]
@@ -75,7 +79,7 @@ impl Volume {
         Ok(())
     }
 
-    /// One batch for every collection. Returns whether there was something to do.
+    /// One batch for every collection, or a piece of measuring where no batch waits anywhere. Returns whether there was something to do.
     fn index_round(&self) -> bool {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut worked = false;
@@ -85,10 +89,16 @@ impl Volume {
                 Err(error) => tracing::error!(root = collection.root(), %error, "indexing failed"),
             }
         }
+        if !worked {
+            for collection in self.vectors.all() {
+                worked |= collection.calibrate_step(&self.indexer.stop);
+            }
+        }
         worked
     }
 
-    /// Waits until every vector that is there is in its graph, then makes everything durable, graphs included.
+    /// Waits until every vector that is there is in its graph, and for a minute at most until the graphs' recall is
+    /// known, then makes everything durable, graphs included.
     ///
     /// # Errors
     ///
@@ -96,15 +106,40 @@ impl Volume {
     pub fn barrier(&self) -> Result<()> {
         let deadline = Instant::now() + BARRIER;
         let waiting = || self.vectors.all().iter().any(|collection| collection.pending() > 0);
-        while waiting() && !self.indexer.stop.load(Ordering::Acquire) {
-            if Instant::now() > deadline {
-                return Err(Error::Deadline { limit_ms: 600_000 });
+        loop {
+            while waiting() && !self.indexer.stop.load(Ordering::Acquire) {
+                if Instant::now() > deadline {
+                    return Err(Error::Deadline { limit_ms: 600_000 });
+                }
+                self.indexer.wake();
+                std::thread::sleep(Duration::from_millis(5));
             }
-            self.indexer.wake();
-            std::thread::sleep(Duration::from_millis(5));
+            let patience = Instant::now() + CALIBRATION;
+            let measuring = || self.vectors.all().iter().any(|collection| collection.wants_calibration());
+            while measuring() && !self.indexer.stop.load(Ordering::Acquire) && Instant::now() < patience {
+                self.indexer.wake();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.save_graphs();
+            // Saving reads all of a graph: it may be the first to meet damage.
+            let damaged = self.vectors.all().iter().any(|collection| collection.is_damaged());
+            if !damaged || self.indexer.stop.load(Ordering::Acquire) {
+                return self.sync();
+            }
         }
-        self.save_graphs();
-        self.sync()
+    }
+
+    /// Gives a collection's graph and its checkpoint up, and has another built.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors of removing the checkpoint; the graph is given up all the same.
+    pub(super) fn rebuild_graph(&self, collection: &Collection) -> Result<()> {
+        // A checkpoint that is being written would bring the graph back at the next open.
+        let _nobody_saves = self.indexer.saving.lock();
+        collection.rebuild();
+        self.indexer.wake();
+        collection.remove_checkpoint(&self.store.index_dir())
     }
 
     /// Writes the graphs to their checkpoints.

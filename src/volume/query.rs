@@ -147,7 +147,7 @@ impl Volume {
     }
 
     /// The collections with vectors in the subtree of `base`.
-    fn covered(&self, base: Ino) -> Result<Vec<Arc<Collection>>> {
+    pub(super) fn covered(&self, base: Ino) -> Result<Vec<Arc<Collection>>> {
         let own = self.collection_root(base)?;
         let mut covered = Vec::new();
         for collection in self.vectors.all() {
@@ -228,7 +228,12 @@ impl Volume {
                     asked.exclude,
                     &mut context,
                 )?;
-                answer.exact &= found.way != Way::Walk;
+                let walked = found.way == Way::Walk;
+                if !walked && found.pending > 0 {
+                    // A graph was wanted and gave no answer: it may be damaged.
+                    self.indexer.wake();
+                }
+                answer.exact &= !walked;
                 answer.pending += found.pending;
                 candidates.extend(found.near);
             }

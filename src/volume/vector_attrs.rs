@@ -157,6 +157,8 @@ impl Volume {
         let text = match name {
             b"dim" => collection.dim().ok_or(Error::NoAttribute)?.to_string(),
             b"metric" => collection.schema().metric.name().to_owned(),
+            b"quant" => collection.schema().quant.name().to_owned(),
+            b"recall" => format!("{:.3}", collection.recall().estimate.ok_or(Error::NoAttribute)?),
             b"count" => collection.len().to_string(),
             b"pending" => collection.pending().to_string(),
             _ => return Err(Error::NoAttribute),

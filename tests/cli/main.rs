@@ -41,7 +41,7 @@ fn help_and_version_are_data() {
     let output = vexfs(home.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
-    for command in ["mount", "umount", "status", "search", "bench"] {
+    for command in ["mount", "umount", "status", "search", "index", "bench"] {
         assert!(help.contains(command), "{help}");
     }
     assert!(output.stderr.is_empty());
@@ -59,7 +59,13 @@ fn a_wrong_command_line_is_a_usage_error() {
     refused(&["search", "dir", "--like", "a", "--json", "-0"], 2, "cannot be used with");
     refused(&["search", "dir", "--like", "a", "-k", "0"], 2, "invalid value '0'");
     refused(&["search", "dir", "--like", "a", "--max", "nan"], 2, "finite");
-    refused(&["search", "dir", "--like", "a", "--recall", "0.9"], 2, "unexpected argument '--recall'");
+    refused(&["search", "dir", "--like", "a", "--recall", "0"], 2, "above 0 and at most 1");
+    refused(&["search", "dir", "--like", "a", "--recall", "1.5"], 2, "above 0 and at most 1");
+    refused(&["search", "dir", "--like", "a", "--recall", "nan"], 2, "above 0 and at most 1");
+    refused(&["search", "dir", "--like", "a", "--recall", "0.9", "--ef", "9"], 2, "cannot be used with");
+    refused(&["search", "dir", "--like", "a", "--recall", "0.9", "--exact"], 2, "cannot be used with");
+    refused(&["index", "explain", "dir"], 2, "unrecognized subcommand 'explain'");
+    refused(&["index", "verify"], 2, "<DIR>");
 }
 
 #[test]
@@ -83,6 +89,11 @@ fn a_directory_that_is_not_mounted_is_said_to_be_so() {
     refused(&["umount", "absent/below"], 3, "absent/below: ");
     refused(&["status", "dir"], 3, "dir: not a VexFS mount");
     refused(&["search", "dir", "--text", "t"], 3, "dir: not in a VexFS mount");
+    for what in ["show", "verify", "rebuild"] {
+        refused(&["index", what, "dir"], 3, "dir: not in a VexFS mount");
+        refused(&["index", what, "absent"], 4, "absent: ");
+        refused(&["index", what, "file"], 4, "file: not a directory");
+    }
     refused(&["search", "absent", "--text", "t"], 4, "absent: ");
     refused(&["search", "file", "--text", "t"], 4, "file: not a directory");
 }

@@ -672,6 +672,8 @@ fn config_shows_what_is_in_force_and_refuses_what_it_does_not_know() {
         "metric = \"cosine\"",
         "m = 16",
         "ef_construction = 200",
+        "recall = 0.95",
+        "quant = \"sq8\"",
         "exact_below = 5000",
         "max_dim = 16384",
         "max_k = 10000",
@@ -684,9 +686,10 @@ fn config_shows_what_is_in_force_and_refuses_what_it_does_not_know() {
         file.write_all(config.as_bytes())?;
         nix::unistd::close(file).map_err(std::io::Error::from)
     };
-    set("[collection]\ndim = 3\nmetric = \"ip\"\n[index]\nef = 99\n[limits]\nmax_k = 7\n").unwrap();
+    set("[collection]\ndim = 3\nmetric = \"ip\"\n[index]\nrecall = 0.9\nquant = \"none\"\n[limits]\nmax_k = 7\n")
+        .unwrap();
     let good = shown();
-    for key in ["dim = 3", "metric = \"ip\"", "ef = 99", "max_k = 7"] {
+    for key in ["dim = 3", "metric = \"ip\"", "recall = 0.9\n", "quant = \"none\"", "max_k = 7"] {
         assert!(good.contains(key), "{key} is missing in {good}");
     }
     for (config, message) in [
@@ -695,7 +698,10 @@ fn config_shows_what_is_in_force_and_refuses_what_it_does_not_know() {
         ("[collection]\nmetric = \"hamming\"\n", "hamming"),
         ("[limits]\nmax_k = 99999\n", "limits.max_k = 99999, want 1 to 10000"),
         ("nonsense", ""),
-        ("[index]\nquant = \"sq8\"\n", "quant"),
+        ("[index]\nquant = \"sq4\"\n", "index.quant: 'sq4', want none, sq8 or b1"),
+        ("[index]\nrecall = 1\n", ""),
+        ("[index]\nrecall = 0.4\n", "index.recall = 0.4, want 0.5 to 0.999"),
+        ("[index]\nef = 200\n", "unknown field `ef`"),
     ] {
         assert_eq!(errno(set(config)), libc::EINVAL, "{config}");
         assert_eq!(shown(), good, "a refused configuration changes nothing");
@@ -900,6 +906,8 @@ fn the_command_line_prints_tables_paths_and_json() {
     assert_eq!((hits(&json), &json["schema"]), (want.clone(), &json!(1)));
     let json: Value = serde_json::from_str(&with(&["--json", "--exact"])).unwrap();
     assert_eq!(hits(&json), want);
+    let json: Value = serde_json::from_str(&with(&["--json", "--recall", "0.99"])).unwrap();
+    assert_eq!(hits(&json), want);
     let json: Value = serde_json::from_str(&with(&["--json", "--ef", "50"])).unwrap();
     assert_eq!(hits(&json), want);
     let max = want[1].distance.to_string();
@@ -1098,6 +1106,50 @@ fn a_search_beside_a_file_that_changes_its_dimension_is_answered_or_refused() {
     let metrics = fs::read_to_string(mount.path(".vexfs/metrics")).unwrap();
     let panics = metrics.lines().filter(|line| line.contains("panic") && !line.starts_with('#'));
     assert!(panics.clone().all(|line| line.ends_with(" 0")), "{}", panics.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn recall_is_asked_measured_and_shown() {
+    let mount = Mount::new();
+    let dir = mount.mkdir("docs");
+    assert_eq!(mount.attribute("docs", "user.vexfs.recall"), "1.000", "nothing is there to be missed");
+    configure(&mount, "docs", "[collection]\nmetric = \"l2\"\n[index]\nexact_below = 100\n");
+    let mut random = Random(12);
+    let rows: Vec<_> = (0..1500).map(|_| random.vector(16)).collect();
+    fs::write(mount.path("docs/all.npy"), npy(&rows)).unwrap();
+    mount.sync();
+    let shown: f64 = mount.attribute("docs", "user.vexfs.recall").parse().unwrap();
+    assert!((0.95..=1.0).contains(&shown), "{shown}");
+    let stats = &mount.json("docs/.vexfs/stats.json")["recall"];
+    assert_eq!((&stats["asked"], &stats["measured_on"]), (&json!(0.95), &json!(1500)));
+    assert_eq!(stats["estimate"].as_f64(), Some(shown));
+    assert!(stats["ef"].as_u64().unwrap() >= 10);
+
+    let query = random.vector(16);
+    let ask = |request: Value| mount.ask_json("docs", &request);
+    assert_eq!(ask(json!({"vector": query, "recall": 0.9}))["exact"], false);
+    assert_eq!(ask(json!({"vector": query, "recall": 1.0}))["exact"], true);
+    for request in [
+        json!({"vector": query, "recall": 0}),
+        json!({"vector": query, "recall": 1.5}),
+        json!({"vector": query, "recall": 0.9, "ef": 10}),
+        json!({"vector": query, "recall": 0.9, "exact": true}),
+    ] {
+        assert_eq!(ask(request)["error"]["code"], "EINVAL");
+    }
+    fs::write(mount.path("docs/.vexfs/queries/q"), f32_bytes(&query)).unwrap();
+    let through_path = |options: &str| mount.json(&format!("docs/.vexfs/{options}/results/q/results.json"));
+    assert_eq!(through_path("@k=3,recall=1")["exact"], true);
+    assert_eq!(through_path("@recall=0.9")["hits"].as_array().unwrap().len(), 10);
+
+    xattr::set(&dir, "user.vexfs.recall", b"0.8").unwrap();
+    assert_eq!(mount.json("docs/.vexfs/stats.json")["recall"]["asked"], 0.8);
+    assert_eq!(errno(xattr::set(&dir, "user.vexfs.recall", b"1")), libc::EINVAL);
+    xattr::set(&dir, "user.vexfs.quant", b"none").unwrap();
+    assert_eq!(mount.attribute("docs", "user.vexfs.quant"), "none");
+    assert_eq!(errno(xattr::set(&dir, "user.vexfs.quant", b"sq4")), libc::EINVAL);
+    mount.sync();
+    assert_eq!(mount.json("docs/.vexfs/stats.json")["recall"]["measured_on"], 1500, "of the new graph");
 }
 
 #[test]

@@ -69,7 +69,8 @@ fn everything_is_there_after_a_remount() {
     for dir in ["docs", "docs/sub", "own"] {
         mount.mkdir(dir);
     }
-    fs::write(mount.path("own/.vexfs/config"), "[collection]\nmetric = \"l2\"\n[index]\nef = 77\n").unwrap();
+    fs::write(mount.path("own/.vexfs/config"), "[collection]\nmetric = \"l2\"\n[index]\nrecall = 0.77\n")
+        .unwrap();
     let mut random = Random(1);
     for i in 0..30 {
         mount.put(&format!("docs/{i:02}.f32"), &random.vector(8));
@@ -574,7 +575,7 @@ fn a_removed_collection_leaves_no_graph_behind() {
     fs::write(mount.path("docs/rows.npy"), npy(&rows)).unwrap();
     mount.sync();
     let checkpoints = || fs::read_dir(mount.store().join("index")).unwrap().count();
-    assert_eq!(checkpoints(), 1, "sync makes the graph durable too");
+    assert_eq!(checkpoints(), 2, "sync saves the graph, and what it measured of its recall");
     fs::remove_file(mount.path("docs/rows.npy")).unwrap();
     fs::remove_dir(mount.path("docs")).unwrap();
     assert_eq!(checkpoints(), 0);

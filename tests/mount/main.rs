@@ -7,6 +7,7 @@ mod doors;
 mod files;
 mod formats;
 mod harness;
+mod index;
 mod lifecycle;
 mod names;
 mod real_data;

@@ -149,9 +149,10 @@ impl Ann {
             }
         };
 
-        let graph = Engine::new(metric, base.dim(), params)?;
         let bar_build = bar("build", base.rows());
-        let built = measure::clocked(|| graph.build(&rows, build_threads, &bar_build));
+        let (graph, built) =
+            measure::clocked(|| Engine::build(&rows, metric, params, build_threads, &bar_build));
+        let graph = graph?;
         bar_build.finish_and_clear();
         let memory = Memory::now()?;
         let file_bytes = graph.saved_bytes()?;

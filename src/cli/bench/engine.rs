@@ -1,5 +1,6 @@
 //! All of the benchmark that knows the index: rows to build from, the graph, the exact scan.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
@@ -11,10 +12,13 @@ use crate::Result;
 use crate::distance::{self, Metric};
 use crate::index::flat::{self, TopK};
 use crate::index::hnsw::{Beam, Hnsw, Params, SearchScratch};
-use crate::index::{Query, RowId, VectorSource};
+use crate::index::{self, Query, RowId, VectorSource};
 
 /// Rows between two messages to the progress bar, so that threads seldom meet there.
 const ROWS_PER_STEP: u32 = 256;
+
+/// Rows whose mean is the center of the codes, as in a collection.
+const CENTER_ROWS: usize = 10_000;
 
 /// The vectors of a [`Base`] as the index reads them.
 pub(super) struct Rows<'a> {
@@ -74,21 +78,32 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(metric: Metric, dim: usize, params: Params) -> Result<Self> {
-        Ok(Engine { graph: Hnsw::new(metric, dim, params)?, metric })
-    }
-
-    /// Inserts all rows in order, each by whichever of `threads` is free.
-    pub(super) fn build(&self, rows: &Rows<'_>, threads: usize, bar: &ProgressBar) {
+    /// Builds the graph of all rows, inserted in order, each by whichever of `threads` is free.
+    ///
+    /// # Errors
+    ///
+    /// Parameters out of their range, and want of memory.
+    pub(super) fn build(
+        rows: &Rows<'_>,
+        metric: Metric,
+        params: Params,
+        threads: usize,
+        bar: &ProgressBar,
+    ) -> Result<Self> {
+        let center = index::center(metric, rows, rows.ids().take(CENTER_ROWS));
+        let graph = Hnsw::with_center(metric, rows.dim, params, center)?;
         let next = AtomicU32::new(0);
+        let failed = OnceLock::new();
         let work = || {
             loop {
                 let row = next.fetch_add(1, Ordering::Relaxed);
-                if row >= rows.rows {
+                if row >= rows.rows || failed.get().is_some() {
                     break;
                 }
-                let inserted = self.graph.insert(RowId(row), rows);
-                assert!(inserted, "row {row} has a vector");
+                if let Err(error) = graph.insert(RowId(row), rows) {
+                    // Another thread's error is as good.
+                    let _ = failed.set(error);
+                }
                 if row % ROWS_PER_STEP == ROWS_PER_STEP - 1 {
                     bar.inc(u64::from(ROWS_PER_STEP));
                 }
@@ -100,6 +115,10 @@ impl Engine {
             }
             work();
         });
+        match failed.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(Engine { graph, metric }),
+        }
     }
 
     /// Size of the graph's file: it is written to a directory of its own and removed.
@@ -124,8 +143,8 @@ impl Engine {
         found: &mut Vec<u32>,
     ) {
         let query = Query::new(self.metric, query);
-        let answer =
-            self.graph.search(&query, Beam::new(k, ef), rows, |_| true, scratch, &mut || true).neighbors;
+        let beam = Beam { accepts_most: true, ..Beam::new(k, ef) };
+        let answer = self.graph.search(&query, beam, rows, |_| true, scratch, &mut || true).neighbors;
         found.clear();
         // More than k come where rows tie with the k-th.
         found.extend(answer.iter().take(k).map(|neighbor| neighbor.row.0));

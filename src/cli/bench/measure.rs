@@ -22,10 +22,10 @@ pub(super) struct Took {
 }
 
 /// Runs `work` and says what it took.
-pub(super) fn clocked(work: impl FnOnce()) -> Took {
+pub(super) fn clocked<T>(work: impl FnOnce() -> T) -> (T, Took) {
     let (wall, cpu) = (Instant::now(), cpu_time());
-    work();
-    Took { wall: wall.elapsed(), cpu: cpu_time().saturating_sub(cpu) }
+    let value = work();
+    (value, Took { wall: wall.elapsed(), cpu: cpu_time().saturating_sub(cpu) })
 }
 
 fn cpu_time() -> Duration {
@@ -163,7 +163,7 @@ fn pass(
         }
     };
     if let [worker] = workers {
-        return clocked(|| work(0, worker));
+        return clocked(|| work(0, worker)).1;
     }
     let ready = Barrier::new(step + 1);
     thread::scope(|scope| {
@@ -179,6 +179,7 @@ fn pass(
         clocked(|| {
             ready.wait();
         })
+        .1
     })
 }
 
@@ -214,12 +215,13 @@ mod tests {
 
     #[test]
     fn work_takes_cpu_time_and_sleep_takes_none() {
-        let sleep = clocked(|| thread::sleep(Duration::from_millis(20)));
+        let sleep = clocked(|| thread::sleep(Duration::from_millis(20))).1;
         assert!(sleep.wall >= Duration::from_millis(20));
         let work = clocked(|| {
             let start = cpu_time();
             while cpu_time() - start < Duration::from_millis(5) {}
-        });
+        })
+        .1;
         assert!(work.cpu >= Duration::from_millis(5));
     }
 

@@ -1,9 +1,10 @@
 //! The transaction file of a directory: a request line goes in, an answer line comes out.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::super::control::{self, ControlFile};
 use super::super::exit::{Code, Failure};
 
 /// Bytes asked for in one read.
@@ -25,24 +26,11 @@ impl QueryFile {
     ///
     /// # Errors
     ///
-    /// `Invalid` when `dir` is no directory, `NotMounted` when it lies in no VexFS mount or a dead one.
+    /// Those of [`control::open`].
     pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
-        let real = dir.canonicalize().map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOTCONN) => not_mounted(dir, "dead mount: its process has ended"),
-            _ => Failure::new(Code::Invalid, format!("{}: {error}", dir.display())),
-        })?;
-        let path = real.join(".vexfs/query");
-        match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Self { file, path, dir: real }),
-            Err(error) => Err(match error.raw_os_error() {
-                Some(libc::ENOENT) => not_mounted(dir, "not in a VexFS mount"),
-                Some(libc::ENOTDIR) => {
-                    Failure::new(Code::Invalid, format!("{}: not a directory", dir.display()))
-                }
-                Some(libc::ENOTCONN) => not_mounted(dir, "dead mount: its process has ended"),
-                _ => Failure::io(&path, &error),
-            }),
-        }
+        let ControlFile { file, path, dir } =
+            control::open(dir, "query", File::options().read(true).write(true))?;
+        Ok(Self { file, path, dir })
     }
 
     /// The directory, without symbolic links.
@@ -67,10 +55,6 @@ impl QueryFile {
             Failure::new(Code::FAILED, format!("{}: the answer is not UTF-8", self.path.display()))
         })
     }
-}
-
-fn not_mounted(dir: &Path, why: &str) -> Failure {
-    Failure::new(Code::NotMounted, format!("{}: {why}", dir.display()))
 }
 
 /// Reads up to a line end and nothing behind it: the next answer is made only after the next request.

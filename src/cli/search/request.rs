@@ -21,6 +21,8 @@ pub(super) struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ef: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) recall: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) exact: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) max: Option<f64>,
@@ -228,7 +230,7 @@ fn relative(to: &Path, from: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options = Options { k: 10, ef: None, exact: None, max: None };
+    const OPTIONS: Options = Options { k: 10, ef: None, recall: None, exact: None, max: None };
 
     fn vectors(kind: FileKind, bytes: &[u8], row: Option<u64>) -> Result<Requests, Failure> {
         Ok(Requests { what: What::Vectors(Vectors::parse(kind, bytes.to_vec(), row)?), options: OPTIONS })
@@ -242,10 +244,12 @@ mod tests {
     fn a_request_has_what_was_asked_for_and_nothing_else() {
         let requests = Requests::text("a \"quoted\" word", OPTIONS);
         assert_eq!(requests.line(0).unwrap(), "{\"text\":\"a \\\"quoted\\\" word\",\"k\":10}\n");
-        let options = Options { k: 3, ef: Some(200), exact: None, max: Some(-0.5) };
+        let options = Options { ef: Some(200), max: Some(-0.5), k: 3, ..OPTIONS };
         let what = What::Like { path: "../a.npy".into(), row: Some(7) };
         let line = Requests { what, options }.line(0).unwrap();
         assert_eq!(line, "{\"like\":\"../a.npy\",\"row\":7,\"k\":3,\"ef\":200,\"max\":-0.5}\n");
+        let recall = Options { recall: Some(0.95), ..OPTIONS };
+        assert!(Requests::text("t", recall).line(0).unwrap().ends_with(",\"recall\":0.95}\n"));
         let exact = Options { exact: Some(true), ..OPTIONS };
         assert!(Requests::text("t", exact).line(0).unwrap().contains("\"exact\":true"));
     }

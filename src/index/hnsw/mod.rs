@@ -1,35 +1,44 @@
 //! The graph: our own HNSW (hierarchical navigable small world) over row numbers.
 //!
 //! Source: Malkov and Yashunin 2018 (arXiv:1603.09320). Rows are inserted from any number of threads while others
-//! search; searches take no lock. Rows are never taken out: a row whose vector is gone stays as a waypoint and is
-//! not returned.
+//! search; searches take no lock. What a walk compares are codes, kept with the graph; the vectors decide the answer.
+//! Rows that are gone are refused by the caller at once and taken away in place later.
 //!
-//! - `nodes` is where links lie, `space` computes distances, `search` walks, `build` inserts, `checkpoint` saves.
+//! - `nodes` is where the graph lies, `search` walks (its list is `frontier`), `build` inserts, `select` chooses links,
+//!   `repair` takes away, `checkpoint` saves and maps, `verify` checks.
 //!
-//! **Invariant:** on level 0 every node but the first has a *tree parent*, and parent and child link each other for
-//! good. So from any node every node can be reached, whatever is pruned and whatever vanishes.
+//! **Invariant:** on level 0 every node but the first has a *tree parent*, and parent and child link each other as long
+//! as both are there. So from any node every node can be reached, whatever is pruned and whatever goes.
+//!
+//! **Invariant:** a damaged graph gives no answer: see [`Found::damaged`].
 
 mod build;
 mod checkpoint;
+mod frontier;
 mod nodes;
+mod repair;
 mod search;
-mod space;
+mod select;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::codec::Codec;
 use super::{Quant, RowId};
 use crate::distance::Metric;
 use crate::pool::Pool;
+use crate::store::rows::pin;
 use crate::{Error, Result};
 use build::BuildScratch;
-use nodes::{EMPTY, NodeId, Nodes};
+use nodes::Nodes;
 
 pub use search::{Beam, Found, SearchScratch};
+pub use verify::Report;
 
 /// How a graph is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +47,8 @@ pub struct Params {
     pub m: u32,
     /// Width of the search for a new node's neighbours. 1..=4096.
     pub ef_construction: u32,
-    /// Seed of the levels. The same rows inserted by one thread in the same order give the same graph.
+    /// Seed of the levels and of the codes' rotation. The same rows inserted by one thread in the same order give the
+    /// same graph.
     pub seed: u64,
     /// What the walk reads.
     pub quant: Quant,
@@ -72,14 +82,17 @@ pub struct Hnsw {
     metric: Metric,
     dim: usize,
     params: Params,
+    codec: Codec,
     nodes: Nodes,
-    /// Node on the highest level, where every search begins. [`EMPTY`] in an empty graph.
+    /// Link to the node on the highest level, where every search begins. 0 in an empty graph.
     entry: AtomicU32,
+    /// Nodes with a row.
+    live: AtomicUsize,
     /// Held while the first node or one above all others is inserted. Taken before any of `stripes`.
     raising: Mutex<()>,
     /// Node n's links and children change only under stripe n % STRIPES. Nobody holds two.
     stripes: Box<[Mutex<()>]>,
-    /// Shared by inserts, exclusive for the writing of a checkpoint.
+    /// Shared by inserts, exclusive for a checkpoint, a repair and a check.
     gate: RwLock<()>,
     scratch: Pool<BuildScratch>,
 }
@@ -96,16 +109,33 @@ impl Hnsw {
     ///
     /// [`Error::Config`] when a parameter is out of its range, [`Error::Invalid`] when `dim` is 0.
     pub fn new(metric: Metric, dim: usize, params: Params) -> Result<Self> {
+        Self::with_center(metric, dim, params, Vec::new())
+    }
+
+    /// An empty graph for vectors of `dim` elements around `center`, which is empty or has `dim` elements: see
+    /// [`center`](super::center). Codes tell more of vectors that are near it, so it should be their mean; it need not.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and [`Error::Dimension`] when `center` has another length.
+    pub fn with_center(metric: Metric, dim: usize, params: Params, center: Vec<f32>) -> Result<Self> {
         params.validate()?;
         if dim == 0 {
             return Err(Error::Invalid("a graph needs vectors of at least one element"));
         }
+        if !center.is_empty() && center.len() != dim {
+            let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+            return Err(Error::Dimension { expected: number(dim), got: number(center.len()) });
+        }
+        let codec = Codec::new(params.quant, metric, dim, center, params.seed);
         Ok(Hnsw {
             metric,
             dim,
             params,
-            nodes: Nodes::new(params.m as usize),
-            entry: AtomicU32::new(EMPTY),
+            nodes: Nodes::new(params.m as usize, codec.code_bytes()),
+            codec,
+            entry: AtomicU32::new(0),
+            live: AtomicUsize::new(0),
             raising: Mutex::new(()),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             gate: RwLock::new(()),
@@ -131,41 +161,41 @@ impl Hnsw {
         self.params
     }
 
-    /// Number of nodes, vanished rows included. While rows are inserted it may count those in progress.
+    /// Number of rows, those included that are gone and not taken away yet.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.nodes.count() as usize
+        self.live.load(Ordering::Acquire)
     }
 
-    /// Whether no row was ever inserted.
+    /// Whether there is no row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The rows of all nodes in the order of insertion, vanished ones included.
-    pub fn rows(&self) -> impl Iterator<Item = RowId> {
-        self.nodes.ids().filter_map(|id| self.nodes.row(id))
-    }
-
-    /// Rows that no walk on level 0 can reach from the entry point. Empty by construction; for checks and tests.
-    /// Meaningful while nothing is inserted.
+    /// Bytes of a vector's code, its head included.
     #[must_use]
-    pub fn unreachable(&self) -> Vec<RowId> {
-        let mut open: Vec<NodeId> = self.entry().into_iter().collect();
-        let mut seen = vec![false; self.len()];
-        while let Some(id) = open.pop() {
-            if !std::mem::replace(&mut seen[id.index()], true) {
-                open.extend(self.nodes.linked(id, 0).filter(|linked| linked.index() < seen.len()));
-            }
-        }
-        let missed = self.nodes.ids().zip(seen).filter(|&(_, seen)| !seen);
-        missed.filter_map(|(id, _)| self.nodes.row(id)).collect()
+    pub fn code_bytes(&self) -> usize {
+        self.nodes.codes.row_bytes().iter().sum()
     }
 
-    fn entry(&self) -> Option<NodeId> {
-        let entry = self.entry.load(Ordering::Acquire);
-        (entry != EMPTY).then_some(NodeId(entry))
+    /// The rows of all nodes, in no order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<RowId> {
+        let guard = pin();
+        self.nodes.ids().filter_map(|id| self.nodes.row(id, &guard)).collect()
+    }
+
+    /// What was found damaged. Only of use after [`Found::damaged`].
+    #[must_use]
+    pub fn damage(&self) -> Error {
+        self.nodes.damage().unwrap_or(Error::Invalid("the graph has a link to a node that does not exist"))
+    }
+
+    /// Whether damage was met so far.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.nodes.is_damaged()
     }
 }
 

@@ -1,17 +1,23 @@
-//! Where the nodes of a graph lie: chunks that are never moved, so that readers need no lock.
+//! Where a graph lies: links, codes and row numbers by node, in rows that never move.
 //!
-//! Every access is an atomic one. A reader may see a list of links half-way between its old and its new state;
-//! each value in it is a node or [`EMPTY`] all the same. What a node's links mean is the business of `build`.
+//! Every word is atomic. A reader may see a list of links half-way between its old and its new state; each value in
+//! it is a node or nothing all the same. What a node's links mean is the business of `build`.
+//!
+//! Numbers are kept as one more than they are, so that the zeros of new memory mean "none".
+//!
+//! **Invariant:** a node that is taken away keeps its code and links until nobody can be looking at it: see
+//! [`CodeRows::retire`]. Only then its number is used again.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::index::RowId;
+use crate::store::rows::{CodeRows, Guard, WordRows, pin};
+use crate::{Error, Result};
 
-/// No link, no node, no row.
-pub(super) const EMPTY: u32 = u32::MAX;
-
-/// Number of a node within its graph, in order of insertion.
+/// Number of a node within its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NodeId(pub(super) u32);
 
@@ -24,213 +30,297 @@ impl NodeId {
     }
 }
 
-/// The chunks. Each power of two of nodes is spread over four chunks, so at most a fifth of the room stands empty.
+/// The most nodes of a graph: their numbers take 30 bits.
+pub(super) const MAX_NODES: u32 = 1 << 30;
+
+/// Words of a node's description: see [`Nodes::about`].
+pub(super) const ABOUT_WORDS: usize = 2;
+const TOWER: usize = 0;
+const SHAPE: usize = 1;
+
+/// The parts of a graph.
 pub(super) struct Nodes {
     m: usize,
-    m0: usize,
-    /// Numbers from one level-0 list to the next: `m0` rounded up to whole cache lines.
-    stride: usize,
+    /// Links on level 0: `2 m` of them.
+    pub(super) links: WordRows,
+    /// The row of each node; 0 while it is not complete, and when it is taken away.
+    pub(super) rows: WordRows,
+    /// The first tower of each node, then its level and, from the ninth bit on, how many tree children it has.
+    pub(super) about: WordRows,
+    /// Links on level 1 and up, `m` of them: as many towers one after the other as the node has such levels.
+    pub(super) towers: WordRows,
+    pub(super) codes: CodeRows,
+    counts: Mutex<Counts>,
     allocated: AtomicU32,
-    chunks: Box<[OnceLock<Chunk>]>,
+    free: Arc<Free>,
+    /// A number that cannot be was found in a link.
+    broken: AtomicBool,
 }
 
-struct Chunk {
-    /// Row of each node; [`EMPTY`] until the node is complete.
-    rows: Box<[AtomicU32]>,
-    /// Number of tree children of each node: see `build`.
-    children: Box<[AtomicU8]>,
-    level0: Box<[AtomicU32]>,
-    /// Where the first list begins in `level0`, so that lists begin on cache lines.
-    skip: usize,
-    /// The lists of level 1 and up, `m` numbers each, of the few nodes that have them.
-    upper: Box<[OnceLock<Box<[AtomicU32]>>]>,
+#[derive(Default)]
+struct Counts {
+    towers: u32,
+    /// First towers of runs that no node has, by their length.
+    spare: Vec<Vec<u32>>,
 }
 
-const LINE: usize = 16;
-/// Numbers below this are skipped, which makes it the size of the first four chunks together.
-const BASE_BITS: u32 = 8;
-const CHUNKS: usize = (32 - BASE_BITS as usize + 1) * 4;
+impl Counts {
+    /// Keeps a run of towers for others.
+    fn give_back(&mut self, first: u32, len: usize) {
+        if self.spare.len() <= len {
+            self.spare.resize_with(len + 1, Vec::new);
+        }
+        self.spare[len].push(first);
+    }
+
+    /// The first of `len` towers from the shortest run that has as many.
+    fn take(&mut self, len: usize) -> Option<u32> {
+        let (from, first) = (len..self.spare.len()).find_map(|from| Some((from, self.spare[from].pop()?)))?;
+        if from > len {
+            self.give_back(first + u32::try_from(len).unwrap_or(0), from - len);
+        }
+        Some(first)
+    }
+}
+
+/// Nodes whose number can be used again.
+#[derive(Default)]
+struct Free {
+    ids: Mutex<Vec<u32>>,
+}
 
 impl Nodes {
-    pub(super) fn new(m: usize) -> Self {
-        let m0 = 2 * m;
+    pub(super) fn new(m: usize, code_bytes: (usize, usize)) -> Self {
         Nodes {
             m,
-            m0,
-            stride: m0.next_multiple_of(LINE),
+            links: WordRows::new(2 * m),
+            rows: WordRows::new(1),
+            about: WordRows::new(ABOUT_WORDS),
+            towers: WordRows::new(m),
+            codes: CodeRows::new(code_bytes.0, code_bytes.1),
+            counts: Mutex::default(),
             allocated: AtomicU32::new(0),
-            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            free: Arc::default(),
+            broken: AtomicBool::new(false),
         }
     }
 
-    /// Nodes allocated so far, complete or not.
+    /// Numbers given so far; those that are free now are among them.
     #[inline]
     pub(super) fn count(&self) -> u32 {
         self.allocated.load(Ordering::Acquire)
     }
 
-    /// Links of a node on level 0.
-    pub(super) fn m0(&self) -> usize {
-        self.m0
+    /// Towers given so far.
+    pub(super) fn tower_count(&self) -> u32 {
+        self.counts.lock().towers
     }
 
-    /// All numbers allocated so far.
+    /// Numbers that wait to be used again.
+    pub(super) fn free_count(&self) -> usize {
+        self.free.ids.lock().len()
+    }
+
+    /// Links of a node on level `level`.
+    pub(super) fn max_links(&self, level: usize) -> usize {
+        if level == 0 { 2 * self.m } else { self.m }
+    }
+
+    /// All numbers given so far.
     pub(super) fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.count()).map(NodeId)
     }
 
-    /// A new node without row and links.
+    /// Says how many nodes and towers there are in rows that were taken from a file. With nodes that are `free`, looks
+    /// for towers that nobody has.
+    pub(super) fn adopt(&mut self, nodes: u32, towers: u32, free: Vec<u32>) {
+        self.allocated.store(nodes, Ordering::Release);
+        let mut counts = Counts { towers, ..Counts::default() };
+        if !free.is_empty() {
+            let guard = pin();
+            let mut used = vec![false; towers as usize];
+            for id in self.ids().filter(|&id| self.row(id, &guard).is_some()) {
+                let Some(about) = self.about(id, &guard) else { continue };
+                let Some(first) = about[TOWER].load(Ordering::Acquire).checked_sub(1) else { continue };
+                used.iter_mut()
+                    .skip(first as usize)
+                    .take(self.level(id, &guard))
+                    .for_each(|used| *used = true);
+            }
+            let mut first = 0;
+            for run in used.chunk_by(|a, b| a == b) {
+                if !run[0] {
+                    counts.give_back(first, run.len());
+                }
+                first += u32::try_from(run.len()).unwrap_or(0);
+            }
+        }
+        *self.counts.lock() = counts;
+        *self.free.ids.lock() = free;
+    }
+
+    /// A node on the levels up to `level`, with empty lists and without a row.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// At 2^32 - 1 nodes. Rows are never inserted twice, and there are no more rows than that.
-    pub(super) fn allocate(&self) -> NodeId {
-        let id = self.allocated.fetch_add(1, Ordering::AcqRel);
-        assert!(id != EMPTY, "the graph is full");
-        let (chunk, _, len) = place(id);
-        self.chunks[chunk].get_or_init(|| Chunk::new(len, self.stride));
-        NodeId(id)
+    /// When memory or numbers are used up; [`Error::Corrupt`] when the node's place is damaged.
+    pub(super) fn allocate(&self, level: usize, guard: &Guard) -> Result<NodeId> {
+        let mut counts = self.counts.lock();
+        let free = self.free.ids.lock().pop();
+        let id = free.unwrap_or_else(|| self.count());
+        if id >= MAX_NODES {
+            return Err(Error::TooLarge {
+                what: "number of vectors in a graph",
+                got: id.into(),
+                limit: MAX_NODES.into(),
+            });
+        }
+        self.links.ensure(id)?;
+        self.rows.ensure(id)?;
+        self.about.ensure(id)?;
+        self.codes.ensure(id)?;
+        let tower = self.allocate_tower(&mut counts, level)?;
+        if free.is_none() {
+            self.allocated.store(id + 1, Ordering::Release);
+        }
+        let id = NodeId(id);
+        if let (Some(links), Some(about)) = (self.links.get(id.0, guard), self.about.get(id.0, guard)) {
+            links.iter().for_each(|link| link.store(0, Ordering::Release));
+            about[TOWER].store(tower, Ordering::Release);
+            about[SHAPE].store(u32::try_from(level).unwrap_or(0), Ordering::Release);
+        }
+        for level in 1..=level {
+            self.list(id, level, guard).iter().for_each(|link| link.store(0, Ordering::Release));
+        }
+        Ok(id)
     }
 
+    fn allocate_tower(&self, counts: &mut Counts, level: usize) -> Result<u32> {
+        if level == 0 {
+            return Ok(0);
+        }
+        if let Some(tower) = counts.take(level) {
+            return Ok(tower + 1);
+        }
+        let first = counts.towers;
+        for _ in 0..level {
+            self.towers.ensure(counts.towers)?;
+            counts.towers += 1;
+        }
+        Ok(first + 1)
+    }
+
+    /// Takes a node away that nothing links any more. Its number is used again when nobody can be looking at it.
+    pub(super) fn retire(&self, id: NodeId, guard: &Guard) {
+        let level = self.level(id, guard);
+        if let Some(about) = self.about.get(id.0, guard)
+            && let Some(tower) = about[TOWER].swap(0, Ordering::AcqRel).checked_sub(1)
+        {
+            // A reader that is still here may see the links of another node: it loses its way, nothing else.
+            self.counts.lock().give_back(tower, level);
+            about[SHAPE].store(0, Ordering::Release);
+        }
+        let free = Arc::clone(&self.free);
+        self.codes.retire(id.0, guard, move |id| free.ids.lock().push(id));
+    }
+
+    /// The row of a node; `None` while it is not complete and when it was taken away.
     #[inline]
-    fn at(&self, id: NodeId) -> Option<(&Chunk, usize)> {
-        let (chunk, offset, _) = place(id.0);
-        Some((self.chunks[chunk].get()?, offset))
+    pub(super) fn row(&self, id: NodeId, guard: &Guard) -> Option<RowId> {
+        self.rows.get(id.0, guard)?[0].load(Ordering::Acquire).checked_sub(1).map(RowId)
     }
 
-    /// The row of a node; `None` while it is not complete.
-    #[inline]
-    pub(super) fn row(&self, id: NodeId) -> Option<RowId> {
-        let (chunk, offset) = self.at(id)?;
-        let row = chunk.rows[offset].load(Ordering::Acquire);
-        (row != EMPTY).then_some(RowId(row))
-    }
-
-    pub(super) fn set_row(&self, id: NodeId, row: RowId) {
-        if let Some((chunk, offset)) = self.at(id) {
-            chunk.rows[offset].store(row.0, Ordering::Release);
+    /// Gives a node its row, or takes it.
+    pub(super) fn set_row(&self, id: NodeId, row: Option<RowId>, guard: &Guard) {
+        if let Some(word) = self.rows.get(id.0, guard) {
+            word[0].store(row.map_or(0, |row| row.0 + 1), Ordering::Release);
         }
     }
 
-    /// Number of tree children of a node. Changed only under the node's lock.
-    pub(super) fn children(&self, id: NodeId) -> &AtomicU8 {
-        let (chunk, offset) = self.at(id).expect("an allocated node has its chunk");
-        &chunk.children[offset]
+    fn about<'g>(&'g self, id: NodeId, guard: &'g Guard) -> Option<&'g [AtomicU32]> {
+        self.about.get(id.0, guard)
     }
 
     /// The highest level that the node is on.
-    pub(super) fn level(&self, id: NodeId) -> usize {
-        let upper = self.at(id).and_then(|(chunk, offset)| chunk.upper[offset].get());
-        upper.map_or(0, |lists| lists.len() / self.m)
+    pub(super) fn level(&self, id: NodeId, guard: &Guard) -> usize {
+        self.about(id, guard).map_or(0, |about| (about[SHAPE].load(Ordering::Acquire) & 0xff) as usize)
     }
 
-    /// Puts a node on the levels up to `level`, with empty lists. Once for each node, before it is reachable.
-    pub(super) fn set_level(&self, id: NodeId, level: usize) {
-        if level > 0
-            && let Some((chunk, offset)) = self.at(id)
-        {
-            chunk.upper[offset].get_or_init(|| empty_links(level * self.m));
+    /// Number of tree children of a node.
+    pub(super) fn children(&self, id: NodeId, guard: &Guard) -> usize {
+        self.about(id, guard).map_or(0, |about| (about[SHAPE].load(Ordering::Acquire) >> 8) as usize)
+    }
+
+    /// Changed only under the node's lock.
+    pub(super) fn set_children(&self, id: NodeId, children: usize, guard: &Guard) {
+        if let Some(about) = self.about(id, guard) {
+            let level = about[SHAPE].load(Ordering::Acquire) & 0xff;
+            about[SHAPE].store(u32::try_from(children).unwrap_or(0) << 8 | level, Ordering::Release);
         }
     }
 
-    /// The links of a node on a level, [`EMPTY`] from the first free place on; nothing if it is not on the level.
+    /// The places for links of a node on a level; none if it is not on the level, or damaged.
     #[inline]
-    pub(super) fn links(&self, id: NodeId, level: usize) -> &[AtomicU32] {
-        let Some((chunk, offset)) = self.at(id) else {
-            return &[];
-        };
+    pub(super) fn list<'g>(&'g self, id: NodeId, level: usize, guard: &'g Guard) -> &'g [AtomicU32] {
         if level == 0 {
-            let start = chunk.skip + offset * self.stride;
-            return &chunk.level0[start..start + self.m0];
+            return self.links.get(id.0, guard).unwrap_or(&[]);
         }
-        let lists = chunk.upper[offset].get();
-        lists.and_then(|lists| lists.get((level - 1) * self.m..level * self.m)).unwrap_or(&[])
+        self.tower(id, level, guard).unwrap_or(&[])
     }
 
-    /// The linked nodes of a node on a level.
+    fn tower<'g>(&'g self, id: NodeId, level: usize, guard: &'g Guard) -> Option<&'g [AtomicU32]> {
+        let about = self.about(id, guard)?;
+        let first = about[TOWER].load(Ordering::Acquire).checked_sub(1)?;
+        if level > (about[SHAPE].load(Ordering::Acquire) & 0xff) as usize {
+            return None;
+        }
+        self.towers.get(first.checked_add(u32::try_from(level).ok()? - 1)?, guard)
+    }
+
+    /// The linked nodes of a node on a level. A number that cannot be ends the list, and is remembered.
     #[inline]
-    pub(super) fn linked(&self, id: NodeId, level: usize) -> impl Iterator<Item = NodeId> {
-        let links = self.links(id, level).iter().map(|link| link.load(Ordering::Acquire));
-        links.take_while(|&link| link != EMPTY).map(NodeId)
+    pub(super) fn linked<'g>(
+        &'g self,
+        id: NodeId,
+        level: usize,
+        guard: &'g Guard,
+    ) -> impl Iterator<Item = NodeId> + use<'g> {
+        self.list(id, level, guard).iter().map_while(move |link| self.target(link.load(Ordering::Acquire)))
+    }
+
+    /// The node that a link's word means.
+    #[inline]
+    pub(super) fn target(&self, word: u32) -> Option<NodeId> {
+        let id = word.checked_sub(1)?;
+        // The count grows before anything links the new node.
+        if id >= self.count() {
+            self.broken.store(true, Ordering::Release);
+            return None;
+        }
+        Some(NodeId(id))
+    }
+
+    /// What was found wrong with the memory so far.
+    #[inline]
+    pub(super) fn is_damaged(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+            || [&self.links, &self.rows, &self.about, &self.towers].iter().any(|rows| rows.is_damaged())
+            || self.codes.is_damaged()
+    }
+
+    /// The first damage that was met, for messages.
+    pub(super) fn damage(&self) -> Option<Error> {
+        let rows = [&self.links, &self.rows, &self.about, &self.towers];
+        rows.into_iter().find_map(WordRows::damage).or_else(|| self.codes.damage())
+    }
+
+    /// Says that something was read that cannot be.
+    pub(super) fn mark_broken(&self) {
+        self.broken.store(true, Ordering::Release);
     }
 }
 
-/// Chunk of a node, its place in it, and the chunk's length.
-#[inline]
-fn place(id: u32) -> (usize, usize, usize) {
-    let number = u64::from(id) + (1 << BASE_BITS);
-    let bits = number.ilog2();
-    let len = 1u64 << (bits - 2);
-    #[expect(clippy::cast_possible_truncation, reason = "2 bits and 32 bits")]
-    let (quarter, offset) = ((number >> (bits - 2)) as usize & 3, (number & (len - 1)) as usize);
-    ((bits - BASE_BITS) as usize * 4 + quarter, offset, 1 << (bits - 2))
-}
-
-impl Chunk {
-    fn new(len: usize, stride: usize) -> Self {
-        let level0 = empty_links(len * stride + LINE - 1);
-        // At most LINE - 1 for numbers of 4 bytes; where it cannot be told, alignment is given up.
-        let skip = level0.as_ptr().align_offset(LINE * 4).min(LINE - 1);
-        Chunk {
-            rows: empty_links(len),
-            children: (0..len).map(|_| AtomicU8::new(0)).collect(),
-            level0,
-            skip,
-            upper: (0..len).map(|_| OnceLock::new()).collect(),
-        }
-    }
-}
-
-fn empty_links(len: usize) -> Box<[AtomicU32]> {
-    (0..len).map(|_| AtomicU32::new(EMPTY)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_follow_each_other_without_gap_or_overlap() {
-        let mut want = (0, 0);
-        for id in 0..100_000 {
-            let (chunk, offset, len) = place(id);
-            assert_eq!((chunk, offset), want, "node {id}");
-            want = if offset + 1 == len { (chunk + 1, 0) } else { (chunk, offset + 1) };
-        }
-        let (chunk, offset, len) = place(EMPTY - 1);
-        assert!(chunk < CHUNKS && offset < len);
-    }
-
-    #[test]
-    fn lists_begin_on_cache_lines_and_are_separate() {
-        let nodes = Nodes::new(16);
-        for _ in 0..1000 {
-            nodes.allocate();
-        }
-        for id in nodes.ids() {
-            let links = nodes.links(id, 0);
-            assert_eq!((links.len(), links.as_ptr().addr() % 64), (32, 0));
-            assert!(links.iter().all(|link| link.load(Ordering::Relaxed) == EMPTY));
-            links.iter().for_each(|link| link.store(id.0, Ordering::Relaxed));
-        }
-        for id in nodes.ids() {
-            assert!(nodes.linked(id, 0).all(|linked| linked == id));
-        }
-    }
-
-    #[test]
-    fn a_node_has_links_only_on_its_levels() {
-        let nodes = Nodes::new(4);
-        let (low, high) = (nodes.allocate(), nodes.allocate());
-        nodes.set_level(high, 2);
-        assert_eq!((nodes.level(low), nodes.level(high)), (0, 2));
-        assert_eq!(
-            (nodes.links(low, 1).len(), nodes.links(high, 2).len(), nodes.links(high, 3).len()),
-            (0, 4, 0)
-        );
-        assert_eq!(nodes.row(low), None);
-        nodes.set_row(low, RowId(9));
-        assert_eq!(nodes.row(low), Some(RowId(9)));
-        assert!(nodes.links(NodeId(1 << 30), 0).is_empty());
-    }
+/// The word of a link to a node.
+pub(super) fn link_word(id: u32) -> u32 {
+    id + 1
 }

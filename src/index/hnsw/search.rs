@@ -1,19 +1,19 @@
 //! The walk: best-first search on one level, and the descent through the levels (algorithms 2 and 5).
 //!
-//! **Vanished rows.** A node whose row is gone has no distance. It is walked through at a guess, made from the
-//! distances of the live nodes that are linked beside it, or else at the distance of the live node that led to it.
-//! One for which neither is known is kept aside until everything else is exhausted and results are missing:
-//! otherwise a graph with many of them would be walked as a whole.
+//! The walk compares codes only, so rows that are gone are walked through like any other. What it found is then
+//! compared by the vectors themselves, nearest first, until what follows is too far even if its code erred by several
+//! times what those before it did.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::sync::atomic::Ordering;
 
 use super::Hnsw;
+use super::frontier::Frontier;
 use super::nodes::{NodeId, Nodes};
-use super::space::{Probe, Space};
+use crate::index::codec::{Codec, Probe};
 use crate::index::flat::MAX_TIES;
 use crate::index::ranked::{Nearest, Ranked};
 use crate::index::{Neighbor, Query, RowId, VectorSource};
+use crate::store::rows::{BATCH, Codes, Guard, pin};
 
 /// How wide a search is.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,12 @@ pub struct Beam {
     pub ef: usize,
     /// Rows visited after which the search gives up: see [`Found::exhausted`].
     pub max_visited: usize,
+    /// Whether `accept` is asked only of what the walk found, and not of every row that it meets: for searches that
+    /// are refused hardly anything. When it refuses more than an eighth after all, the search is made anew with it.
+    pub accepts_most: bool,
+    /// A row whose node the walk does not go through, as if it were not in the graph: for measuring recall with
+    /// stored rows as queries.
+    pub without: Option<RowId>,
 }
 
 impl Beam {
@@ -31,7 +37,7 @@ impl Beam {
     #[must_use]
     pub fn new(k: usize, ef: usize) -> Self {
         let ef = ef.max(k);
-        Beam { k, ef, max_visited: ef.saturating_mul(256).max(16_384) }
+        Beam { k, ef, max_visited: ef.saturating_mul(256).max(16_384), accepts_most: false, without: None }
     }
 }
 
@@ -41,28 +47,29 @@ pub struct Found {
     /// Nearest first, equal keys by row. More than `k` where rows tie with the k-th, fewer where the graph has no
     /// more that are accepted or the search was cut short.
     pub neighbors: Vec<Neighbor>,
-    /// Rows visited: distances computed, and vanished rows walked through.
+    /// Nodes visited: codes compared.
     pub visited: usize,
     /// The search met [`Beam::max_visited`]: nearer rows may be missing, and a scan of what is accepted is the
     /// better way.
     pub exhausted: bool,
     /// `keep_going` said no: nearer rows may be missing.
     pub stopped: bool,
+    /// The graph is damaged where the search went: what was found is no answer.
+    pub damaged: bool,
 }
 
 /// What a search needs beside its results. Keep it and use it again: it grows to the size of the graph.
 #[derive(Debug, Default)]
 pub struct SearchScratch {
-    visited: Visited,
-    candidates: BinaryHeap<Reverse<Ranked>>,
-    /// Vanished nodes behind vanished nodes.
-    aside: Vec<NodeId>,
+    pub(super) visited: Visited,
+    pub(super) frontier: Frontier,
     /// Neighbours of the node that is being expanded.
-    batch: Vec<Step>,
-    /// Where the walk begins on the next level; what it found, after it.
+    batch: Vec<u32>,
+    /// Where a walk begins; what it found, after it.
     pub(super) entries: Vec<Ranked>,
-    pub(super) nearest: Nearest,
-    pub(super) decode: Vec<f32>,
+    pub(super) probe: Probe,
+    nearest: Nearest,
+    decode: Vec<f32>,
 }
 
 impl SearchScratch {
@@ -73,22 +80,16 @@ impl SearchScratch {
     }
 }
 
-/// A node to be compared.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    id: NodeId,
-    row: RowId,
-}
-
 /// The set of nodes seen in one walk: a node is in it while its tag is the current one.
 #[derive(Debug, Default)]
-struct Visited {
-    tags: Vec<u16>,
-    current: u16,
+pub(super) struct Visited {
+    tags: Vec<u8>,
+    current: u8,
 }
 
 impl Visited {
-    fn clear(&mut self, nodes: u32) {
+    /// An empty set of the nodes below `nodes`.
+    fn begin(&mut self, nodes: u32) -> Seen<'_> {
         self.current = self.current.wrapping_add(1);
         if self.current == 0 {
             self.tags.fill(0);
@@ -97,16 +98,22 @@ impl Visited {
         if self.tags.len() < nodes as usize {
             self.tags.resize(nodes as usize, 0);
         }
+        Seen { tags: &mut self.tags[..nodes as usize], current: self.current }
     }
+}
 
-    /// Whether the node is new.
-    #[inline]
-    fn insert(&mut self, id: NodeId) -> bool {
-        if id.index() >= self.tags.len() {
-            // Inserted since the walk began.
-            self.tags.resize(id.index() + 1, 0);
-        }
-        std::mem::replace(&mut self.tags[id.index()], self.current) != self.current
+/// A [`Visited`] in use.
+struct Seen<'v> {
+    tags: &'v mut [u8],
+    current: u8,
+}
+
+impl Seen<'_> {
+    /// Whether the node is new; `None` if there was no such node when the walk began.
+    #[inline(always)]
+    fn insert(&mut self, id: NodeId) -> Option<bool> {
+        let tag = self.tags.get_mut(id.index())?;
+        Some(std::mem::replace(tag, self.current) != self.current)
     }
 }
 
@@ -123,12 +130,20 @@ pub(super) struct Budget<'k> {
 /// Nodes expanded between two questions whether to go on.
 const EXPANSIONS_PER_CHECK: usize = 64;
 
+/// Results that are compared by their vectors before the error of their codes is judged.
+const LEAST_REFINED: usize = 8;
+/// How many times the root mean square of the errors so far a code may have erred.
+const ERROR_MARGIN: f32 = 3.0;
+/// Results whose vectors are asked for before they are compared.
+const REFINE_AHEAD: usize = 6;
+
 impl<'k> Budget<'k> {
     pub(super) fn new(max_visited: usize, keep_going: &'k mut dyn FnMut() -> bool) -> Self {
         Budget { visited: 0, max_visited, expanded: 0, keep_going, exhausted: false, stopped: false }
     }
 
     /// Whether one more node may be expanded.
+    #[inline]
     fn expand(&mut self) -> bool {
         self.expanded += 1;
         if self.expanded.is_multiple_of(EXPANSIONS_PER_CHECK) && !self.stopped {
@@ -139,19 +154,20 @@ impl<'k> Budget<'k> {
     }
 }
 
-/// How many a walk on one level is to find.
+/// A graph as one search or insertion sees it.
 #[derive(Clone, Copy)]
-pub(super) struct Width {
-    pub(super) ef: usize,
-    /// Bound of those kept beside the first `ef` because they tie with the last.
-    pub(super) max_ties: usize,
+pub(super) struct View<'g> {
+    pub(super) nodes: &'g Nodes,
+    pub(super) codec: &'g Codec,
+    pub(super) guard: &'g Guard,
 }
 
 impl Hnsw {
     /// Finds up to `beam.k` nearest rows of `query` among those that `accept` lets pass.
     ///
-    /// Refused and vanished rows are walked through; they take no place among the `ef`. `keep_going` is asked
-    /// about every thousand distances. Rows that are inserted meanwhile may or may not be found.
+    /// Refused rows are walked through; they take no place among the `ef`. Rows that have no vector in `source` are
+    /// not returned. `keep_going` is asked about every thousand distances. Rows that are inserted meanwhile may or may
+    /// not be found.
     ///
     /// # Panics
     ///
@@ -166,168 +182,273 @@ impl Hnsw {
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Found {
         assert_eq!(query.vector.len(), self.dim, "the query's dimension");
+        assert_eq!(source.dim(), self.dim, "the source's dimension");
         assert_eq!(query.metric, self.metric, "the query's metric");
+        let guard = pin();
+        let view = self.view(&guard);
         let mut budget = Budget::new(beam.max_visited, keep_going);
         let mut neighbors = Vec::new();
-        if let Some(entry) = self.entry()
+        if let Some(entry) = self.entry(&guard)
             && beam.k > 0
         {
-            let space = self.space(source);
-            let probe = space.probe(*query);
-            self.start(entry, scratch);
-            for level in (1..=self.nodes.level(entry)).rev() {
-                let width = Width { ef: 1, max_ties: 0 };
-                walk(&self.nodes, &probe, level, width, |_| true, scratch, &mut budget);
-            }
-            let width = Width { ef: beam.ef.max(beam.k), max_ties: MAX_TIES };
-            if walk(&self.nodes, &probe, 0, width, accept, scratch, &mut budget) {
-                neighbors = self.take_rows(beam.k, &scratch.entries);
+            view.codec.probe(query.vector, &mut scratch.probe);
+            let without = beam.without.and_then(|row| self.node_of(row, &guard));
+            let nearest = descend(view, entry, without, scratch, &mut budget);
+            let mut ef = beam.ef.max(beam.k);
+            let mut accepts_most = beam.accepts_most;
+            loop {
+                begin(view, nearest, without, scratch);
+                walk(view, 0, ef, without, (!accepts_most).then_some(&accept), scratch, &mut budget);
+                let refused;
+                (neighbors, refused) = refine(view, query, beam.k, source, &accept, scratch);
+                // Where copies of one vector fill the list from the k-th place to its end, others of them may come
+                // first by a rule that is not ours.
+                let tied = beam.k.checked_sub(1).and_then(|last| neighbors.get(last)).is_some_and(|last| {
+                    neighbors.len() > beam.k
+                        && neighbors.len() >= ef
+                        && neighbors.last().is_some_and(|end| end.key == last.key)
+                });
+                let too_few = accepts_most && (refused > ef / 8 || neighbors.len() < beam.k);
+                if !(too_few || tied && ef < MAX_TIES) || !budget.expand() {
+                    break;
+                }
+                if too_few {
+                    accepts_most = false;
+                } else {
+                    ef = (4 * ef).min(MAX_TIES);
+                }
             }
         }
-        Found { neighbors, visited: budget.visited, exhausted: budget.exhausted, stopped: budget.stopped }
-    }
-
-    /// Prepares `scratch` for a walk that begins at `entry`.
-    pub(super) fn start(&self, entry: NodeId, scratch: &mut SearchScratch) {
-        scratch.decode.resize(self.dim, 0.0);
-        scratch.entries.clear();
-        scratch.entries.push(Ranked::new(f32::INFINITY, entry.0));
-    }
-
-    pub(super) fn space<'s, S: ?Sized>(&'s self, source: &'s S) -> Space<'s, S> {
-        Space { nodes: &self.nodes, source, metric: self.metric }
-    }
-
-    /// The first `k` rows and those that tie with the last, ordered by key, then row.
-    fn take_rows(&self, k: usize, found: &[Ranked]) -> Vec<Neighbor> {
-        let rows = found.iter().filter_map(|found| {
-            self.nodes.row(NodeId(found.number())).map(|row| Neighbor { row, key: found.key() })
-        });
-        let mut neighbors: Vec<Neighbor> = rows.collect();
-        neighbors.sort_unstable_by(|a, b| a.key.total_cmp(&b.key).then(a.row.cmp(&b.row)));
-        if let Some(&last) = k.checked_sub(1).and_then(|last| neighbors.get(last)) {
-            let ties = neighbors[k..].iter().take_while(|neighbor| neighbor.key == last.key).count();
-            neighbors.truncate(k + ties);
+        Found {
+            neighbors,
+            visited: budget.visited,
+            exhausted: budget.exhausted,
+            stopped: budget.stopped,
+            damaged: self.nodes.is_damaged(),
         }
-        neighbors
+    }
+
+    pub(super) fn view<'g>(&'g self, guard: &'g Guard) -> View<'g> {
+        View { nodes: &self.nodes, codec: &self.codec, guard }
+    }
+
+    /// The node of a row, looked for among all.
+    fn node_of(&self, row: RowId, guard: &Guard) -> Option<NodeId> {
+        self.nodes.ids().find(|&id| self.nodes.row(id, guard) == Some(row))
     }
 }
 
-/// Searches one level from `scratch.entries` and leaves there what it found, nearest first. Finds nothing, returns
-/// false and leaves the entries as they were when none that can be reached is live and accepted.
-pub(super) fn walk<S: VectorSource + ?Sized>(
-    nodes: &Nodes,
-    probe: &Probe<'_, S>,
-    level: usize,
-    width: Width,
-    accept: impl Fn(RowId) -> bool,
+/// Goes down from `entry` to level 1, on each level to the node that is nearest.
+fn descend(
+    view: View<'_>,
+    entry: NodeId,
+    without: Option<NodeId>,
     scratch: &mut SearchScratch,
     budget: &mut Budget<'_>,
-) -> bool {
-    let SearchScratch { visited, candidates, aside, batch, entries, nearest, decode } = scratch;
-    visited.clear(nodes.count());
-    candidates.clear();
-    aside.clear();
-    batch.clear();
-    nearest.reset(width.ef, width.max_ties);
-    for entry in entries.iter() {
-        gather(nodes, probe, visited, batch, std::iter::once(NodeId(entry.number())));
+) -> Ranked {
+    let mut nearest = Ranked::new(f32::INFINITY, entry.0);
+    view.keys(&scratch.probe, &[entry.0], |node, key| nearest = Ranked::new(key, node));
+    for level in (1..=view.nodes.level(entry, view.guard)).rev() {
+        nearest = greedy(view, level, nearest, without, scratch, budget);
     }
-    // Where the batch came from: none at first.
-    let mut from = None;
+    nearest
+}
+
+/// Where the walk on level 0 begins: at `nearest`, or around it if that is to be left out.
+fn begin(view: View<'_>, nearest: Ranked, without: Option<NodeId>, scratch: &mut SearchScratch) {
+    let SearchScratch { entries, batch, probe, .. } = scratch;
+    entries.clear();
+    if without != Some(NodeId(nearest.number())) {
+        entries.push(nearest);
+        return;
+    }
+    batch.clear();
+    batch.extend(view.nodes.linked(NodeId(nearest.number()), 0, view.guard).map(|linked| linked.0));
+    for batch in batch.chunks(BATCH) {
+        view.keys(probe, batch, |node, key| entries.push(Ranked::new(key, node)));
+    }
+}
+
+/// Goes to nearer nodes on a level until none is linked.
+pub(super) fn greedy(
+    view: View<'_>,
+    level: usize,
+    from: Ranked,
+    without: Option<NodeId>,
+    scratch: &mut SearchScratch,
+    budget: &mut Budget<'_>,
+) -> Ranked {
+    let mut nearest = from;
     loop {
-        let mut vanished = 0;
-        let mut live = Siblings::default();
-        for at in 0..batch.len() {
-            let step = batch[at];
-            budget.visited += 1;
-            let Some(key) = probe.key(step.row, decode) else {
-                batch[vanished] = step;
-                vanished += 1;
-                continue;
-            };
-            live.count(key);
-            if nearest.wants(key) {
-                let found = Ranked::new(key, step.id.0);
-                candidates.push(Reverse(found));
-                if accept(step.row) {
-                    nearest.push(found);
-                }
+        let here = nearest;
+        scratch.batch.clear();
+        for linked in view.nodes.linked(NodeId(here.number()), level, view.guard) {
+            if Some(linked) != without {
+                scratch.batch.push(linked.0);
             }
         }
-        if vanished > 0 {
-            let from = from.filter(|&(id, _)| nodes.row(id).is_some_and(|row| probe.is_live(row, decode)));
-            let guess = live.guess().or(from.map(|(_, key)| key)).filter(|key| key.is_finite());
-            for step in &batch[..vanished] {
-                match guess {
-                    Some(key) if nearest.wants(key) => candidates.push(Reverse(Ranked::new(key, step.id.0))),
-                    Some(_) => {}
-                    None => aside.push(step.id),
+        budget.visited += scratch.batch.len();
+        for batch in scratch.batch.chunks(BATCH) {
+            view.keys(&scratch.probe, batch, |node, key| {
+                if key < nearest.key() {
+                    nearest = Ranked::new(key, node);
                 }
-            }
+            });
         }
-        batch.clear();
-        let open = candidates.pop().map(|Reverse(open)| open).filter(|open| open.key() <= nearest.bound());
-        let (id, key) = match open {
-            Some(open) => (NodeId(open.number()), open.key()),
-            None if nearest.is_full() => break,
-            None => match aside.pop() {
-                Some(id) => (id, f32::INFINITY),
-                None => break,
-            },
-        };
-        if !budget.expand() {
+        if nearest == here || !budget.expand() {
+            return nearest;
+        }
+    }
+}
+
+/// Searches one level from `scratch.entries`, and leaves what it found in `scratch.frontier`. Without `accept` every
+/// node is accepted.
+pub(super) fn walk(
+    view: View<'_>,
+    level: usize,
+    ef: usize,
+    without: Option<NodeId>,
+    accept: Option<impl Fn(RowId) -> bool>,
+    scratch: &mut SearchScratch,
+    budget: &mut Budget<'_>,
+) {
+    let View { nodes, guard, .. } = view;
+    let SearchScratch { visited, frontier, batch, entries, probe, .. } = scratch;
+    let accepts = |node: u32| match &accept {
+        Some(accept) => nodes.row(NodeId(node), guard).is_some_and(accept),
+        None => true,
+    };
+    let mut seen = visited.begin(nodes.count());
+    batch.clear();
+    batch.resize(nodes.max_links(level), 0);
+    frontier.reset(ef);
+    if let Some(without) = without {
+        seen.insert(without);
+    }
+    for entry in entries.iter() {
+        if seen.insert(NodeId(entry.number())) == Some(true) {
+            frontier.offer(entry.key(), entry.number(), accepts(entry.number()));
+        }
+    }
+    while let Some((key, node)) = frontier.expand() {
+        if key > frontier.bound() || !budget.expand() {
             break;
         }
-        gather(nodes, probe, visited, batch, nodes.linked(id, level));
-        from = Some((id, key));
+        let mut fresh = 0;
+        for link in nodes.list(NodeId(node), level, guard) {
+            let Some(linked) = link.load(Ordering::Acquire).checked_sub(1) else { break };
+            let Some(is_new) = seen.insert(NodeId(linked)) else {
+                // Either it came after the walk began, or it is damage, which this finds.
+                nodes.target(linked + 1);
+                continue;
+            };
+            // Written in any case and kept if it is new: whether it is cannot be predicted.
+            batch[fresh] = linked;
+            fresh += usize::from(is_new);
+        }
+        if let Some(next) = frontier.peek() {
+            nodes.links.prefetch(next);
+        }
+        budget.visited += fresh;
+        let mut rest = &batch[..fresh];
+        while !rest.is_empty() {
+            let now;
+            (now, rest) = rest.split_at(rest.len().min(BATCH));
+            let each = |node, key| {
+                if key < frontier.bound() && frontier.offer(key, node, accepts(node)) {
+                    nodes.links.prefetch(node);
+                }
+            };
+            // What a filter lets pass may lie far from the query, where many are about as far: which of them are
+            // nearer takes all of the code to tell.
+            if accept.is_some() && view.codec.has_far() {
+                view.full_keys(probe, now, each);
+            } else {
+                view.keys(probe, now, each);
+            }
+        }
     }
-    if nearest.is_empty() {
-        return false;
+}
+
+impl View<'_> {
+    /// Calls `each` with the nodes of up to [`BATCH`] and their keys, leaving out those without a code.
+    #[inline]
+    fn keys(self, probe: &Probe, batch: &[u32], mut each: impl FnMut(u32, f32)) {
+        let mut codes = Codes::new();
+        self.nodes.codes.request(batch, &mut codes, self.guard);
+        self.nodes.codes.receive(batch, &mut codes, self.guard);
+        let mut keys = [0.0; BATCH];
+        self.codec.near_keys(probe, codes.heads(), codes.near(), &mut keys);
+        for (&node, &key) in codes.rows().iter().zip(&keys) {
+            each(node, key);
+        }
+    }
+
+    /// The same by all bytes of the codes.
+    fn full_keys(self, probe: &Probe, batch: &[u32], mut each: impl FnMut(u32, f32)) {
+        batch.iter().for_each(|&node| self.nodes.codes.prefetch(node));
+        for &node in batch {
+            let Some(code) = self.nodes.codes.get(node, self.guard) else { continue };
+            if let Some(far) = self.nodes.codes.far(node, self.guard) {
+                each(node, self.codec.full_key(probe, code, far));
+            }
+        }
+    }
+}
+
+/// Compares what a walk found by the vectors themselves: the `k` nearest and those that tie with the last, ordered by
+/// key, then row. Also returns how many were refused or are gone.
+fn refine<S: VectorSource + ?Sized>(
+    view: View<'_>,
+    query: &Query<'_>,
+    k: usize,
+    source: &S,
+    accept: impl Fn(RowId) -> bool,
+    scratch: &mut SearchScratch,
+) -> (Vec<Neighbor>, usize) {
+    let SearchScratch { frontier, nearest, decode, entries, .. } = scratch;
+    let row = |node: u32| view.nodes.row(NodeId(node), view.guard);
+    decode.resize(source.dim(), 0.0);
+    nearest.reset(k, MAX_TIES);
+    let mut ahead = frontier.accepted().filter_map(|(_, node)| row(node));
+    ahead.by_ref().take(REFINE_AHEAD).for_each(|row| source.prefetch(row));
+    let (mut squares, mut refined, mut refused) = (0.0f32, 0usize, 0usize);
+    for (estimate, node) in frontier.accepted() {
+        if refined >= LEAST_REFINED && nearest.is_full() {
+            let bound = view.codec.key_from_metric(nearest.bound());
+            let error = (squares / refined as f32).sqrt();
+            if estimate > bound + ERROR_MARGIN * error {
+                break;
+            }
+        }
+        if let Some(row) = ahead.next() {
+            source.prefetch(row);
+        }
+        let accepted = row(node).filter(|&row| accept(row));
+        let Some((row, key)) = accepted.and_then(|row| Some((row, query.key(source, row, decode)?))) else {
+            refused += 1;
+            continue;
+        };
+        let error = view.codec.key_from_metric(key) - estimate;
+        if error.is_finite() {
+            squares += error * error;
+        }
+        refined += 1;
+        nearest.push(Ranked::new(key, row.0));
     }
     entries.clear();
     nearest.drain_into(entries);
-    true
-}
-
-/// Keys of the live nodes of a batch.
-#[derive(Default)]
-struct Siblings {
-    least: Option<f32>,
-    sum: f32,
-    count: f32,
-}
-
-impl Siblings {
-    #[inline]
-    fn count(&mut self, key: f32) {
-        self.least = Some(self.least.map_or(key, |least| least.min(key)));
-        self.sum += key;
-        self.count += 1.0;
+    if let Some(&last) = k.checked_sub(1).and_then(|last| entries.get(last)) {
+        let ties = entries[k..].iter().take_while(|entry| entry.key() == last.key()).count();
+        entries.truncate(k + ties);
     }
-
-    /// What a node among these may have for a key: a quarter of the way from the least to the mean. The mean itself
-    /// loses recall, the least costs up to twice the visits for little.
-    fn guess(&self) -> Option<f32> {
-        self.least.map(|least| 0.75 * least + 0.25 * (self.sum / self.count))
-    }
+    let neighbors = entries.iter().map(|entry| Neighbor { row: RowId(entry.number()), key: entry.key() });
+    (neighbors.collect(), refused)
 }
 
-/// Adds those of `ids` that were not seen before to `batch`.
-#[inline]
-fn gather<S: VectorSource + ?Sized>(
-    nodes: &Nodes,
-    probe: &Probe<'_, S>,
-    visited: &mut Visited,
-    batch: &mut Vec<Step>,
-    ids: impl Iterator<Item = NodeId>,
-) {
-    for id in ids {
-        if visited.insert(id)
-            && let Some(row) = nodes.row(id)
-        {
-            probe.prefetch(row);
-            batch.push(Step { id, row });
-        }
+impl Hnsw {
+    /// Where searches begin.
+    pub(super) fn entry(&self, _guard: &Guard) -> Option<NodeId> {
+        self.nodes.target(self.entry.load(Ordering::Acquire))
     }
 }

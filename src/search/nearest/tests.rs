@@ -152,7 +152,7 @@ fn recall_holds_at_every_selectivity_random_and_correlated_by_walk_and_as_planne
                     let allowed = filter.within.as_ref().unwrap();
                     let k = count.min(10);
                     let exact = bench.by(None, query, k, allowed).unwrap();
-                    let beam = Beam { k, ef: 100, max_visited: usize::MAX };
+                    let beam = Beam { max_visited: usize::MAX, ..Beam::new(k, 100) };
                     let walk = bench.by(Some(beam), query, k, allowed).unwrap();
                     let plan = bench.find(query, 10, &Options::default(), &filter);
                     let plan: Vec<u32> = plan.near.iter().take(10).map(|near| near.row.0).collect();
@@ -204,7 +204,7 @@ fn a_walk_that_meets_its_budget_leaves_the_answer_to_the_scan() {
     bench.index();
     let rows = bench.ranked(&queries[0]);
     let far: RowSet = rows[3_600..].iter().copied().collect();
-    let beam = |max_visited| Some(Beam { k: 10, ef: 20, max_visited });
+    let beam = |max_visited| Some(Beam { max_visited, ..Beam::new(10, 20) });
     assert_eq!(bench.by(beam(500), &queries[0], 10, &far), None);
     assert!(bench.by(beam(usize::MAX), &queries[0], 10, &far).is_some());
 }

@@ -33,6 +33,8 @@ pub(in crate::volume) enum OpenControl {
     Saved { base: Ino, query: Arc<SavedQuery>, changed: Mutex<bool> },
     /// The barrier.
     Sync,
+    /// What has the graphs of a directory built anew.
+    Rebuild { base: Ino },
     /// A directory, listed once.
     Directory(Vec<DirEntry>),
 }
@@ -60,7 +62,7 @@ impl Answers for Conversation<'_> {
 impl Volume {
     pub(in crate::volume) fn control_open(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         ino: Ino,
         flags: OpenFlags,
     ) -> Result<Opened> {
@@ -86,8 +88,13 @@ impl Volume {
                 let changed = Mutex::new(flags.truncate);
                 OpenControl::Saved { base, query: Arc::clone(query), changed }
             }
-            What::Sync if flags.write => return Err(Error::ReadOnly),
+            What::Sync | What::Verify if flags.write => return Err(Error::ReadOnly),
             What::Sync => OpenControl::Sync,
+            What::Verify => OpenControl::Bytes(Arc::new(self.verify_json(base)?)),
+            What::Rebuild => {
+                self.check_rebuild(caller, base)?;
+                OpenControl::Rebuild { base }
+            }
             What::Link(_) => return Err(Error::Invalid("a symbolic link is not opened")),
             _ => return Err(Error::IsDirectory),
         };
@@ -168,6 +175,7 @@ impl Volume {
                 }
                 copy_part(SYNCED, offset, size, into);
             }
+            OpenControl::Rebuild { .. } => {}
             OpenControl::Directory(_) => return Err(Error::IsDirectory),
         }
         Ok(())
@@ -199,6 +207,7 @@ impl Volume {
                 let limits = self.request_limits(*base)?;
                 transaction.lock().write(data, &limits)?;
             }
+            OpenControl::Rebuild { base } => self.rebuild_indexes(*base)?,
             OpenControl::Bytes(_) | OpenControl::Sync | OpenControl::Directory(_) => {
                 return Err(Error::BadHandle);
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Control;
-use crate::collection::Collection;
+use crate::collection::{Collection, RecallEstimate};
 use crate::namespace::{Ino, Time};
 use crate::volume::Volume;
 use crate::volume::query::permits;
@@ -57,6 +57,20 @@ struct CollectionStats {
     pending: u64,
     invalid: usize,
     graph_nodes: usize,
+    quant: &'static str,
+    recall: RecallStats,
+}
+
+/// What searches have that name neither `recall` nor `ef`, for k = 10.
+#[derive(Serialize)]
+struct RecallStats {
+    asked: f64,
+    /// Null while it is not measured.
+    estimate: Option<f64>,
+    /// Null where every row is compared.
+    ef: Option<usize>,
+    /// Rows when it was measured.
+    measured_on: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -80,10 +94,16 @@ struct ErrorLine<'a> {
     at: f64,
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
+/// A value as a line of JSON.
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(value).expect("the keys are strings");
     bytes.push(b'\n');
     bytes
+}
+
+/// As `user.vexfs.recall` shows it.
+fn thousandths(share: f64) -> f64 {
+    (share * 1e3).round() / 1e3
 }
 
 impl Volume {
@@ -96,6 +116,7 @@ impl Volume {
                 let invalid = self.vectors.invalid(Ino(collection.root())).len();
                 Ok(json(&Stats { schema: 1, collection: self.collection_stats(&collection, invalid) }))
             }
+            b"index.json" => self.index_json(base),
             b"errors.jsonl" => self.errors(caller, base),
             b"ids.tsv" => self.ids(caller, base),
             b"README" if base == Ino::ROOT => Ok(README.into()),
@@ -133,6 +154,7 @@ impl Volume {
     }
 
     fn collection_stats(&self, collection: &Collection, invalid: usize) -> CollectionStats {
+        let RecallEstimate { asked, estimate, ef, measured_on } = collection.recall();
         CollectionStats {
             path: self.directory_path(Ino(collection.root())),
             dim: collection.dim(),
@@ -141,11 +163,13 @@ impl Volume {
             pending: collection.pending(),
             invalid,
             graph_nodes: collection.graph().map_or(0, |graph| graph.hnsw.len()),
+            quant: collection.schema().quant.name(),
+            recall: RecallStats { asked, estimate: estimate.map(thousandths), ef, measured_on },
         }
     }
 
     /// A directory's path from the root of the mount, which is `/`.
-    fn directory_path(&self, dir: Ino) -> String {
+    pub(super) fn directory_path(&self, dir: Ino) -> String {
         let path = self.names.directory_name(dir).and_then(|link| self.names.path_below(&link, Ino::ROOT));
         let mut shown = String::from("/");
         if let Ok(Some(path)) = path {

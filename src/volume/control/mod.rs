@@ -6,7 +6,7 @@
 //! first looked into.
 //!
 //! ```text
-//! .vexfs/  config stats.json errors.jsonl ids.tsv query
+//! .vexfs/  config stats.json errors.jsonl ids.tsv query index.json verify.json rebuild
 //!          similar/PATH/   rows/FILE/   queries/NAME   results/NAME/   search/
 //!          @k=20/          the same similar/ and results/, with options
 //! ```
@@ -14,6 +14,7 @@
 mod configure;
 mod files;
 mod generated;
+mod index;
 mod results;
 mod tree;
 
@@ -85,6 +86,10 @@ enum What {
     Config(ArcSwap<Vec<u8>>),
     /// `query`
     Query,
+    /// `verify.json`, which is made when it is opened
+    Verify,
+    /// `rebuild`
+    Rebuild,
     /// `sync`
     Sync,
 }
@@ -102,7 +107,13 @@ impl What {
             | What::Search
             | What::Set(_) => Kind::Directory,
             What::Link(_) => Kind::Symlink,
-            What::Saved(_) | What::Bytes(_) | What::Config(_) | What::Query | What::Sync => Kind::File,
+            What::Saved(_)
+            | What::Bytes(_)
+            | What::Config(_)
+            | What::Query
+            | What::Verify
+            | What::Rebuild
+            | What::Sync => Kind::File,
         }
     }
 
@@ -183,6 +194,8 @@ pub(super) struct Control {
     open: DashMap<Handle, Arc<OpenControl>>,
     saved: DashMap<(Ino, Vec<u8>), Arc<SavedQuery>>,
     notes: Mutex<VecDeque<Note>>,
+    /// Held while graphs are checked.
+    verifying: Mutex<()>,
 }
 
 /// A message for `errors.jsonl` about something that is no vector file.
@@ -302,6 +315,11 @@ impl Access {
     /// Writable for those who may write the directory.
     fn settings(dir: &Inode) -> Self {
         Self::like(dir, dir.mode & 0o666)
+    }
+
+    /// Only writable, for those who may write the directory.
+    fn writing(dir: &Inode) -> Self {
+        Self::like(dir, dir.mode & 0o222)
     }
 
     /// Writable for those who may read the directory: asking is reading.

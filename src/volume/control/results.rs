@@ -214,17 +214,24 @@ impl Volume {
 
 /// The options of a path element over those of the request itself.
 fn merged(request: Options, path: Options) -> Options {
-    Options {
-        k: path.k.or(request.k),
-        ef: path.ef.or(request.ef),
-        exact: path.exact || request.exact,
-        max: path.max.or(request.max),
-    }
+    // Of recall, ef and exact one is meant: what the path says of them stands for what the request says.
+    let effort = if path.recall.is_some() || path.ef.is_some() || path.exact { path } else { request };
+    Options { k: path.k.or(request.k), max: path.max.or(request.max), ..effort }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_paths_effort_stands_for_that_of_the_request() {
+        let request = Options { k: Some(3), ef: Some(50), max: Some(1.0), ..Options::default() };
+        let path = Options { recall: Some(0.9), max: Some(2.0), ..Options::default() };
+        let both = Options { k: Some(3), recall: Some(0.9), max: Some(2.0), ..Options::default() };
+        assert_eq!(merged(request, path), both);
+        let path = Options { k: Some(4), ..Options::default() };
+        assert_eq!(merged(request, path), Options { k: Some(4), ..request });
+    }
 
     #[test]
     fn a_links_target_climbs_out_of_the_control_directory() {

@@ -16,17 +16,20 @@ use crate::volume::{CONTROL_NAME, Volume};
 use crate::{Error, Result};
 
 /// Names in every `.vexfs`, and whether they are directories.
-const EVERYWHERE: [(&str, Kind); 10] = [
+const EVERYWHERE: [(&str, Kind); 13] = [
     ("config", Kind::File),
     ("errors.jsonl", Kind::File),
     ("ids.tsv", Kind::File),
+    ("index.json", Kind::File),
     ("queries", Kind::Directory),
     ("query", Kind::File),
+    ("rebuild", Kind::File),
     ("results", Kind::Directory),
     ("rows", Kind::Directory),
     ("search", Kind::Directory),
     ("similar", Kind::Directory),
     ("stats.json", Kind::File),
+    ("verify.json", Kind::File),
 ];
 
 /// Names in the root's `.vexfs` besides.
@@ -147,9 +150,14 @@ impl Volume {
                     }
                 }
             }
-            What::Saved(_) | What::Bytes(_) | What::Link(_) | What::Config(_) | What::Query | What::Sync => {
-                Err(Error::NotDirectory)
-            }
+            What::Saved(_)
+            | What::Bytes(_)
+            | What::Link(_)
+            | What::Config(_)
+            | What::Query
+            | What::Verify
+            | What::Rebuild
+            | What::Sync => Err(Error::NotDirectory),
         }
     }
 
@@ -169,6 +177,8 @@ impl Volume {
             b"results" => same(What::Results, listing),
             b"search" => same(What::Search, listing),
             b"query" => same(What::Query, Access::asking(dir)),
+            b"verify.json" => same(What::Verify, Access::reading(dir)),
+            b"rebuild" => same(What::Rebuild, Access::writing(dir)),
             b"sync" if parent.base == Ino::ROOT => same(What::Sync, Access::reading(dir)),
             b"config" => {
                 let text = self.config_text(parent.base)?;
@@ -272,9 +282,14 @@ impl Volume {
             What::Results => self.saved_names(node.base, Kind::Directory),
             What::Search => Vec::new(),
             What::Set(set) => self.found(caller, set)?.names(),
-            What::Saved(_) | What::Bytes(_) | What::Link(_) | What::Config(_) | What::Query | What::Sync => {
-                return Err(Error::NotDirectory);
-            }
+            What::Saved(_)
+            | What::Bytes(_)
+            | What::Link(_)
+            | What::Config(_)
+            | What::Query
+            | What::Verify
+            | What::Rebuild
+            | What::Sync => return Err(Error::NotDirectory),
         })
     }
 
@@ -315,7 +330,7 @@ impl Volume {
         handle: Option<Handle>,
     ) -> Result<Attr> {
         let node = self.control.node(ino)?;
-        let writable = matches!(node.what, What::Config(_) | What::Query | What::Saved(_));
+        let writable = matches!(node.what, What::Config(_) | What::Query | What::Saved(_) | What::Rebuild);
         if set.uid.is_some() || set.gid.is_some() || !writable {
             return Err(Error::ReadOnly);
         }

@@ -1,0 +1,330 @@
+//! Recall as the knob: which `ef` a graph needs for the recall that is asked, as measured on the collection's own
+//! rows.
+//!
+//! `measure` samples stored rows, finds the true neighbours of each by a scan, and walks the graph for it at growing
+//! `ef`, as if it were a query. The outcome is a [`Calibration`]: derived state that lives with its graph, is
+//! begun when the graph has none, and is redone when as many rows as half of those measured have come or gone.
+
+mod measure;
+mod saved;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Collection, Graph};
+use crate::index::{RowId, VectorSource as _};
+pub(super) use measure::Measuring;
+
+/// `ef` of a search whose graph is not calibrated yet.
+const UNCALIBRATED_EF: usize = 200;
+
+/// The same where a recall above [`HIGH_RECALL`] is asked.
+const UNCALIBRATED_HIGH_EF: usize = 400;
+
+const HIGH_RECALL: f64 = 0.99;
+
+/// The `k` for which [`Collection::recall`] speaks.
+const TYPICAL_K: usize = 10;
+
+/// What a search does to find what it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// A walk through the graph of this `ef`, which is at least `k`.
+    Walk(usize),
+    /// A comparison with every row: the graph does not promise as much as is asked.
+    Scan,
+}
+
+/// What is known about the recall of a collection's searches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RecallEstimate {
+    /// The collection's own, which searches have that ask for nothing else.
+    pub asked: f64,
+    /// Mean share of the true 10 nearest that such a search finds; 1 where it compares every row, `None` while the
+    /// graph is not calibrated.
+    pub estimate: Option<f64>,
+    /// Its `ef`, `None` where it compares every row.
+    pub ef: Option<usize>,
+    /// Live rows when it was measured.
+    pub measured_on: Option<u64>,
+}
+
+/// A rung of a [`Curve`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Point {
+    ef: usize,
+    /// Mean recall of the sample.
+    recall: f64,
+    /// The mean less its standard error: what may be promised to queries that are not in the sample.
+    promise: f64,
+}
+
+/// Recall by `ef` for one `k`. `ef` rises from point to point; recall and promise do not fall.
+#[derive(Clone, Debug, PartialEq)]
+struct Curve {
+    k: usize,
+    points: Vec<Point>,
+}
+
+impl Curve {
+    /// Makes measured points, whose `ef` rises, a curve that does not fall: what a larger `ef` does not keep, a
+    /// smaller one does not promise.
+    fn new(k: usize, mut points: Vec<Point>) -> Self {
+        let mut above = (f64::INFINITY, f64::INFINITY);
+        for point in points.iter_mut().rev() {
+            point.recall = point.recall.min(above.0);
+            point.promise = point.promise.min(above.1);
+            above = (point.recall, point.promise);
+        }
+        Curve { k, points }
+    }
+
+    /// The least `ef` that promises `recall`, interpolated over log `ef`. `None` beyond the last point.
+    fn ef_for(&self, recall: f64) -> Option<f64> {
+        let at = self.points.partition_point(|point| point.promise < recall);
+        let high = self.points.get(at)?;
+        let Some(low) = at.checked_sub(1).map(|below| self.points[below]) else {
+            return Some(as_f64(high.ef));
+        };
+        let share = (recall - low.promise) / (high.promise - low.promise);
+        Some(between(as_f64(low.ef), as_f64(high.ef), share))
+    }
+
+    /// Mean recall at `ef`, interpolated over log `ef`; beyond the ends that of the ends. `None` without points.
+    fn recall_at(&self, ef: f64) -> Option<f64> {
+        let at = self.points.partition_point(|point| as_f64(point.ef) < ef);
+        let low = at.checked_sub(1).map(|below| self.points[below]);
+        match (low, self.points.get(at)) {
+            (Some(low), Some(high)) => {
+                let share = (ef / as_f64(low.ef)).ln() / (as_f64(high.ef) / as_f64(low.ef)).ln();
+                Some(low.recall + share * (high.recall - low.recall))
+            }
+            (low, high) => low.or(high.copied()).map(|point| point.recall),
+        }
+    }
+}
+
+/// From `low` to `high`, both positive, on a logarithmic scale.
+fn between(low: f64, high: f64, share: f64) -> f64 {
+    low * (high / low).powf(share)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of rows and candidates are far below 2^53")]
+fn as_f64(count: usize) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an interpolated ef is in range")]
+fn rounded_up(ef: f64) -> usize {
+    ef.ceil() as usize
+}
+
+/// What a graph's recall was measured to be: derived state that lives with its graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    /// Of rising `k`; never empty.
+    curves: Vec<Curve>,
+    /// Live rows that were in the graph.
+    rows: u64,
+    /// The graph's watermark.
+    watermark: RowId,
+}
+
+impl Calibration {
+    /// The least `ef` whose measured recall@`k`, less one standard error, is `recall`; at least `k`. `None` when the
+    /// graph was not seen to reach that.
+    ///
+    /// Curves are measured for k = 1, 10 and 100. For one between, `ef` is interpolated, logarithm over logarithm;
+    /// above 100 it grows as `k` does.
+    #[must_use]
+    pub fn ef_for(&self, recall: f64, k: usize) -> Option<usize> {
+        let (low, high, share) = self.beside(k);
+        let ef = between(low.ef_for(recall)?, high.ef_for(recall)?, share) * self.beyond(k);
+        // Interpolating at a point itself may end a rounding error above it.
+        Some(rounded_up(ef - 1e-6).max(k))
+    }
+
+    /// Mean recall@`k` at `ef`, by the same rule. `None` when nothing was measured.
+    #[must_use]
+    pub fn recall_at(&self, ef: usize, k: usize) -> Option<f64> {
+        let (low, high, share) = self.beside(k);
+        let ef = as_f64(ef) / self.beyond(k);
+        let (low, high) = (low.recall_at(ef)?, high.recall_at(ef)?);
+        Some(low + share * (high - low))
+    }
+
+    /// The curves on both sides of `k`, and where between them it is.
+    fn beside(&self, k: usize) -> (&Curve, &Curve, f64) {
+        let last = self.curves.len() - 1;
+        let at = self.curves.partition_point(|curve| curve.k < k).min(last);
+        let (low, high) = (&self.curves[at.saturating_sub(1)], &self.curves[at]);
+        let share = (as_f64(k.max(low.k)) / as_f64(low.k)).ln() / (as_f64(high.k) / as_f64(low.k)).ln();
+        (low, high, if share.is_finite() { share.min(1.0) } else { 0.0 })
+    }
+
+    /// How many times the largest measured `k` fits into `k`, at least 1.
+    fn beyond(&self, k: usize) -> f64 {
+        let largest = self.curves[self.curves.len() - 1].k;
+        as_f64(k.max(largest)) / as_f64(largest)
+    }
+}
+
+impl Graph {
+    /// What a search for `k` rows has to do so that it finds `recall` of the true ones, a share above 0; of 1, all
+    /// of them. Until the graph is calibrated this is a guess: `ef` 200, or 400 above a recall of 0.99.
+    #[must_use]
+    pub fn effort(&self, recall: f64, k: usize) -> Effort {
+        if recall >= 1.0 {
+            return Effort::Scan;
+        }
+        match &*self.calibration.load() {
+            Some(known) => known.ef_for(recall, k).map_or(Effort::Scan, Effort::Walk),
+            None if recall > HIGH_RECALL => Effort::Walk(UNCALIBRATED_HIGH_EF.max(k)),
+            None => Effort::Walk(UNCALIBRATED_EF.max(k)),
+        }
+    }
+}
+
+impl Collection {
+    /// What is known about the recall of searches that name neither `recall` nor `ef`, for k = 10.
+    #[must_use]
+    pub fn recall(&self) -> RecallEstimate {
+        let schema = self.schema();
+        let asked = schema.recall;
+        let exact = RecallEstimate { asked, estimate: Some(1.0), ef: None, measured_on: None };
+        if self.len() < u64::from(schema.exact_below) {
+            return exact;
+        }
+        let Some(graph) = self.graph() else { return exact };
+        let known = graph.calibration.load();
+        let measured_on = known.as_ref().map(|known| known.rows);
+        match graph.effort(asked, TYPICAL_K) {
+            Effort::Scan => RecallEstimate { measured_on, ..exact },
+            Effort::Walk(ef) => {
+                let estimate = known.as_ref().and_then(|known| known.recall_at(ef, TYPICAL_K));
+                RecallEstimate { asked, estimate, ef: Some(ef), measured_on }
+            }
+        }
+    }
+
+    /// Whether the graph's recall is to be measured, for the first time or again.
+    #[must_use]
+    pub fn wants_calibration(&self) -> bool {
+        self.len() >= u64::from(self.schema().exact_below)
+            && self.graph().is_some_and(|graph| {
+                let known = graph.calibration.load();
+                known.as_ref().is_none_or(|known| self.has_changed(&graph, known.rows, known.watermark))
+            })
+    }
+
+    /// Whether as many rows as half of `rows` have come or gone since the graph's watermark was `watermark`.
+    fn has_changed(&self, graph: &Graph, rows: u64, watermark: RowId) -> bool {
+        let added = u64::from(graph.watermark().0.saturating_sub(watermark.0));
+        let removed = (rows + added).saturating_sub(self.len());
+        (added + removed) * 2 > rows
+    }
+
+    /// Does a piece of the measuring, some 10 ms long. To be called when no linking work waits. Returns whether there
+    /// was something to do.
+    pub fn calibrate_step(&self, stop: &AtomicBool) -> bool {
+        let Some(graph) = self.graph() else { return false };
+        let mut measuring = graph.measuring.lock();
+        let is_outdated = |now: &Measuring| self.has_changed(&graph, now.rows(), now.watermark());
+        // What is being measured keeps the bytes of the rows that it began with.
+        if self.len() < u64::from(self.schema().exact_below) || measuring.as_ref().is_some_and(is_outdated) {
+            *measuring = None;
+        }
+        if stop.load(Ordering::Relaxed) || measuring.is_none() && !self.wants_calibration() {
+            return false;
+        }
+        let snapshot = self.snapshot();
+        if !snapshot.graph.is_some_and(|now| std::ptr::eq(&*now, &*graph))
+            || snapshot.reader.dim() != graph.hnsw.dim()
+        {
+            return false;
+        }
+        let now = measuring.get_or_insert_with(|| Measuring::begin(snapshot.reader, snapshot.watermark));
+        if let Some(calibration) = now.step(&graph.hnsw, stop) {
+            graph.calibration.store(Some(Arc::new(calibration)));
+            *measuring = None;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curve(k: usize, points: &[(usize, f64, f64)]) -> Curve {
+        let point = |&(ef, recall, promise): &(usize, f64, f64)| Point { ef, recall, promise };
+        Curve::new(k, points.iter().map(point).collect())
+    }
+
+    fn calibration() -> Calibration {
+        let curves = vec![
+            curve(1, &[(10, 0.9, 0.88), (40, 0.98, 0.96), (160, 1.0, 1.0)]),
+            curve(10, &[(10, 0.7, 0.68), (40, 0.9, 0.88), (160, 1.0, 0.98)]),
+            curve(100, &[(100, 0.8, 0.78), (400, 1.0, 0.98)]),
+        ];
+        Calibration { curves, rows: 1000, watermark: RowId(1000) }
+    }
+
+    #[test]
+    fn a_measured_curve_that_falls_promises_what_its_lower_end_keeps() {
+        let curve = curve(10, &[(10, 0.8, 0.79), (16, 0.95, 0.90), (24, 0.93, 0.92), (32, 0.99, 0.98)]);
+        let recalls: Vec<f64> = curve.points.iter().map(|point| point.recall).collect();
+        assert_eq!(recalls, [0.8, 0.93, 0.93, 0.99]);
+        let promises: Vec<f64> = curve.points.iter().map(|point| point.promise).collect();
+        assert_eq!(promises, [0.79, 0.90, 0.92, 0.98]);
+    }
+
+    #[test]
+    fn a_plateau_is_left_at_its_cheaper_end() {
+        let curve = curve(10, &[(10, 0.9, 0.9), (20, 0.9, 0.9), (40, 0.9, 0.9), (80, 1.0, 1.0)]);
+        assert_eq!(curve.ef_for(0.9), Some(10.0));
+        assert!(curve.ef_for(0.91).unwrap() > 40.0);
+    }
+
+    #[test]
+    fn ef_is_interpolated_over_its_logarithm_from_what_is_promised() {
+        let known = calibration();
+        assert_eq!(known.ef_for(0.68, 10), Some(10));
+        assert_eq!(known.ef_for(0.78, 10), Some(20), "half of the way from 10 to 40");
+        assert_eq!(known.ef_for(0.88, 10), Some(40));
+        assert_eq!(known.ef_for(0.93, 10), Some(80));
+        assert_eq!(known.ef_for(0.1, 10), Some(10), "not below the least that was tried");
+        assert_eq!(known.ef_for(0.985, 10), None, "it was never that good");
+    }
+
+    #[test]
+    fn a_k_between_two_curves_is_between_them_and_one_beyond_grows_with_k() {
+        let known = calibration();
+        let mut before = 0;
+        for k in 1..=300 {
+            let ef = known.ef_for(0.9, k).unwrap();
+            assert!(ef >= before && ef >= k, "k {k}: {ef} after {before}");
+            before = ef;
+        }
+        assert_eq!(known.ef_for(0.88, 200).unwrap(), 2 * known.ef_for(0.88, 100).unwrap());
+    }
+
+    #[test]
+    fn more_recall_never_costs_less() {
+        let known = calibration();
+        for k in [1, 7, 10, 30, 100, 1000] {
+            let ef: Vec<usize> = (1..99).map_while(|i| known.ef_for(f64::from(i) / 100.0, k)).collect();
+            assert!(ef.is_sorted() && ef.len() > 90, "k {k}: {ef:?}");
+        }
+    }
+
+    #[test]
+    fn the_estimate_is_the_mean_and_stays_within_the_ends() {
+        let known = calibration();
+        assert_eq!(known.recall_at(10, 10), Some(0.7));
+        assert!((known.recall_at(20, 10).unwrap() - 0.8).abs() < 1e-9);
+        assert_eq!(known.recall_at(5000, 10), Some(1.0));
+        assert_eq!(known.recall_at(1, 1), Some(0.9));
+        assert_eq!(known.recall_at(200, 200), known.recall_at(100, 100));
+    }
+}

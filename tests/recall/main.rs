@@ -1,0 +1,119 @@
+//! Recall as the knob: what is asked is found, on queries that are not stored.
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss, unreachable_pub, reason = "a test may panic")]
+
+mod support;
+
+use std::path::Path;
+
+use support::{Bed, Rows};
+use vexfs::collection::Schema;
+use vexfs::distance::Metric;
+use vexfs::format::{self, Dtype, FileKind};
+use vexfs::search::Options;
+
+/// What a measured recall may fall below what was asked: the promise.
+const TOLERANCE: f64 = 0.02;
+
+fn slice(name: &str) -> Rows {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    Rows::parse(FileKind::Npy, std::fs::read(path).unwrap())
+}
+
+/// `rows` vectors of `dim` values, uniform and independent: as hard as vectors can be.
+fn random(rows: usize, dim: usize, seed: u64) -> Rows {
+    let mut state = seed;
+    let mut value = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f32::from((state >> 48) as u16) / 65536.0 - 0.5
+    };
+    let values: Vec<f32> = (0..rows * dim).map(|_| value()).collect();
+    let dim = u32::try_from(dim).unwrap();
+    Rows::parse(FileKind::Vecs(Dtype::F32), format::fvecs(dim, &values))
+}
+
+fn schema(metric: Metric) -> Schema {
+    Schema { metric, exact_below: 500, ..Schema::default() }
+}
+
+#[track_caller]
+fn assert_promise(bed: &Bed, queries: &[Vec<f32>], k: usize, what: &str) {
+    for asked in [0.90, 0.95, 0.99] {
+        let options = Options { recall: Some(asked), ..Options::default() };
+        let (measured, exact) = bed.recall(queries, k, options);
+        println!("{what} k {k}: asked {asked}, measured {measured}, exact {exact}");
+        assert!(measured >= asked - TOLERANCE, "{what}, k {k}: asked {asked}, measured {measured}");
+    }
+}
+
+/// Rows of the real data that are not stored.
+const HELD_BACK: usize = 400;
+
+#[test]
+fn held_back_queries_of_real_data_get_the_recall_that_they_ask_for() {
+    for (name, metric) in [("minilm384", Metric::Ip), ("glove100", Metric::Ip), ("sift128", Metric::L2)] {
+        // Rows are held back beside the queries, so that one answer more or less is no hundredth of all.
+        let mut stored = slice(&format!("{name}_base.npy")).vectors(u64::MAX);
+        let mut queries = stored.split_off(stored.len() - HELD_BACK);
+        queries.extend(slice(&format!("{name}_query.npy")).vectors(u64::MAX));
+        let dim = u32::try_from(queries[0].len()).unwrap();
+        let bed = Bed::new(schema(metric));
+        bed.link(1, &Rows::parse(FileKind::Vecs(Dtype::F32), format::fvecs(dim, &stored.concat())));
+        bed.calibrate();
+        for k in [1, 10, 30, 100] {
+            assert_promise(&bed, &queries, k, name);
+        }
+    }
+}
+
+#[test]
+fn held_back_queries_of_random_data_get_the_recall_that_they_ask_for() {
+    let bed = Bed::new(schema(Metric::L2));
+    bed.link(1, &random(4000, 32, 1));
+    bed.calibrate();
+    let queries = random(200, 32, 2).vectors(200);
+    for k in [1, 10, 25, 150] {
+        assert_promise(&bed, &queries, k, "random");
+    }
+    let ef = |asked| bed.collection.graph().unwrap().effort(asked, 10);
+    println!("{:?} {:?} {:?}", ef(0.90), ef(0.95), ef(0.99));
+    // Not by doing more than it has to: it is not far above what was asked either.
+    let options = Options { recall: Some(0.9), ..Options::default() };
+    let (measured, exact) = bed.recall(&queries, 10, options);
+    assert!(measured <= 0.95 && !exact, "asked 0.9, measured {measured}, exact {exact}");
+}
+
+#[test]
+fn copies_of_one_vector_do_not_spoil_the_measuring() {
+    let bed = Bed::new(schema(Metric::L2));
+    bed.link(1, &random(2000, 24, 3));
+    bed.calibrate();
+    let one = random(1, 24, 4).vector(0);
+    bed.link(2, &Rows::parse(FileKind::Vecs(Dtype::F32), format::fvecs(24, &one.repeat(600))));
+    bed.calibrate();
+    assert!(bed.collection.recall().estimate.unwrap() >= 0.94, "{:?}", bed.collection.recall());
+    assert_promise(&bed, &random(100, 24, 5).vectors(100), 10, "with copies");
+}
+
+#[test]
+fn the_estimate_is_what_a_default_search_has() {
+    let bed = Bed::new(schema(Metric::L2));
+    bed.link(1, &random(3000, 32, 6));
+    bed.calibrate();
+    let estimate = bed.collection.recall();
+    let (measured, exact) = bed.recall(&random(200, 32, 7).vectors(200), 10, Options::default());
+    assert!(!exact && estimate.ef.is_some() && estimate.measured_on == Some(3000), "{estimate:?}");
+    let shown = estimate.estimate.unwrap();
+    assert!((shown - measured).abs() <= 0.02, "estimated {shown}, measured {measured}");
+    assert_eq!(estimate.asked, 0.95);
+}
+
+#[test]
+fn a_recall_of_one_compares_every_row() {
+    let bed = Bed::new(schema(Metric::L2));
+    bed.link(1, &random(1000, 16, 8));
+    bed.calibrate();
+    let queries = random(5, 16, 9).vectors(5);
+    let recall = |asked| bed.recall(&queries, 10, Options { recall: Some(asked), ..Options::default() });
+    assert_eq!(recall(1.0), (1.0, true));
+    assert!(!recall(0.5).1);
+}
