@@ -61,7 +61,7 @@ impl Volume {
         let mut result = self.edit_locked(&file, Edit::Resize { size }, caller.uid == 0).map(|_| ());
         let is_complete = {
             let state = file.state();
-            state.dirty && state.writers == 0 && !state.orphan
+            state.dirty && !state.has_writers() && !state.orphan
         };
         if result.is_ok() && is_complete {
             result = self.complete(&file);

@@ -158,7 +158,7 @@ impl Volume {
         let is_left_dirty = {
             open.end();
             let state = file.state();
-            state.is_unsettled() && state.writers == 0 && !state.orphan
+            state.is_unsettled() && !state.has_writers() && !state.orphan
         };
         let completed = if is_left_dirty { self.complete(file) } else { Ok(()) };
         self.let_go(file);

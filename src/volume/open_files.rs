@@ -48,7 +48,7 @@ pub(super) struct OpenFile {
 #[derive(Debug, Default)]
 pub(super) struct State {
     holders: u32,
-    pub(super) writers: u32,
+    writers: u32,
     /// Those of the writers that were closed and have not written since: the kernel ends a handle some time after
     /// its `close(2)` has returned.
     closed: u32,

@@ -96,12 +96,12 @@ impl Volume {
     fn settle_marked(&self, ino: Ino) -> Result<()> {
         let _locked = self.names.lock(&[ino]);
         if let Some(file) = self.files.get(ino) {
-            let (is_dirty, writers) = {
+            let (is_dirty, has_writers) = {
                 let state = file.state();
-                (state.dirty, state.writers)
+                (state.dirty, state.has_writers())
             };
             // With a writer, its close settles; without, what failed at the last one is still in memory.
-            if is_dirty && writers == 0 {
+            if is_dirty && !has_writers {
                 self.finish_locked(&file, super::content::Finish::Settle)?;
             }
             if is_dirty {

@@ -383,3 +383,15 @@ fn a_close_completes_a_file_whose_earlier_handle_the_kernel_has_not_ended_yet() 
     fs.volume.release(later).unwrap();
     assert_eq!(fs.get("a.f32").unwrap(), [bytes(2.0), bytes(3.0), bytes(4.0)].concat());
 }
+
+#[test]
+fn a_truncation_completes_a_file_whose_earlier_handle_the_kernel_has_not_ended_yet() {
+    let fs = Fs::new();
+    let earlier = fs.create("a.f32").unwrap();
+    fs.write(earlier, 0, &[1.0f32.to_le_bytes(), 2.0f32.to_le_bytes()].concat());
+    fs.volume.flush(&ROOT, earlier).unwrap();
+    fs.truncate("a.f32", 4).unwrap();
+    let dim = fs.volume.getxattr(&ROOT, fs.ino("a.f32").unwrap(), b"user.vexfs.dim").unwrap();
+    assert_eq!(dim, b"1", "searchable when truncate returns");
+    fs.volume.release(earlier).unwrap();
+}
