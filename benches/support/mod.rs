@@ -2,7 +2,6 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use vexfs::distance::Metric;
@@ -13,9 +12,6 @@ use vexfs::index::{self, Quant, Query, RowId, VectorSource};
 
 /// How many neighbours.
 pub const K: usize = 10;
-
-/// Rows whose mean is the center of the codes, as in a collection.
-const CENTER_ROWS: usize = 10_000;
 
 /// What is measured on what.
 #[derive(clap::Args)]
@@ -62,25 +58,16 @@ impl Setting {
 
     /// A graph of `rows`, inserted in order, each by whichever thread is free.
     pub fn build<S: VectorSource>(&self, source: &S, rows: &[RowId]) -> Hnsw {
-        let center = index::center(self.metric, source, rows.iter().copied().take(CENTER_ROWS));
+        let center = index::center(self.metric, source, rows.iter().copied());
         let graph = Hnsw::with_center(self.metric, source.dim(), self.params(), center).unwrap();
         self.insert(&graph, source, rows);
         graph
     }
 
     pub fn insert<S: VectorSource>(&self, graph: &Hnsw, source: &S, rows: &[RowId]) {
-        let next = AtomicUsize::new(0);
-        let work = || {
-            while let Some(&row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                assert!(graph.insert(row, source).unwrap());
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.threads {
-                scope.spawn(work);
-            }
-            work();
-        });
+        let before = graph.len();
+        graph.insert_all(rows, source, self.threads, || ()).unwrap();
+        assert_eq!(graph.len(), before + rows.len(), "every row has a vector");
     }
 
     /// Key of the `K`-th nearest of `rows` for each query, by an exact scan.

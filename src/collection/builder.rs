@@ -1,10 +1,8 @@
 //! The graph of a collection: begun, grown, built anew, loaded. Run by the volume's indexer, never by a search.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-
-use parking_lot::Mutex;
 
 use super::check::Coverage;
 use super::table::Reader;
@@ -12,9 +10,6 @@ use super::{Calibration, Collection, Graph, REPAIR_SHARE};
 use crate::index::hnsw::{Hnsw, Params};
 use crate::index::{self, RowId};
 use crate::{Error, Result};
-
-/// Rows whose mean is the center of a new graph's codes.
-const CENTER_ROWS: usize = 10_000;
 
 /// Rows that are linked before the watermark moves.
 const BATCH: u32 = 2048;
@@ -145,7 +140,7 @@ impl Collection {
         let Some(dim) = self.dim() else { return Ok(None) };
         let reader = self.reader();
         let metric = self.schema().metric;
-        let center = index::center(metric, &reader, reader.live_from(RowId(0)).take(CENTER_ROWS));
+        let center = index::center(metric, &reader, reader.live_from(RowId(0)));
         let hnsw = Hnsw::with_center(metric, dim as usize, self.params(), center)?;
         Ok(Some(Graph::new(hnsw, 0)))
     }
@@ -209,29 +204,8 @@ impl Collection {
         let rows: Vec<RowId> = (begin..end).map(RowId).filter(|&row| reader.row(row).is_some()).collect();
         let _whole_batch = self.linking.lock();
         // A batch is finished once begun: the rows of a graph are those below its watermark.
-        link(&graph.hnsw, &rows, &reader, threads)?;
+        graph.hnsw.insert_all(&rows, &reader, threads, || ())?;
         graph.watermark.store(end, Ordering::Release);
         Ok(true)
     }
-}
-
-/// Inserts rows on several threads. The first error ends it.
-fn link(hnsw: &Hnsw, rows: &[RowId], source: &Reader, threads: usize) -> Result<()> {
-    let next = AtomicU32::new(0);
-    let failed = Mutex::new(None);
-    let work = || {
-        while let Some(&row) = rows.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-            if let Err(error) = hnsw.insert(row, source) {
-                next.store(u32::MAX / 2, Ordering::Relaxed);
-                failed.lock().get_or_insert(error);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
-    failed.into_inner().map_or(Ok(()), Err)
 }

@@ -309,7 +309,6 @@ fn positive(scale: f32) -> f32 {
 
 /// The byte for a coordinate in steps of the grid. Never 0, so that the grid is symmetric.
 fn to_byte(steps: f32) -> u8 {
-    // In this order NaN becomes a number as well.
     rounded(if steps.is_nan() { 0.0 } else { steps.clamp(-127.0, 127.0) }).cast_unsigned().wrapping_add(128)
 }
 

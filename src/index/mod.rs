@@ -63,8 +63,11 @@ pub trait VectorSource: Sync {
     fn prefetch(&self, _row: RowId) {}
 }
 
-/// The mean of the vectors of `rows`, as codes have use for it: of unit vectors for cosine, nothing for ip. Rows that
-/// are gone are left out.
+/// Rows that are enough for a mean.
+const CENTER_ROWS: usize = 10_000;
+
+/// The mean of the vectors of the first 10,000 of `rows`, as codes have use for it: of unit vectors for cosine, nothing
+/// for ip. Rows that are gone are left out.
 pub fn center<S: VectorSource + ?Sized>(
     metric: Metric,
     source: &S,
@@ -76,7 +79,7 @@ pub fn center<S: VectorSource + ?Sized>(
     let mut sum = vec![0.0f64; source.dim()];
     let mut scratch = vec![0.0; source.dim()];
     let mut count = 0.0;
-    for row in rows {
+    for row in rows.take(CENTER_ROWS) {
         let Some(vector) = source.vector(row, &mut scratch) else { continue };
         let scale = if metric == Metric::Cosine { f64::from(source.inverse_norm(row)) } else { 1.0 };
         for (sum, &x) in sum.iter_mut().zip(vector) {

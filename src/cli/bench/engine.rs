@@ -1,6 +1,5 @@
 //! All of the benchmark that knows the index: rows to build from, the graph, the exact scan.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
@@ -16,9 +15,6 @@ use crate::index::{self, Query, RowId, VectorSource};
 
 /// Rows between two messages to the progress bar, so that threads seldom meet there.
 const ROWS_PER_STEP: u32 = 256;
-
-/// Rows whose mean is the center of the codes, as in a collection.
-const CENTER_ROWS: usize = 10_000;
 
 /// The vectors of a [`Base`] as the index reads them.
 pub(super) struct Rows<'a> {
@@ -90,35 +86,17 @@ impl Engine {
         threads: usize,
         bar: &ProgressBar,
     ) -> Result<Self> {
-        let center = index::center(metric, rows, rows.ids().take(CENTER_ROWS));
+        let center = index::center(metric, rows, rows.ids());
         let graph = Hnsw::with_center(metric, rows.dim, params, center)?;
-        let next = AtomicU32::new(0);
-        let failed = OnceLock::new();
-        let work = || {
-            loop {
-                let row = next.fetch_add(1, Ordering::Relaxed);
-                if row >= rows.rows || failed.get().is_some() {
-                    break;
-                }
-                if let Err(error) = graph.insert(RowId(row), rows) {
-                    // Another thread's error is as good.
-                    let _ = failed.set(error);
-                }
-                if row % ROWS_PER_STEP == ROWS_PER_STEP - 1 {
-                    bar.inc(u64::from(ROWS_PER_STEP));
-                }
+        let linked = AtomicU32::new(0);
+        let step = || {
+            if linked.fetch_add(1, Ordering::Relaxed) % ROWS_PER_STEP == ROWS_PER_STEP - 1 {
+                bar.inc(u64::from(ROWS_PER_STEP));
             }
         };
-        thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
-        match failed.into_inner() {
-            Some(error) => Err(error),
-            None => Ok(Engine { graph, metric }),
-        }
+        let ids: Vec<RowId> = rows.ids().collect();
+        graph.insert_all(&ids, rows, threads, step)?;
+        Ok(Engine { graph, metric })
     }
 
     /// Size of the graph's file: it is written to a directory of its own and removed.

@@ -7,7 +7,8 @@
 //! A node is written completely before its parent links it, which is the moment it becomes visible. An insertion that
 //! panics before that (in the caller's vectors) leaves a number without a row, which nothing links.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::nodes::{NodeId, link_word};
 use super::search::{Budget, SearchScratch, greedy, walk};
@@ -133,6 +134,42 @@ impl Hnsw {
         }
         scratch.own = decode;
         Ok(true)
+    }
+
+    /// Inserts `rows` in order, each by whichever of `threads` threads is free, and calls `done` after each. Rows that
+    /// are gone are left out.
+    ///
+    /// # Errors
+    ///
+    /// The first of [`insert`](Self::insert)'s, which ends it: rows before the one that failed may be missing.
+    pub fn insert_all<S: VectorSource + ?Sized>(
+        &self,
+        rows: &[RowId],
+        source: &S,
+        threads: usize,
+        done: impl Fn() + Sync,
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let failed = OnceLock::new();
+        let work = || {
+            while let Some(&row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.get().is_some() {
+                    break;
+                }
+                if let Err(error) = self.insert(row, source) {
+                    // Another thread's error is as good.
+                    let _ = failed.set(error);
+                }
+                done();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        failed.into_inner().map_or(Ok(()), Err)
     }
 
     /// The level of a row: geometrically distributed, the same whenever and by whomever it is inserted.

@@ -3,7 +3,8 @@
 //! A row that is gone is not returned from the moment on that the caller's `accept` refuses it; its node goes on being
 //! walked through. [`Hnsw::repair`] takes all such nodes away at once: every list that names one of them gets the
 //! links of that one as candidates for the place, and what is new in it links it back (after the consolidation of
-//! FreshDiskANN, Singh et al. 2021, arXiv:2105.09613, algorithm 4, which chooses the whole list anew and loses links). When nobody can be looking at them, their numbers are used again.
+//! FreshDiskANN, Singh et al. 2021, arXiv:2105.09613, algorithm 4, which chooses the whole list anew and loses links).
+//! When nobody can be looking at them, their numbers are used again.
 //!
 //! **The tree.** Without the nodes that go, the tree falls into parts. The top of each part is adopted by its nearest
 //! ancestor that stays, or by a descendant of that one if it has no room; where none of its ancestors stays, by the
@@ -36,12 +37,6 @@ impl Going {
 }
 
 impl Hnsw {
-    /// How many nodes have a row for which `is_live` says no.
-    pub fn count_gone(&self, is_live: impl Fn(RowId) -> bool) -> usize {
-        let guard = pin();
-        self.nodes.ids().filter_map(|id| self.nodes.row(id, &guard)).filter(|&row| !is_live(row)).count()
-    }
-
     /// Takes away the nodes of all rows for which `is_live` says no, on `threads` threads, and returns how many.
     /// Insertions wait meanwhile; searches do not.
     pub fn repair<S: VectorSource + ?Sized>(
