@@ -7,8 +7,10 @@
 //!
 //! `random` filters have nothing to do with the queries. The correlated ones are the rows nearest to (`near`) and
 //! farthest from (`far`) one query, asked with the queries that are nearest to it. One thread; times are those
-//! of the best round; `ratio` is the time of the scan through that of the planned search.
+//! of the best round; `scan` is the same search asked with `exact`; `ratio` is its time through that of the planned
+//! one.
 
+use std::cell::RefCell;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -128,15 +130,16 @@ impl Bench {
         found.visited
     }
 
-    fn planned(
+    fn search(
         &self,
         vector: &[f32],
+        options: &Options,
         filter: &Filter,
         scratch: &mut Scratch,
         found: &mut Vec<RowId>,
     ) -> Outcome<Way> {
         let mut context = Context { scratch, limits: Self::limits() };
-        let answer = nearest(&self.collection, vector, self.k, &self.options, filter, None, &mut context)?;
+        let answer = nearest(&self.collection, vector, self.k, options, filter, None, &mut context)?;
         found.clear();
         found.extend(answer.near.iter().map(|near| near.row));
         Ok(answer.way)
@@ -152,7 +155,7 @@ impl Bench {
         let (mut hits, mut wanted, mut ways) = (0u32, 0u32, [0; 3]);
         for query in queries {
             self.scan(query, &allowed, self.k, &mut exact);
-            let way = self.planned(query, &filter, &mut scratch, &mut found)?;
+            let way = self.search(query, &self.options, &filter, &mut scratch, &mut found)?;
             ways[match way {
                 Way::Scan => 0,
                 Way::Walk => 1,
@@ -162,19 +165,23 @@ impl Bench {
             hits += u32::try_from(exact.iter().filter(|row| found.contains(row)).count())?;
             wanted += u32::try_from(exact.len())?;
         }
-        let (mut visited, mut failed) = (0, None);
+        let mut visited = 0;
         let [walk] = best([&mut || {
             visited = queries.iter().map(|query| self.walk(query, &allowed, &mut walking)).sum()
         }]);
-        let [scan, planned] = best([
-            &mut || queries.iter().for_each(|query| self.scan(query, &allowed, self.k, &mut exact)),
-            &mut || {
-                for query in queries {
-                    failed = self.planned(query, &filter, &mut scratch, &mut found).err().or(failed.take());
+        let exactly = Options { exact: true, ..Options::default() };
+        let (mut comparing, failed) = (Scratch::default(), RefCell::new(None));
+        let all = |options, scratch: &mut Scratch, found: &mut Vec<RowId>| {
+            for query in queries {
+                if let Err(error) = self.search(query, options, &filter, scratch, found) {
+                    failed.replace(Some(error));
                 }
-            },
-        ]);
-        if let Some(error) = failed {
+            }
+        };
+        let [scan, planned] = best([&mut || all(&exactly, &mut comparing, &mut exact), &mut || {
+            all(&self.options, &mut scratch, &mut found)
+        }]);
+        if let Some(error) = failed.into_inner() {
             return Err(error);
         }
         println!(

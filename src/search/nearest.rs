@@ -130,7 +130,8 @@ pub fn nearest(
         Some(_) if !wants_graph => Plan::Scan,
         // Without a filter `exact_below` has decided already, and nobody's filter makes the walk long.
         Some(_) if allowed.is_none() && total > k as u64 => {
-            Plan::Walk { max_visited: Beam::new(k, ef).max_visited }
+            let Beam { max_visited, max_frontier, .. } = Beam::new(k, ef);
+            Plan::Walk { max_visited, max_frontier }
         }
         Some(graph) => {
             let (nodes, quant) = (graph.hnsw.len() as u64, graph.hnsw.params().quant);
@@ -138,9 +139,9 @@ pub fn nearest(
         }
     };
     let walked = match (graph, plan) {
-        (Some(graph), Plan::Walk { max_visited }) => {
+        (Some(graph), Plan::Walk { max_visited, max_frontier }) => {
             let accepts_most = allowed.is_none();
-            let beam = Beam { max_visited, accepts_most, ..Beam::new(k, ef) };
+            let beam = Beam { max_visited, max_frontier, accepts_most, ..Beam::new(k, ef) };
             search.by_graph(graph, beam, context.scratch)?
         }
         _ => None,

@@ -3,7 +3,8 @@
 //! Both costs are estimated from exact numbers: how many rows the filter lets pass, and how many nodes the graph has.
 //! The estimate of a walk holds for a filter that has nothing to do with the query. Where the rows that pass lie
 //! far from the query, a walk visits many times more; so it gets a budget, and what it does not finish within
-//! is scanned. A walk that gave up then costs at most the budget's share more than the scan alone.
+//! is scanned. A walk that gave up then costs at most the budget's share more than the scan alone. Most that give
+//! up do so long before: by how many nodes they meet that do not pass and are as near as those that do.
 
 use crate::index::Quant;
 
@@ -14,6 +15,9 @@ const BUDGET: f64 = 0.5;
 /// How many times the visits that are expected a walk may make: where it needs more, the rows that pass lie far from
 /// the query, and it would need many times more.
 const PATIENCE: f64 = 1.5;
+
+/// How many standard errors more nodes a walk may meet than [`PATIENCE`] allows: small beams meet by chance.
+const CHANCE: f64 = 3.0;
 
 /// Share of the budget that a walk must be expected to need at most, so that few walks give up.
 const EXPECTED: f64 = 0.8;
@@ -48,6 +52,8 @@ pub enum Plan {
     Walk {
         /// Visited nodes after which the walk gives up and everything is scanned.
         max_visited: usize,
+        /// Nodes as near as those to be returned, whether they pass or not, after which it gives up as well.
+        max_frontier: usize,
     },
 }
 
@@ -63,13 +69,16 @@ impl Case {
         if self.expected_visits() > EXPECTED * budget {
             return Plan::Scan;
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "positive, and `as` saturates"
-        )]
-        let max_visited = budget.min(PATIENCE * self.expected_visits()) as usize;
-        Plan::Walk { max_visited }
+        Plan::Walk {
+            max_visited: rounded(budget.min(PATIENCE * self.expected_visits())),
+            max_frontier: rounded(self.patient_frontier()),
+        }
+    }
+
+    /// Nodes that a walk may meet on its way to `ef` that pass.
+    fn patient_frontier(&self) -> f64 {
+        let ef = self.ef as f64;
+        (PATIENCE * ef + CHANCE * ef.sqrt()) / self.selectivity()
     }
 
     /// Share of the rows that may be returned.
@@ -88,6 +97,11 @@ impl Case {
         let seen = FRESH_LINKS * self.ef as f64 / self.selectivity();
         nodes * (1.0 - (-seen / nodes).exp())
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and `as` saturates")]
+fn rounded(count: f64) -> usize {
+    count as usize
 }
 
 /// Nanoseconds to find and compare one row of a scan.
@@ -159,7 +173,7 @@ mod tests {
     fn a_walk_in_vain_costs_a_bounded_share_of_the_scan() {
         for allowed in [100_000, 300_000, 500_000] {
             let case = Case { allowed, ..CASE };
-            let Plan::Walk { max_visited } = case.plan() else { panic!("{allowed} rows are scanned") };
+            let Plan::Walk { max_visited, .. } = case.plan() else { panic!("{allowed} rows are scanned") };
             let share = max_visited as f64 * visited_ns(case.dim, case.quant)
                 / (allowed as f64 * scanned_ns(case.dim));
             assert!(share <= BUDGET, "{share} of the scan of {allowed}");

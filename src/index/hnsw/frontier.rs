@@ -36,6 +36,12 @@ impl Frontier {
         self.bound
     }
 
+    /// How many nodes it holds, accepted or not.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Adds a node that was not met before. Returns whether it is the one that is expanded next.
     #[inline]
     pub(super) fn offer(&mut self, new_key: f32, node: u32, accepted: bool) -> bool {

@@ -24,6 +24,9 @@ pub struct Beam {
     pub ef: usize,
     /// Rows visited after which the search gives up: see [`Found::exhausted`].
     pub max_visited: usize,
+    /// Most nodes as near as the `ef` that are kept, accepted or not: all of them are expanded. Where there are more,
+    /// what is accepted lies far from the query, and the search gives up before it has gone there.
+    pub max_frontier: usize,
     /// Whether `accept` is asked only of what the walk found, and not of every row that it meets: for searches that
     /// are refused hardly anything. When it refuses more than an eighth after all, the search is made anew with it.
     pub accepts_most: bool,
@@ -37,7 +40,14 @@ impl Beam {
     #[must_use]
     pub fn new(k: usize, ef: usize) -> Self {
         let ef = ef.max(k);
-        Beam { k, ef, max_visited: ef.saturating_mul(256).max(16_384), accepts_most: false, without: None }
+        Beam {
+            k,
+            ef,
+            max_visited: ef.saturating_mul(256).max(16_384),
+            max_frontier: usize::MAX,
+            accepts_most: false,
+            without: None,
+        }
     }
 }
 
@@ -49,8 +59,8 @@ pub struct Found {
     pub neighbors: Vec<Neighbor>,
     /// Nodes visited: codes compared.
     pub visited: usize,
-    /// The search met [`Beam::max_visited`]: nearer rows may be missing, and a scan of what is accepted is the
-    /// better way.
+    /// The search met [`Beam::max_visited`] or [`Beam::max_frontier`]: nearer rows may be missing, and a scan of what is
+    /// accepted is the better way.
     pub exhausted: bool,
     /// `keep_going` said no: nearer rows may be missing.
     pub stopped: bool,
@@ -121,6 +131,7 @@ impl Seen<'_> {
 pub(super) struct Budget<'k> {
     visited: usize,
     max_visited: usize,
+    max_frontier: usize,
     expanded: usize,
     keep_going: &'k mut dyn FnMut() -> bool,
     exhausted: bool,
@@ -139,17 +150,25 @@ const REFINE_AHEAD: usize = 6;
 
 impl<'k> Budget<'k> {
     pub(super) fn new(max_visited: usize, keep_going: &'k mut dyn FnMut() -> bool) -> Self {
-        Budget { visited: 0, max_visited, expanded: 0, keep_going, exhausted: false, stopped: false }
+        Budget {
+            visited: 0,
+            max_visited,
+            max_frontier: usize::MAX,
+            expanded: 0,
+            keep_going,
+            exhausted: false,
+            stopped: false,
+        }
     }
 
-    /// Whether one more node may be expanded.
+    /// Whether one more node may be expanded while the frontier holds `met`.
     #[inline]
-    fn expand(&mut self) -> bool {
+    fn expand(&mut self, met: usize) -> bool {
         self.expanded += 1;
         if self.expanded.is_multiple_of(EXPANSIONS_PER_CHECK) && !self.stopped {
             self.stopped = !(self.keep_going)();
         }
-        self.exhausted |= self.visited >= self.max_visited;
+        self.exhausted |= self.visited >= self.max_visited || met > self.max_frontier;
         !self.stopped && !self.exhausted
     }
 }
@@ -186,7 +205,8 @@ impl Hnsw {
         assert_eq!(query.metric, self.metric, "the query's metric");
         let guard = pin();
         let view = self.view(&guard);
-        let mut budget = Budget::new(beam.max_visited, keep_going);
+        let mut budget =
+            Budget { max_frontier: beam.max_frontier, ..Budget::new(beam.max_visited, keep_going) };
         let mut neighbors = Vec::new();
         if let Some(entry) = self.entry(&guard)
             && beam.k > 0
@@ -209,7 +229,7 @@ impl Hnsw {
                         && neighbors.last().is_some_and(|end| end.key == last.key)
                 });
                 let too_few = accepts_most && (refused > ef / 8 || neighbors.len() < beam.k);
-                if !(too_few || tied && ef < MAX_TIES) || !budget.expand() {
+                if !(too_few || tied && ef < MAX_TIES) || !budget.expand(0) {
                     break;
                 }
                 if too_few {
@@ -295,7 +315,7 @@ pub(super) fn greedy(
                 }
             });
         }
-        if nearest == here || !budget.expand() {
+        if nearest == here || !budget.expand(0) {
             return nearest;
         }
     }
@@ -331,7 +351,7 @@ pub(super) fn walk(
         }
     }
     while let Some((key, node)) = frontier.expand() {
-        if key > frontier.bound() || !budget.expand() {
+        if key > frontier.bound() || !budget.expand(frontier.len()) {
             break;
         }
         let mut fresh = 0;

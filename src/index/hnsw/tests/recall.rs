@@ -76,6 +76,26 @@ fn a_filter_that_refuses_everything_ends() {
 }
 
 #[test]
+fn a_walk_far_from_what_is_accepted_gives_up_early() {
+    let (values, queries) = clustered(8, ROWS, 1, false);
+    let matrix = Matrix::new(DIM, values);
+    let graph = build(Metric::L2, &matrix);
+    let query = Query::new(Metric::L2, &queries[0]);
+    let mut top = TopK::new(ROWS / 2);
+    flat::scan(&query, matrix.row_ids(), &matrix, &mut top, &mut [0.0; DIM], &mut || true);
+    let near: Vec<u32> = top.into_sorted().iter().map(|neighbor| neighbor.row.0).collect();
+    let far = |row: RowId| !near.contains(&row.0);
+    let beam = Beam { max_frontier: 300, ..Beam::new(K, 50) };
+    let mut scratch = SearchScratch::new();
+    let found = graph.search(&query, beam, &matrix, far, &mut scratch, &mut || true);
+    assert!(found.exhausted && found.visited < 600, "{} visited", found.visited);
+    // Half of the rows, wherever they lie, are met within the same bound.
+    let half = |row: RowId| row.0 % 2 == 0;
+    let found = graph.search(&query, beam, &matrix, half, &mut scratch, &mut || true);
+    assert!(!found.exhausted && found.neighbors.len() == K);
+}
+
+#[test]
 fn a_search_stops_when_told_to() {
     let (values, queries) = clustered(7, ROWS, 1, false);
     let matrix = Matrix::new(DIM, values);
