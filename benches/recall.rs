@@ -84,7 +84,7 @@ fn main() {
     println!("asked\tef\tmeasured\tscanned");
     for asked in [0.80, 0.90, 0.95, 0.98, 0.99, 0.995] {
         let ef = match bed.collection.graph().expect("the graph").effort(asked, arguments.k) {
-            Effort::Walk(ef) => ef.to_string(),
+            Effort::Walk(ef) => format!("{ef:.1}"),
             Effort::Scan => "-".to_owned(),
         };
         let options = Options { recall: Some(asked), ..Options::default() };

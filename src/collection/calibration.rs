@@ -27,11 +27,12 @@ const HIGH_RECALL: f64 = 0.99;
 const TYPICAL_K: usize = 10;
 
 /// What a search does to find what it was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effort {
-    /// A walk through the graph of this `ef`, which is at least `k`.
-    Walk(usize),
-    /// A comparison with every row: the graph does not promise as much as is asked.
+    /// A walk through the graph of this `ef`, which is at least `k`. What it has beyond a whole number is the share of
+    /// the queries that get one more: at a small `ef` a whole step would be hundredths of recall.
+    Walk(f64),
+    /// A comparison with every row: the graph was not seen to have as much as is asked.
     Scan,
 }
 
@@ -43,7 +44,7 @@ pub struct RecallEstimate {
     /// Mean share of the true 10 nearest that such a search finds; 1 where it compares every row, `None` while the
     /// graph is not calibrated.
     pub estimate: Option<f64>,
-    /// Its `ef`, `None` where it compares every row.
+    /// Its `ef`, rounded up; `None` where it compares every row.
     pub ef: Option<usize>,
     /// Live rows when it was measured.
     pub measured_on: Option<u64>,
@@ -55,11 +56,9 @@ struct Point {
     ef: usize,
     /// Mean recall of the sample.
     recall: f64,
-    /// The mean less its standard error: what may be promised to queries that are not in the sample.
-    promise: f64,
 }
 
-/// Recall by `ef` for one `k`. `ef` rises from point to point; recall and promise do not fall.
+/// Recall by `ef` for one `k`. `ef` rises from point to point; recall does not fall.
 #[derive(Clone, Debug, PartialEq)]
 struct Curve {
     k: usize,
@@ -68,25 +67,24 @@ struct Curve {
 
 impl Curve {
     /// Makes measured points, whose `ef` rises, a curve that does not fall: what a larger `ef` does not keep, a
-    /// smaller one does not promise.
+    /// smaller one is not believed to have.
     fn new(k: usize, mut points: Vec<Point>) -> Self {
-        let mut above = (f64::INFINITY, f64::INFINITY);
+        let mut above = f64::INFINITY;
         for point in points.iter_mut().rev() {
-            point.recall = point.recall.min(above.0);
-            point.promise = point.promise.min(above.1);
-            above = (point.recall, point.promise);
+            point.recall = point.recall.min(above);
+            above = point.recall;
         }
         Curve { k, points }
     }
 
-    /// The least `ef` that promises `recall`, interpolated over log `ef`. `None` beyond the last point.
+    /// The least `ef` that was seen to have `recall`, interpolated over log `ef`. `None` beyond the last point.
     fn ef_for(&self, recall: f64) -> Option<f64> {
-        let at = self.points.partition_point(|point| point.promise < recall);
+        let at = self.points.partition_point(|point| point.recall < recall);
         let high = self.points.get(at)?;
         let Some(low) = at.checked_sub(1).map(|below| self.points[below]) else {
             return Some(as_f64(high.ef));
         };
-        let share = (recall - low.promise) / (high.promise - low.promise);
+        let share = (recall - low.recall) / (high.recall - low.recall);
         Some(between(as_f64(low.ef), as_f64(high.ef), share))
     }
 
@@ -131,24 +129,23 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// The least `ef` whose measured recall@`k`, less one standard error, is `recall`; at least `k`. `None` when the
-    /// graph was not seen to reach that.
+    /// The least `ef` whose measured recall@`k` is `recall`; at least `k`. `None` when the graph was not seen to reach
+    /// that.
     ///
-    /// Curves are measured for k = 1, 10 and 100. For one between, `ef` is interpolated, logarithm over logarithm;
+    /// Curves are measured for k = 1, 10, 30 and 100. For one between, `ef` is interpolated, logarithm over logarithm;
     /// above 100 it grows as `k` does.
     #[must_use]
-    pub fn ef_for(&self, recall: f64, k: usize) -> Option<usize> {
+    pub fn ef_for(&self, recall: f64, k: usize) -> Option<f64> {
         let (low, high, share) = self.beside(k);
         let ef = between(low.ef_for(recall)?, high.ef_for(recall)?, share) * self.beyond(k);
-        // Interpolating at a point itself may end a rounding error above it.
-        Some(rounded_up(ef - 1e-6).max(k))
+        Some(ef.max(as_f64(k)))
     }
 
     /// Mean recall@`k` at `ef`, by the same rule. `None` when nothing was measured.
     #[must_use]
-    pub fn recall_at(&self, ef: usize, k: usize) -> Option<f64> {
+    pub fn recall_at(&self, ef: f64, k: usize) -> Option<f64> {
         let (low, high, share) = self.beside(k);
-        let ef = as_f64(ef) / self.beyond(k);
+        let ef = ef / self.beyond(k);
         let (low, high) = (low.recall_at(ef)?, high.recall_at(ef)?);
         Some(low + share * (high - low))
     }
@@ -179,8 +176,8 @@ impl Graph {
         }
         match &*self.calibration.load() {
             Some(known) => known.ef_for(recall, k).map_or(Effort::Scan, Effort::Walk),
-            None if recall > HIGH_RECALL => Effort::Walk(UNCALIBRATED_HIGH_EF.max(k)),
-            None => Effort::Walk(UNCALIBRATED_EF.max(k)),
+            None if recall > HIGH_RECALL => Effort::Walk(as_f64(UNCALIBRATED_HIGH_EF.max(k))),
+            None => Effort::Walk(as_f64(UNCALIBRATED_EF.max(k))),
         }
     }
 }
@@ -202,7 +199,7 @@ impl Collection {
             Effort::Scan => RecallEstimate { measured_on, ..exact },
             Effort::Walk(ef) => {
                 let estimate = known.as_ref().and_then(|known| known.recall_at(ef, TYPICAL_K));
-                RecallEstimate { asked, estimate, ef: Some(ef), measured_on }
+                RecallEstimate { asked, estimate, ef: Some(rounded_up(ef)), measured_on }
             }
         }
     }
@@ -256,75 +253,73 @@ impl Collection {
 mod tests {
     use super::*;
 
-    fn curve(k: usize, points: &[(usize, f64, f64)]) -> Curve {
-        let point = |&(ef, recall, promise): &(usize, f64, f64)| Point { ef, recall, promise };
-        Curve::new(k, points.iter().map(point).collect())
+    fn curve(k: usize, points: &[(usize, f64)]) -> Curve {
+        Curve::new(k, points.iter().map(|&(ef, recall)| Point { ef, recall }).collect())
     }
 
     fn calibration() -> Calibration {
         let curves = vec![
-            curve(1, &[(10, 0.9, 0.88), (40, 0.98, 0.96), (160, 1.0, 1.0)]),
-            curve(10, &[(10, 0.7, 0.68), (40, 0.9, 0.88), (160, 1.0, 0.98)]),
-            curve(100, &[(100, 0.8, 0.78), (400, 1.0, 0.98)]),
+            curve(1, &[(10, 0.88), (40, 0.96), (160, 1.0)]),
+            curve(10, &[(10, 0.68), (40, 0.88), (160, 0.98)]),
+            curve(100, &[(100, 0.78), (400, 0.98)]),
         ];
         Calibration { curves, rows: 1000, watermark: RowId(1000) }
     }
 
     #[test]
-    fn a_measured_curve_that_falls_promises_what_its_lower_end_keeps() {
-        let curve = curve(10, &[(10, 0.8, 0.79), (16, 0.95, 0.90), (24, 0.93, 0.92), (32, 0.99, 0.98)]);
+    fn a_measured_curve_that_falls_has_what_its_lower_end_keeps() {
+        let curve = curve(10, &[(10, 0.8), (16, 0.95), (24, 0.93), (32, 0.99)]);
         let recalls: Vec<f64> = curve.points.iter().map(|point| point.recall).collect();
         assert_eq!(recalls, [0.8, 0.93, 0.93, 0.99]);
-        let promises: Vec<f64> = curve.points.iter().map(|point| point.promise).collect();
-        assert_eq!(promises, [0.79, 0.90, 0.92, 0.98]);
     }
 
     #[test]
     fn a_plateau_is_left_at_its_cheaper_end() {
-        let curve = curve(10, &[(10, 0.9, 0.9), (20, 0.9, 0.9), (40, 0.9, 0.9), (80, 1.0, 1.0)]);
+        let curve = curve(10, &[(10, 0.9), (20, 0.9), (40, 0.9), (80, 1.0)]);
         assert_eq!(curve.ef_for(0.9), Some(10.0));
         assert!(curve.ef_for(0.91).unwrap() > 40.0);
     }
 
     #[test]
-    fn ef_is_interpolated_over_its_logarithm_from_what_is_promised() {
+    fn ef_is_interpolated_over_its_logarithm() {
         let known = calibration();
-        assert_eq!(known.ef_for(0.68, 10), Some(10));
-        assert_eq!(known.ef_for(0.78, 10), Some(20), "half of the way from 10 to 40");
-        assert_eq!(known.ef_for(0.88, 10), Some(40));
-        assert_eq!(known.ef_for(0.93, 10), Some(80));
-        assert_eq!(known.ef_for(0.1, 10), Some(10), "not below the least that was tried");
-        assert_eq!(known.ef_for(0.985, 10), None, "it was never that good");
+        let ef = |recall| known.ef_for(recall, 10).map(f64::round);
+        assert_eq!(ef(0.68), Some(10.0));
+        assert_eq!(ef(0.78), Some(20.0), "half of the way from 10 to 40");
+        assert_eq!(ef(0.88), Some(40.0));
+        assert_eq!(ef(0.93), Some(80.0));
+        assert_eq!(ef(0.1), Some(10.0), "not below the least that was tried");
+        assert_eq!(ef(0.985), None, "it was never that good");
     }
 
     #[test]
     fn a_k_between_two_curves_is_between_them_and_one_beyond_grows_with_k() {
         let known = calibration();
-        let mut before = 0;
+        let mut before = 0.0;
         for k in 1..=300 {
             let ef = known.ef_for(0.9, k).unwrap();
-            assert!(ef >= before && ef >= k, "k {k}: {ef} after {before}");
+            assert!(ef >= before - 1e-9 && ef >= as_f64(k), "k {k}: {ef} after {before}");
             before = ef;
         }
-        assert_eq!(known.ef_for(0.88, 200).unwrap(), 2 * known.ef_for(0.88, 100).unwrap());
+        assert_eq!(known.ef_for(0.88, 200).unwrap(), 2.0 * known.ef_for(0.88, 100).unwrap());
     }
 
     #[test]
     fn more_recall_never_costs_less() {
         let known = calibration();
         for k in [1, 7, 10, 30, 100, 1000] {
-            let ef: Vec<usize> = (1..99).map_while(|i| known.ef_for(f64::from(i) / 100.0, k)).collect();
-            assert!(ef.is_sorted() && ef.len() > 90, "k {k}: {ef:?}");
+            let ef: Vec<f64> = (1..99).map_while(|i| known.ef_for(f64::from(i) / 100.0, k)).collect();
+            assert!(ef.is_sorted_by(|a, b| *a <= b + 1e-9) && ef.len() > 90, "k {k}: {ef:?}");
         }
     }
 
     #[test]
     fn the_estimate_is_the_mean_and_stays_within_the_ends() {
         let known = calibration();
-        assert_eq!(known.recall_at(10, 10), Some(0.7));
-        assert!((known.recall_at(20, 10).unwrap() - 0.8).abs() < 1e-9);
-        assert_eq!(known.recall_at(5000, 10), Some(1.0));
-        assert_eq!(known.recall_at(1, 1), Some(0.9));
-        assert_eq!(known.recall_at(200, 200), known.recall_at(100, 100));
+        assert_eq!(known.recall_at(10.0, 10), Some(0.68));
+        assert!((known.recall_at(20.0, 10).unwrap() - 0.78).abs() < 1e-9);
+        assert_eq!(known.recall_at(5000.0, 10), Some(0.98));
+        assert_eq!(known.recall_at(1.0, 1), Some(0.88));
+        assert_eq!(known.recall_at(200.0, 200), known.recall_at(100.0, 100));
     }
 }

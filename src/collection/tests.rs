@@ -490,8 +490,8 @@ fn what_is_known_of_recall_follows_the_state_of_the_graph() {
     assert_eq!(bench.collection.recall(), exact, "no graph yet: every row is compared");
     bench.index();
     assert_eq!(bench.collection.recall(), unknown(200));
-    assert_eq!(bench.collection.graph().unwrap().effort(0.995, 10), Effort::Walk(400));
-    assert_eq!(bench.collection.graph().unwrap().effort(0.9, 500), Effort::Walk(500));
+    assert_eq!(bench.collection.graph().unwrap().effort(0.995, 10), Effort::Walk(400.0));
+    assert_eq!(bench.collection.graph().unwrap().effort(0.9, 500), Effort::Walk(500.0));
     assert_eq!(bench.collection.graph().unwrap().effort(1.0, 10), Effort::Scan);
     calibrate(&bench.collection);
     assert!(bench.collection.recall().estimate.unwrap() >= 0.95);

@@ -122,7 +122,7 @@ pub fn nearest(
     let wants_graph = effort != Effort::Scan && total >= u64::from(schema.exact_below);
     let pending = if wants_graph { search.count_from(snapshot.watermark) } else { 0 };
     let ef = match effort {
-        Effort::Walk(ef) => ef.max(k),
+        Effort::Walk(ef) => whole(ef, vector).max(k),
         Effort::Scan => k,
     };
     let plan = match graph {
@@ -168,10 +168,21 @@ fn effort(options: &Options, recall: f64, k: usize, graph: Option<&Graph>) -> Ef
     let recall = options.recall.unwrap_or(recall);
     match (options.ef, graph) {
         _ if options.exact => Effort::Scan,
-        (Some(ef), _) => Effort::Walk(k.max(ef as usize)),
+        (Some(ef), _) => Effort::Walk(f64::from(ef)),
         (None, Some(graph)) => graph.effort(recall, k),
-        (None, None) => Effort::Walk(k),
+        (None, None) => Effort::Walk(0.0),
     }
+}
+
+/// Rounds `ef` up for as many of all queries as its fraction says. The vector's own first values tell which, so the
+/// same query is always searched in the same way.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an ef is far below 2^53")]
+fn whole(ef: f64, vector: &[f32]) -> usize {
+    let mixed = vector
+        .iter()
+        .take(8)
+        .fold(0u32, |mixed, value| (mixed.rotate_left(5) ^ value.to_bits()).wrapping_mul(0x9e37_79b9));
+    (ef + f64::from(mixed >> 8) / f64::from(1 << 24)) as usize
 }
 
 struct Search<'a> {

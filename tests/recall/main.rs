@@ -6,13 +6,19 @@ mod support;
 use std::path::Path;
 
 use support::{Bed, Rows};
-use vexfs::collection::Schema;
+use vexfs::collection::{Effort, Schema};
 use vexfs::distance::Metric;
 use vexfs::format::{self, Dtype, FileKind};
 use vexfs::search::Options;
 
-/// What a measured recall may fall below what was asked: the promise.
+/// How far a measured recall may be from what was asked.
 const TOLERANCE: f64 = 0.02;
+
+/// What chance may add to it with some hundred queries: about a standard error and a half.
+const CHANCE: f64 = 0.01;
+
+/// The least `ef` that is measured.
+const LEAST_EF: usize = 10;
 
 fn slice(name: &str) -> Rows {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
@@ -35,13 +41,21 @@ fn schema(metric: Metric) -> Schema {
     Schema { metric, exact_below: 500, ..Schema::default() }
 }
 
+/// Not less is found than was asked, and not more than is worth its cost.
 #[track_caller]
-fn assert_promise(bed: &Bed, queries: &[Vec<f32>], k: usize, what: &str) {
+fn assert_near(bed: &Bed, queries: &[Vec<f32>], k: usize, what: &str) {
     for asked in [0.90, 0.95, 0.99] {
         let options = Options { recall: Some(asked), ..Options::default() };
         let (measured, exact) = bed.recall(queries, k, options);
-        println!("{what} k {k}: asked {asked}, measured {measured}, exact {exact}");
-        assert!(measured >= asked - TOLERANCE, "{what}, k {k}: asked {asked}, measured {measured}");
+        let effort = bed.collection.graph().unwrap().effort(asked, k);
+        println!("{what} k {k}: asked {asked}, measured {measured}, exact {exact}, {effort:?}");
+        // Where the narrowest walk finds more than was asked, there is no cheaper one.
+        let is_narrowest = matches!(effort, Effort::Walk(ef) if ef < k.max(LEAST_EF) as f64 + 1e-6);
+        let most = if is_narrowest { 1.0 } else { asked + TOLERANCE + CHANCE };
+        assert!(
+            (asked - TOLERANCE..=most).contains(&measured),
+            "{what}, k {k}: asked {asked}, measured {measured}"
+        );
     }
 }
 
@@ -60,7 +74,7 @@ fn held_back_queries_of_real_data_get_the_recall_that_they_ask_for() {
         bed.link(1, &Rows::parse(FileKind::Vecs(Dtype::F32), format::fvecs(dim, &stored.concat())));
         bed.calibrate();
         for k in [1, 10, 30, 100] {
-            assert_promise(&bed, &queries, k, name);
+            assert_near(&bed, &queries, k, name);
         }
     }
 }
@@ -70,16 +84,10 @@ fn held_back_queries_of_random_data_get_the_recall_that_they_ask_for() {
     let bed = Bed::new(schema(Metric::L2));
     bed.link(1, &random(4000, 32, 1));
     bed.calibrate();
-    let queries = random(200, 32, 2).vectors(200);
+    let queries = random(1000, 32, 2).vectors(1000);
     for k in [1, 10, 25, 150] {
-        assert_promise(&bed, &queries, k, "random");
+        assert_near(&bed, &queries, k, "random");
     }
-    let ef = |asked| bed.collection.graph().unwrap().effort(asked, 10);
-    println!("{:?} {:?} {:?}", ef(0.90), ef(0.95), ef(0.99));
-    // Not by doing more than it has to: it is not far above what was asked either.
-    let options = Options { recall: Some(0.9), ..Options::default() };
-    let (measured, exact) = bed.recall(&queries, 10, options);
-    assert!(measured <= 0.95 && !exact, "asked 0.9, measured {measured}, exact {exact}");
 }
 
 #[test]
@@ -91,7 +99,11 @@ fn copies_of_one_vector_do_not_spoil_the_measuring() {
     bed.link(2, &Rows::parse(FileKind::Vecs(Dtype::F32), format::fvecs(24, &one.repeat(600))));
     bed.calibrate();
     assert!(bed.collection.recall().estimate.unwrap() >= 0.94, "{:?}", bed.collection.recall());
-    assert_promise(&bed, &random(100, 24, 5).vectors(100), 10, "with copies");
+    for asked in [0.90, 0.95, 0.99] {
+        let options = Options { recall: Some(asked), ..Options::default() };
+        let (measured, _) = bed.recall(&random(100, 24, 5).vectors(100), 10, options);
+        assert!(measured >= asked - TOLERANCE, "asked {asked}, measured {measured}");
+    }
 }
 
 #[test]

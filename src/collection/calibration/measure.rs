@@ -1,10 +1,7 @@
 //! The measuring itself, in pieces: the true neighbours of a sample by a scan, then the walks for it.
 //!
-//! **A stored row is not a query.** A walk past its node is easier than one for a new vector, because the node links
-//! the very rows that are looked for. A walk in which the node is missing is harder, because the graph around it was
-//! made with it: on 20,000 rows each of three real sets, 1 - recall@10 of held-back queries was between 0.38 and 0.74
-//! of the way from the first to the second. Both are walked, and [`missing_share`] of the way is taken. For k = 1 the
-//! first says nothing, and only the second is taken.
+//! **A stored row is not a query**: a walk for it meets its own node, which links the rows that are looked for. So each
+//! is asked for in the graph as it would be without it ([`Absence`]): like a query, it then has no part in the links.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Calibration, Curve, Point, as_f64};
 use crate::collection::{Reader, Schema};
 use crate::index::flat::{self, TopK};
-use crate::index::hnsw::{Beam, Hnsw, SearchScratch};
+use crate::index::hnsw::{Absence, Beam, Hnsw, SearchScratch};
 use crate::index::{Neighbor, Query, RowId, VectorSource as _};
 
-/// Rows of a sample. With 200 the standard error of a recall@10 of 0.95 is about 0.007.
-const MAX_SAMPLE: usize = 200;
+/// Rows of a sample. With 1000 the standard error of a recall@10 of 0.9 is about 0.004.
+const MAX_SAMPLE: usize = 1000;
 
-/// Rows of a sample where [`WORK`] would allow fewer: with less, the curve says little.
-const MIN_SAMPLE: usize = 50;
+/// Rows of a sample where [`WORK`] would allow fewer; their scan is then a tenth of the work that linking the rows was.
+const MIN_SAMPLE: usize = 200;
+
+/// `ef` of all walks at one rung of the ladder, where the sample has so many rows: at a high `ef` recalls differ less,
+/// and [`MIN_SAMPLE`] tell as much.
+const RUNG_WORK: usize = 64_000;
 
 /// Elements compared by the scan, and by the walks: each some 2 seconds of one core.
 const WORK: usize = 20_000_000_000;
@@ -33,21 +34,18 @@ const PIECE: usize = 16_000_000;
 /// Rows that are compared with the whole sample before the next rows are read: they stay in the CPU's cache.
 const BLOCK: usize = 256;
 
-/// The `ef` that are tried, one after the other, until the highest recall that can be asked for is promised.
-const LADDER: [usize; 20] =
-    [10, 16, 24, 32, 48, 64, 96, 100, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144];
+/// The `ef` that are tried, one after the other, until the highest recall that can be asked for is there. Where a
+/// recall rises steeply they lie close.
+const LADDER: [usize; 28] = [
+    10, 11, 12, 14, 16, 20, 24, 28, 30, 32, 40, 48, 64, 80, 100, 128, 160, 192, 256, 384, 512, 768, 1024,
+    1536, 2048, 3072, 4096, 6144,
+];
 
 /// Climbed whatever it costs; what lies above it only while [`WALK_WORK`] is not spent.
 const ALWAYS_UP_TO: usize = 768;
 
-/// Weight of the walk in which the row's node is missing, beside the walk past it, for each `k` that is measured.
-fn missing_share(k: usize) -> f64 {
-    match k {
-        ..10 => 1.0,
-        10..100 => 0.5,
-        _ => 0.6,
-    }
-}
+/// Visits that take as long as making an [`Absence`], about.
+const ABSENCE_VISITS: usize = 40_000;
 
 /// The largest `k` that is measured.
 const MAX_K: usize = 100;
@@ -59,6 +57,8 @@ struct Sampled {
     top: TopK,
     /// Its true neighbours, nearest first, once the scan is done.
     truth: Vec<Neighbor>,
+    /// The graph without it, once the scan is done.
+    absence: Option<Absence>,
 }
 
 /// A measuring that is under way. It reads the collection as it was at the beginning.
@@ -71,8 +71,8 @@ pub(in crate::collection) struct Measuring {
     sample: Vec<Sampled>,
     /// Rows below this one have been compared with the sample.
     scanned: u32,
-    /// First for k = 1 and 10, then for 100.
-    climbs: [Climb; 2],
+    /// First for k = 1 and 10, then for 30 and for 100.
+    climbs: [Climb; 3],
     /// Elements compared by walks.
     walked: usize,
     scratch: SearchScratch,
@@ -86,9 +86,9 @@ impl Measuring {
         let size = (WORK / work).clamp(MIN_SAMPLE, MAX_SAMPLE);
         let sample = draw(&reader, watermark, size)
             .into_iter()
-            .map(|row| Sampled { row, top: TopK::new(MAX_K), truth: Vec::new() })
+            .map(|row| Sampled { row, top: TopK::new(MAX_K), truth: Vec::new(), absence: None })
             .collect();
-        let climbs = [Climb::new(10, &[1, 10]), Climb::new(MAX_K, &[MAX_K])];
+        let climbs = [Climb::new(10, &[1, 10]), Climb::new(30, &[30]), Climb::new(MAX_K, &[MAX_K])];
         let scratch = SearchScratch::new();
         Self { reader, watermark, rows: rows as u64, sample, scanned: 0, climbs, walked: 0, scratch }
     }
@@ -141,31 +141,35 @@ impl Measuring {
         block.len().max(1) * per_row
     }
 
-    /// Walks the graph for one sampled row at one `ef`, with its node and without. Returns how many elements were compared.
+    /// Walks the graph for one sampled row at one `ef`. Returns how many elements were compared.
     fn walk_once(&mut self, at: usize, hnsw: &Hnsw, stop: &AtomicBool) -> usize {
         let Self { reader, watermark, rows, sample, climbs, walked, scratch, .. } = self;
         let climb = &mut climbs[at];
-        let Some(sampled) = sample.get(climb.next) else {
-            climb.end_rung(*rows, *walked);
+        let Some(sampled) = sample.get_mut(climb.next) else {
+            climb.end_rung(*rows, *walked, sample.len());
             return 0;
         };
         let mut decoded = vec![0.0; reader.dim()];
         let Some(vector) = reader.vector(sampled.row, &mut decoded) else {
-            climb.next += 1;
+            climb.next += climb.stride;
             return 0;
         };
+        let Some(absence) = &sampled.absence else {
+            sampled.absence = hnsw.absence(sampled.row, reader);
+            // Where its node is not found, it has no part.
+            climb.next += if sampled.absence.is_none() { climb.stride } else { 0 };
+            return ABSENCE_VISITS * reader.dim();
+        };
+        climb.next += climb.stride;
         let query = Query::new(hnsw.metric(), vector);
         // As a search without a filter walks.
-        let past = Beam { accepts_most: true, ..Beam::new(climb.k, climb.ef()) };
-        let missing = Beam { without: Some(sampled.row), ..past };
+        let beam = Beam { accepts_most: true, without: Some(absence), ..Beam::new(climb.k, climb.ef()) };
         let accept = |row| row < *watermark && row != sampled.row && reader.row(row).is_some();
-        let mut keep_going = || !stop.load(Ordering::Relaxed);
-        let [past, missing] =
-            [past, missing].map(|beam| hnsw.search(&query, beam, reader, accept, scratch, &mut keep_going));
-        if !past.stopped && !missing.stopped {
-            climb.count(&past.neighbors, &missing.neighbors, &sampled.truth);
+        let found = hnsw.search(&query, beam, reader, accept, scratch, &mut || !stop.load(Ordering::Relaxed));
+        if !found.stopped {
+            climb.count(&found.neighbors, &sampled.truth);
         }
-        let work = (past.visited + missing.visited).max(1) * reader.dim();
+        let work = found.visited.max(1) * reader.dim();
         *walked += work;
         work
     }
@@ -180,6 +184,8 @@ struct Climb {
     rung: usize,
     /// The next of the sample.
     next: usize,
+    /// From one of the sample to the next that takes part at this rung.
+    stride: usize,
     is_done: bool,
 }
 
@@ -196,37 +202,36 @@ impl Climb {
     fn new(k: usize, counted: &[usize]) -> Self {
         let tally = |&k| Tally { k, recalls: Vec::new(), points: Vec::new() };
         let rung = LADDER.partition_point(|&ef| ef < k);
-        Climb { k, tallies: counted.iter().map(tally).collect(), rung, next: 0, is_done: false }
+        Climb { k, tallies: counted.iter().map(tally).collect(), rung, next: 0, stride: 1, is_done: false }
     }
 
     fn ef(&self) -> usize {
         LADDER[self.rung]
     }
 
-    fn count(&mut self, past: &[Neighbor], missing: &[Neighbor], truth: &[Neighbor]) {
+    fn count(&mut self, found: &[Neighbor], truth: &[Neighbor]) {
         for tally in &mut self.tallies {
-            let share = missing_share(tally.k);
-            let both = recall(past, truth, tally.k).zip(recall(missing, truth, tally.k));
-            tally.recalls.extend(both.map(|(past, missing)| past + share * (missing - past)));
+            tally.recalls.extend(recall(found, truth, tally.k));
         }
-        self.next += 1;
     }
 
-    /// Takes the rung's points and goes up, unless nothing more is to be had: every curve promises the highest recall
+    /// Takes the rung's points and goes up, unless nothing more is to be had: every curve has the highest recall
     /// that can be asked for, the beam held all `rows`, or enough has been `walked`.
-    fn end_rung(&mut self, rows: u64, walked: usize) {
+    fn end_rung(&mut self, rows: u64, walked: usize, sample: usize) {
         let ef = self.ef();
         let mut is_enough = true;
         for tally in &mut self.tallies {
             let point = summary(ef, &tally.recalls);
             tally.recalls.clear();
-            is_enough &= point.is_none_or(|point| point.promise >= Schema::MAX_RECALL);
+            is_enough &= point.is_none_or(|point| point.recall >= Schema::MAX_RECALL);
             tally.points.extend(point);
         }
-        self.next = 0;
         self.rung += 1;
         let is_costly = ef >= ALWAYS_UP_TO && walked >= WALK_WORK;
         self.is_done = is_enough || is_costly || self.rung == LADDER.len() || ef as u64 >= rows;
+        self.next = 0;
+        let wanted = LADDER.get(self.rung).map_or(sample, |ef| (RUNG_WORK / ef).max(MIN_SAMPLE));
+        self.stride = (sample / wanted.max(1)).max(1);
     }
 
     fn take_curves(&mut self) -> Vec<Curve> {
@@ -234,16 +239,10 @@ impl Climb {
     }
 }
 
-/// Mean and standard error; `None` of nothing.
+/// Mean at a rung; `None` of nothing.
 fn summary(ef: usize, recalls: &[f64]) -> Option<Point> {
-    if recalls.is_empty() {
-        return None;
-    }
     let count = as_f64(recalls.len());
-    let mean = recalls.iter().sum::<f64>() / count;
-    let squares: f64 = recalls.iter().map(|recall| (recall - mean).powi(2)).sum();
-    let error = (squares / (count - 1.0).max(1.0) / count).sqrt();
-    Some(Point { ef, recall: mean, promise: mean - error })
+    (!recalls.is_empty()).then(|| Point { ef, recall: recalls.iter().sum::<f64>() / count })
 }
 
 /// Share of the true `k` nearest that were found; `None` where there are no true ones. A row as near as the last true
@@ -303,11 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_is_the_mean_less_its_standard_error() {
-        let point = summary(32, &[1.0, 0.8, 0.9, 0.9]).unwrap();
-        let want = (0.02f64 / 3.0 / 4.0).sqrt();
-        assert!((point.recall - 0.9).abs() < 1e-12 && (point.recall - point.promise - want).abs() < 1e-12);
-        assert_eq!(summary(10, &[1.0; 7]), Some(Point { ef: 10, recall: 1.0, promise: 1.0 }));
+    fn a_point_is_the_mean_of_what_was_found() {
+        assert_eq!(summary(32, &[1.0, 0.5, 0.75, 0.75]), Some(Point { ef: 32, recall: 0.75 }));
         assert_eq!(summary(10, &[]), None);
     }
 

@@ -19,8 +19,8 @@ const LIMIT: u64 = 64 << 10;
 
 const CHECKSUM_BYTES: usize = 8;
 
-/// `ef`, recall and promise of a point.
-type SavedPoint = (u32, f64, f64);
+/// `ef` and recall of a point.
+type SavedPoint = (u32, f64);
 
 /// `k` and its points.
 type SavedCurve = (u32, Vec<SavedPoint>);
@@ -43,7 +43,7 @@ impl Calibration {
     pub(in crate::collection) fn save(&self, path: &Path, stamp: [u8; 32]) -> Result<()> {
         // ef and k are at most 10,000.
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let point = |point: &Point| (number(point.ef), point.recall, point.promise);
+        let point = |point: &Point| (number(point.ef), point.recall);
         let curve = |curve: &Curve| (number(curve.k), curve.points.iter().map(point).collect());
         let curves = self.curves.iter().map(curve).collect();
         let mut bytes =
@@ -76,13 +76,13 @@ impl Saved {
         let is_curve = |(k, points): &SavedCurve| {
             *k > 0
                 && points.is_sorted_by(|low, high| low.0 < high.0)
-                && points.iter().all(|point| point.0 > 0 && is_share(point.1) && is_share(point.2))
+                && points.iter().all(|point| point.0 > 0 && is_share(point.1))
         };
         let rises = self.curves.is_sorted_by(|low, high| low.0 < high.0);
         if self.curves.is_empty() || !rises || !self.curves.iter().all(is_curve) {
             return None;
         }
-        let point = |(ef, recall, promise): SavedPoint| Point { ef: ef as usize, recall, promise };
+        let point = |(ef, recall): SavedPoint| Point { ef: ef as usize, recall };
         let curve =
             |(k, points): (u32, Vec<_>)| Curve::new(k as usize, points.into_iter().map(point).collect());
         let curves = self.curves.into_iter().map(curve).collect();
@@ -95,8 +95,8 @@ mod tests {
     use super::*;
 
     fn calibration() -> Calibration {
-        let point = |ef, recall, promise| Point { ef, recall, promise };
-        let curve = |k| Curve::new(k, vec![point(10, 0.8, 0.75), point(16, 0.9, 0.875)]);
+        let point = |ef, recall| Point { ef, recall };
+        let curve = |k| Curve::new(k, vec![point(10, 0.8), point(16, 0.9)]);
         Calibration { curves: vec![curve(1), curve(10)], rows: 1000, watermark: RowId(1024) }
     }
 
@@ -130,15 +130,15 @@ mod tests {
     #[test]
     fn numbers_that_no_measuring_gives_are_refused() {
         let saved = |curves| Saved { stamp: [0; 32], rows: 1, watermark: 1, curves };
-        assert!(saved(vec![(1, vec![(10, 0.5, 0.5)])]).check().is_some());
+        assert!(saved(vec![(1, vec![(10, 0.5)])]).check().is_some());
         for curves in [
             vec![],
             vec![(0, vec![])],
             vec![(10, vec![]), (1, vec![])],
-            vec![(1, vec![(0, 0.5, 0.5)])],
-            vec![(1, vec![(10, f64::NAN, 0.5)])],
-            vec![(1, vec![(10, 0.5, 1.5)])],
-            vec![(1, vec![(16, 0.5, 0.5), (10, 0.6, 0.6)])],
+            vec![(1, vec![(0, 0.5)])],
+            vec![(1, vec![(10, f64::NAN)])],
+            vec![(1, vec![(10, 1.5)])],
+            vec![(1, vec![(16, 0.5), (10, 0.6)])],
         ] {
             let shown = format!("{curves:?}");
             assert!(saved(curves).check().is_none(), "{shown}");

@@ -5,13 +5,14 @@
 //! Rows that are gone are refused by the caller at once and taken away in place later.
 //!
 //! - `nodes` is where the graph lies, `search` walks (its list is `frontier`), `build` inserts, `select` chooses links,
-//!   `repair` takes away, `checkpoint` saves and maps, `verify` checks.
+//!   `repair` takes away, `absence` is how it would be without a row, `checkpoint` saves and maps, `verify` checks.
 //!
 //! **Invariant:** on level 0 every node but the first has a *tree parent*, and parent and child link each other as long
 //! as both are there. So from any node every node can be reached, whatever is pruned and whatever goes.
 //!
 //! **Invariant:** a damaged graph gives no answer: see [`Found::damaged`].
 
+mod absence;
 mod build;
 mod checkpoint;
 mod frontier;
@@ -37,6 +38,7 @@ use crate::{Error, Result};
 use build::BuildScratch;
 use nodes::Nodes;
 
+pub use absence::Absence;
 pub use search::{Beam, Found, SearchScratch};
 pub use verify::Report;
 

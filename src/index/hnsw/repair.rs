@@ -10,7 +10,7 @@
 //! ancestor that stays, or by a descendant of that one if it has no room; where none of its ancestors stays, by the
 //! new root. So a part only ever hangs itself below parts that were above it, and no circle can come about.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -241,34 +241,51 @@ impl Hnsw {
         scratch: &mut BuildScratch,
     ) {
         let guard = space.view.guard;
-        let links: &[AtomicU32] = self.nodes.list(id, level, guard);
-        let BuildScratch { select, tree: stay, around, .. } = scratch;
-        select.kept.clear();
-        if !self.nodes.linked(id, level, guard).any(|linked| going.has(linked)) {
-            return;
+        scratch.select.kept.clear();
+        if self.nodes.linked(id, level, guard).any(|linked| going.has(linked)) {
+            let fixed = self.replace_links(id, level, |linked| going.has(linked), space, scratch);
+            let new = scratch.select.kept.iter().map(|kept| kept.number());
+            let ordinary = scratch.tree[fixed..].iter().copied();
+            write_links(self.nodes.list(id, level, guard), fixed, ordinary.chain(new));
         }
-        self.tree_links(id, level, stay, guard);
-        let fixed = stay.len();
+    }
+
+    /// Chooses what takes the places of nodes that go in a list, among what those linked. Leaves the links that stay
+    /// in `scratch.tree`, the tree's first, and the new ones in `scratch.select.kept`; returns how many of those that
+    /// stay are the tree's.
+    pub(super) fn replace_links<S: VectorSource + ?Sized>(
+        &self,
+        id: NodeId,
+        level: usize,
+        goes: impl Fn(NodeId) -> bool,
+        space: Space<'_, S>,
+        scratch: &mut BuildScratch,
+    ) -> usize {
+        let guard = space.view.guard;
+        let BuildScratch { select, tree: stay, around, .. } = scratch;
+        stay.clear();
         around.clear();
+        let tree_places = if level == 0 { 1 + self.nodes.children(id, guard) } else { 0 };
+        let mut fixed = 0;
         for (place, linked) in self.nodes.linked(id, level, guard).enumerate() {
-            if going.has(linked) {
+            if goes(linked) {
                 around.extend(self.nodes.linked(linked, level, guard).map(|linked| linked.0));
-            } else if place >= fixed {
+            } else {
                 stay.push(linked.0);
+                fixed += usize::from(place < tree_places);
             }
         }
-        around.retain(|&node| !going.has(NodeId(node)) && node != id.0);
+        around.retain(|&node| !goes(NodeId(node)) && node != id.0);
         around.extend_from_slice(stay);
         around.sort_unstable();
         around.dedup();
-        if !select.rank(space, id, around.iter().copied()) {
-            // Its own vector has just gone: it is taken away next, and until then does with fewer links.
-            write_links(links, fixed, stay[fixed..].iter().copied());
-            return;
+        select.kept.clear();
+        // Where its own vector has just gone, it is taken away next, and until then does with fewer links.
+        if select.rank(space, id, around.iter().copied()) {
+            let free = self.nodes.max_links(level).saturating_sub(stay.len());
+            select.choose(space, free, stay);
+            select.kept.retain(|kept| !stay.contains(&kept.number()));
         }
-        select.choose(space, links.len().saturating_sub(stay.len()), stay);
-        select.kept.retain(|kept| !stay.contains(&kept.number()));
-        let new = select.kept.iter().map(|kept| kept.number());
-        write_links(links, fixed, stay[fixed..].iter().copied().chain(new));
+        fixed
     }
 }

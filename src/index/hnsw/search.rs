@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Hnsw;
+use super::absence::Absence;
 use super::frontier::Frontier;
 use super::nodes::{NodeId, Nodes};
 use crate::index::codec::{Codec, Probe};
@@ -17,7 +18,7 @@ use crate::store::rows::{BATCH, Codes, Guard, pin};
 
 /// How wide a search is.
 #[derive(Clone, Copy, Debug)]
-pub struct Beam {
+pub struct Beam<'a> {
     /// Results wanted.
     pub k: usize,
     /// Accepted results kept while searching: the more, the higher the recall and the cost. Raised to `k`.
@@ -30,12 +31,11 @@ pub struct Beam {
     /// Whether `accept` is asked only of what the walk found, and not of every row that it meets: for searches that
     /// are refused hardly anything. When it refuses more than an eighth after all, the search is made anew with it.
     pub accepts_most: bool,
-    /// A row whose node the walk does not go through, as if it were not in the graph: for measuring recall with
-    /// stored rows as queries.
-    pub without: Option<RowId>,
+    /// A row that is to be as if it were not in the graph: for measuring recall with stored rows as queries.
+    pub without: Option<&'a Absence>,
 }
 
-impl Beam {
+impl Beam<'_> {
     /// A beam whose work is bounded so that only a filter that refuses nearly everything meets the bound.
     #[must_use]
     pub fn new(k: usize, ef: usize) -> Self {
@@ -194,7 +194,7 @@ impl Hnsw {
     pub fn search<S: VectorSource + ?Sized>(
         &self,
         query: &Query<'_>,
-        beam: Beam,
+        beam: Beam<'_>,
         source: &S,
         accept: impl Fn(RowId) -> bool,
         scratch: &mut SearchScratch,
@@ -212,12 +212,12 @@ impl Hnsw {
             && beam.k > 0
         {
             view.codec.probe(query.vector, &mut scratch.probe);
-            let without = beam.without.and_then(|row| self.node_of(row, &guard));
-            let nearest = descend(view, entry, without, scratch, &mut budget);
+            let without = beam.without;
+            let nearest = descend(view, entry, without.map(|absence| absence.node), scratch, &mut budget);
             let mut ef = beam.ef.max(beam.k);
             let mut accepts_most = beam.accepts_most;
             loop {
-                begin(view, nearest, without, scratch);
+                begin(view, nearest, without.map(|absence| absence.node), scratch);
                 walk(view, 0, ef, without, (!accepts_most).then_some(&accept), scratch, &mut budget);
                 let refused;
                 (neighbors, refused) = refine(view, query, beam.k, source, &accept, scratch);
@@ -251,15 +251,10 @@ impl Hnsw {
     pub(super) fn view<'g>(&'g self, guard: &'g Guard) -> View<'g> {
         View { nodes: &self.nodes, codec: &self.codec, guard }
     }
-
-    /// The node of a row, looked for among all.
-    fn node_of(&self, row: RowId, guard: &Guard) -> Option<NodeId> {
-        self.nodes.ids().find(|&id| self.nodes.row(id, guard) == Some(row))
-    }
 }
 
 /// Goes down from `entry` to level 1, on each level to the node that is nearest.
-fn descend(
+pub(super) fn descend(
     view: View<'_>,
     entry: NodeId,
     without: Option<NodeId>,
@@ -275,7 +270,7 @@ fn descend(
 }
 
 /// Where the walk on level 0 begins: at `nearest`, or around it if that is to be left out.
-fn begin(view: View<'_>, nearest: Ranked, without: Option<NodeId>, scratch: &mut SearchScratch) {
+pub(super) fn begin(view: View<'_>, nearest: Ranked, without: Option<NodeId>, scratch: &mut SearchScratch) {
     let SearchScratch { entries, batch, probe, .. } = scratch;
     entries.clear();
     if without != Some(NodeId(nearest.number())) {
@@ -327,7 +322,7 @@ pub(super) fn walk(
     view: View<'_>,
     level: usize,
     ef: usize,
-    without: Option<NodeId>,
+    without: Option<&Absence>,
     accept: Option<impl Fn(RowId) -> bool>,
     scratch: &mut SearchScratch,
     budget: &mut Budget<'_>,
@@ -342,8 +337,8 @@ pub(super) fn walk(
     batch.clear();
     batch.resize(nodes.max_links(level), 0);
     frontier.reset(ef);
-    if let Some(without) = without {
-        seen.insert(without);
+    if let Some(absence) = without {
+        seen.insert(absence.node);
     }
     for entry in entries.iter() {
         if seen.insert(NodeId(entry.number())) == Some(true) {
@@ -355,7 +350,8 @@ pub(super) fn walk(
             break;
         }
         let mut fresh = 0;
-        for link in nodes.list(NodeId(node), level, guard) {
+        let replaced = without.and_then(|absence| absence.list(NodeId(node)));
+        for link in replaced.unwrap_or_else(|| nodes.list(NodeId(node), level, guard)) {
             let Some(linked) = link.load(Ordering::Acquire).checked_sub(1) else { break };
             let Some(is_new) = seen.insert(NodeId(linked)) else {
                 // Either it came after the walk began, or it is damage, which this finds.

@@ -282,3 +282,15 @@ fn a_filtered_search_beside_a_writer_sees_all_of_a_change_or_nothing() {
         done.store(true, Ordering::Release);
     });
 }
+
+#[test]
+fn a_fraction_of_an_ef_is_one_more_for_that_share_of_the_queries() {
+    for ef in [12.0, 11.25, 40.9] {
+        // Values of bytes too: they differ in few bits.
+        let queries = (0..10_000u16).map(|i| [f32::from(i % 251), f32::from(i / 251), 7.0]);
+        let all: Vec<usize> = queries.map(|query| whole(ef, &query)).collect();
+        assert!(all.iter().all(|&one| one as f64 <= ef.ceil() && one as f64 >= ef.floor()));
+        let mean = all.iter().sum::<usize>() as f64 / all.len() as f64;
+        assert!((mean - ef).abs() < 0.02, "{ef}: {mean}");
+    }
+}

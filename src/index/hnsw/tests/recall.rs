@@ -119,7 +119,8 @@ fn recall_without_oneself(graph: &Hnsw, matrix: &Matrix, ef: usize) -> f64 {
         let others = matrix.row_ids().filter(|&other| other != row);
         flat::scan(&query, others, matrix, &mut top, &mut [0.0; DIM], &mut || true);
         let last = top.into_sorted()[K - 1].key;
-        let beam = Beam { without: Some(row), ..Beam::new(K, ef) };
+        let absence = graph.absence(row, matrix).unwrap();
+        let beam = Beam { without: Some(&absence), ..Beam::new(K, ef) };
         let found = graph.search(&query, beam, matrix, |other| other != row, &mut scratch, &mut || true);
         hits += found.neighbors.iter().take(K).filter(|neighbor| neighbor.key <= last).count();
         asked += K;
@@ -146,7 +147,8 @@ fn a_row_that_is_left_out_is_not_walked_through() {
     let entry = graph.nodes.row(graph.entry(&guard).unwrap(), &guard).unwrap();
     let query = Query::new(Metric::L2, matrix.row(RowId(7)).unwrap());
     assert_ne!(entry, RowId(7));
-    for (without, is_met) in [(None, true), (Some(RowId(7)), false)] {
+    let absence = graph.absence(RowId(7), &matrix).unwrap();
+    for (without, is_met) in [(None, true), (Some(&absence), false)] {
         let met = std::cell::Cell::new(false);
         let accept = |row: RowId| {
             met.set(met.get() || row == RowId(7));
@@ -168,7 +170,8 @@ fn leaving_out_the_entry_point_leaves_a_way_in() {
         graph.nodes.row(graph.entry(&guard).unwrap(), &guard).unwrap()
     };
     let query = Query::new(Metric::L2, matrix.row(entry).unwrap());
-    let beam = Beam { without: Some(entry), ..Beam::new(K, 100) };
+    let absence = graph.absence(entry, &matrix).unwrap();
+    let beam = Beam { without: Some(&absence), ..Beam::new(K, 100) };
     let others = |row: RowId| row != entry;
     let found = graph.search(&query, beam, &matrix, others, &mut SearchScratch::new(), &mut || true);
     let mut top = TopK::new(K);
@@ -178,14 +181,50 @@ fn leaving_out_the_entry_point_leaves_a_way_in() {
 }
 
 #[test]
-fn leaving_out_a_row_that_is_not_there_changes_nothing() {
-    let (values, queries) = clustered(15, 500, 1, false);
+fn a_row_that_is_not_there_has_no_absence() {
+    let (values, _) = clustered(15, 500, 0, false);
     let matrix = Matrix::new(DIM, values);
-    let graph = build(Metric::L2, &matrix);
-    let query = Query::new(Metric::L2, &queries[0]);
-    let beam = Beam { without: Some(RowId(9999)), ..Beam::new(K, 50) };
-    let found = graph.search(&query, beam, &matrix, |_| true, &mut SearchScratch::new(), &mut || true);
-    assert_eq!(found.neighbors, find(&graph, &queries[0], 50, &matrix, |_| true).neighbors);
+    let graph = Hnsw::new(Metric::L2, DIM, params()).unwrap();
+    assert!(graph.absence(RowId(3), &matrix).is_none());
+    graph.insert(RowId(0), &matrix).unwrap();
+    graph.insert(RowId(1), &matrix).unwrap();
+    assert!(graph.absence(RowId(3), &matrix).is_none());
+    assert!(graph.absence(RowId(1), &matrix).is_some());
+}
+
+#[test]
+fn the_recall_of_absent_rows_is_that_of_rows_that_were_never_there() {
+    let matrix = Matrix::new(DIM, clustered(21, ROWS, 0, false).0);
+    let sparse = Params { m: 5, ef_construction: 50, ..params() };
+    let full = build_with(Metric::L2, &matrix, sparse);
+    let part = Hnsw::new(Metric::L2, DIM, sparse).unwrap();
+    for row in matrix.row_ids().filter(|row| row.0 % 10 != 0) {
+        part.insert(row, &matrix).unwrap();
+    }
+    let mut scratch = SearchScratch::new();
+    let mut recall =
+        |graph: &Hnsw, row: RowId, absence: Option<&Absence>, without: &dyn Fn(RowId) -> bool| {
+            let query = Query::new(Metric::L2, matrix.row(row).unwrap());
+            let mut top = TopK::new(K);
+            let others = matrix.row_ids().filter(|&other| !without(other));
+            flat::scan(&query, others, &matrix, &mut top, &mut [0.0; DIM], &mut || true);
+            let last = top.into_sorted()[K - 1].key;
+            let beam = Beam { without: absence, ..Beam::new(K, 12) };
+            let accept = |other: RowId| !without(other);
+            let found = graph.search(&query, beam, &matrix, accept, &mut scratch, &mut || true);
+            found.neighbors.iter().take(K).filter(|neighbor| neighbor.key <= last).count() as f64 / K as f64
+        };
+    let (mut absent, mut never, mut asked) = (0.0, 0.0, 0.0);
+    for row in matrix.row_ids().step_by(10) {
+        let absence = full.absence(row, &matrix).unwrap();
+        absent += recall(&full, row, Some(&absence), &|other| other == row);
+        never += recall(&part, row, None, &|other| other.0 % 10 == 0);
+        asked += 1.0;
+    }
+    let (absent, never) = (absent / asked, never / asked);
+    // A width at which much is missed, so that there is something to tell apart.
+    assert!(never < 0.95, "{never} against {absent}");
+    assert!((absent - never).abs() < 0.02, "{absent} of absent rows, {never} of rows that were never there");
 }
 
 #[test]
