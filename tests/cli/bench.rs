@@ -79,7 +79,7 @@ fn the_object_has_what_was_promised() {
     for (object, fields) in [
         (&answer["build"], &["seconds", "vectors_per_s", "vectors_per_core_s"][..]),
         (&answer["bytes"], &["file_per_vector", "anon_rss", "rss_file"]),
-        (point, &["recall", "qps", "qps_cpu", "p50_us", "p99_us"]),
+        (point, &["recall", "qps", "qps_cpu", "compared", "p50_us", "p99_us"]),
     ] {
         for field in fields {
             assert!(object[field].as_f64().is_some_and(|value| value > 0.0), "{field} in {object}");

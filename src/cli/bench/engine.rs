@@ -111,7 +111,8 @@ impl Engine {
         Ok(file.metadata()?.len())
     }
 
-    /// Leaves in `found` the rows of the up to `k` nearest of `query` that a search of width `ef` finds.
+    /// Leaves in `found` the rows of the up to `k` nearest of `query` that a search of width `ef` finds, and returns
+    /// how many codes it compared.
     pub(super) fn search(
         &self,
         query: &[f32],
@@ -119,13 +120,14 @@ impl Engine {
         rows: &Rows<'_>,
         scratch: &mut SearchScratch,
         found: &mut Vec<u32>,
-    ) {
+    ) -> usize {
         let query = Query::new(self.metric, query);
         let beam = Beam { accepts_most: true, ..Beam::new(k, ef) };
-        let answer = self.graph.search(&query, beam, rows, |_| true, scratch, &mut || true).neighbors;
+        let answer = self.graph.search(&query, beam, rows, |_| true, scratch, &mut || true);
         found.clear();
         // More than k come where rows tie with the k-th.
-        found.extend(answer.iter().take(k).map(|neighbor| neighbor.row.0));
+        found.extend(answer.neighbors.iter().take(k).map(|neighbor| neighbor.row.0));
+        answer.visited
     }
 }
 

@@ -75,6 +75,8 @@ pub(super) struct Point {
     pub(super) qps: f64,
     /// Queries per second of CPU time; the median of the passes.
     pub(super) qps_cpu: f64,
+    /// Codes that a query is compared with, on average.
+    pub(super) compared: f64,
     /// Median time of a query on its own, in microseconds.
     pub(super) p50_us: f64,
     /// Time that 99 of 100 queries on their own stay within, in microseconds.
@@ -95,15 +97,15 @@ pub(super) fn point(
     runs: usize,
 ) -> Point {
     let search = |query: Vector<'_>, worker: &mut Worker| {
-        engine.search(query.values, (k, ef), rows, &mut worker.scratch, &mut worker.found);
+        engine.search(query.values, (k, ef), rows, &mut worker.scratch, &mut worker.found)
     };
     let mut workers: Vec<Worker> = (0..threads).map(|_| Worker::default()).collect();
     // Every worker's scratch grows to its size here.
     pass(queries, &mut workers, &search);
     let first = &mut workers[0];
-    let mut hits = 0;
+    let (mut hits, mut compared) = (0, 0);
     for query in all(queries) {
-        search(query, first);
+        compared += search(query, first);
         hits += truth.count_hits(query.number, &first.found);
     }
 
@@ -128,6 +130,7 @@ pub(super) fn point(
         recall: rounded(hits as f64 / (count * k as f64), 6),
         qps: rounded(rate(|took| took.wall), 1),
         qps_cpu: rounded(rate(|took| took.cpu), 1),
+        compared: rounded(compared as f64 / count, 1),
         p50_us: rounded(percentile_us(&times, 50), 3),
         p99_us: rounded(percentile_us(&times, 99), 3),
     }
@@ -154,7 +157,7 @@ fn all(queries: &Queries) -> impl Iterator<Item = Vector<'_>> {
 fn pass(
     queries: &Queries,
     workers: &mut [Worker],
-    search: &(impl Fn(Vector<'_>, &mut Worker) + Sync),
+    search: &(impl Fn(Vector<'_>, &mut Worker) -> usize + Sync),
 ) -> Took {
     let step = workers.len();
     let work = |first: usize, worker: &mut Worker| {

@@ -160,7 +160,15 @@ mod tests {
             runs: 5,
             build: Build::new(1000, took, 2),
             bytes: Bytes::new(1000, 150_000, memory),
-            points: vec![Point { ef: 10, recall: 0.9, qps: 5e4, qps_cpu: 5.1e4, p50_us: 20.0, p99_us: 41.5 }],
+            points: vec![Point {
+                ef: 10,
+                recall: 0.9,
+                qps: 5e4,
+                qps_cpu: 5.1e4,
+                compared: 150.0,
+                p50_us: 20.0,
+                p99_us: 41.5,
+            }],
         }
     }
 
