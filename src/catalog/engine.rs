@@ -1,5 +1,7 @@
 //! The engine behind the catalog: fjall keyspaces, one for each [`Table`], sharing one journal.
 
+use std::fs::{self, File};
+use std::io;
 use std::ops::Bound;
 use std::path::Path;
 
@@ -43,6 +45,13 @@ impl Catalog {
     ///
     /// [`Error::Catalog`] when the engine cannot open or recover its files.
     pub fn open(dir: &Path) -> Result<Self> {
+        if !dir.try_exists()? {
+            make(dir)?;
+        }
+        Self::open_engine(dir)
+    }
+
+    fn open_engine(dir: &Path) -> Result<Self> {
         let database = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
         let tables = Table::ALL
             .iter()
@@ -149,6 +158,23 @@ impl From<fjall::Error> for Error {
             fjall::Error::Io(error) => Error::Io(error),
             other => Error::Catalog(other.to_string()),
         }
+    }
+}
+
+/// Makes an empty catalog: under another name first and durable, because the engine cannot go on with one whose
+/// making a power cut ended, and does not make its own directory durable.
+fn make(dir: &Path) -> Result<()> {
+    let new = dir.with_extension("tmp");
+    match fs::remove_dir_all(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    drop(Catalog::open_engine(&new)?);
+    nix::unistd::syncfs(File::open(&new)?).map_err(io::Error::from)?;
+    fs::rename(&new, dir)?;
+    match dir.parent() {
+        Some(parent) => Ok(File::open(parent)?.sync_all()?),
+        None => Ok(()),
     }
 }
 

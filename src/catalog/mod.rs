@@ -8,8 +8,10 @@
 //! process loses nothing of it. [`Catalog::persist`] makes everything committed so far survive a power cut.
 
 mod engine;
+mod journal;
 
 pub use engine::{Batch, Catalog, Value};
+pub use journal::drop_torn_tail;
 
 /// The tables of the catalog. Keys are compared as bytes, so integers in keys are big-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

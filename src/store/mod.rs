@@ -125,6 +125,12 @@ impl Store {
         }))
     }
 
+    /// Whether the last process to hold the store ended without [`close`](Self::close), or the power was cut.
+    #[must_use]
+    pub fn last_end_was_unclean(&self) -> bool {
+        self.home.lock.last_end_was_unclean()
+    }
+
     /// The store directory, absolute.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -43,7 +43,7 @@ pub(in crate::volume) use txn::Txn;
 pub use types::*;
 
 use crate::Result;
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::metrics::Metrics;
 use crate::namespace::{Ino, Namespace};
 use crate::pool::Pool;
@@ -118,6 +118,9 @@ impl Volume {
     /// Those of [`Store::open`], `Corrupt`, the catalog's errors.
     pub fn open(options: VolumeOptions) -> Result<Arc<Volume>> {
         let store = Store::open(&options.store, &holder(&options))?;
+        if store.last_end_was_unclean() {
+            catalog::drop_torn_tail(&store.catalog_dir())?;
+        }
         let catalog = Arc::new(Catalog::open(&store.catalog_dir())?);
         let names = Namespace::open(catalog.clone())?;
         let was_closed = recovery::was_closed(&catalog)?;

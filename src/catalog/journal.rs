@@ -1,0 +1,200 @@
+//! The end of the engine's journal after a power cut.
+//!
+//! The disk may have kept any sectors of commits that were never synced. The engine puts up with a journal that
+//! ends in the middle of a commit, and refuses one whose last commit has its end and lost its middle. So the journal
+//! is cut behind its last whole commit before the engine reads it. Commits are found by the engine's own format: a
+//! start with the number of items, the items, an end with their checksum.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::Result;
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+const CLEAR: u8 = 4;
+
+/// What follows the checksum at the end of a commit.
+const TRAILER: [u8; 4] = *b"FJL\x03";
+
+/// Bytes of an item behind its tag and before its key: type, compression, keyspace u64, lengths of key u16, of the
+/// value u32 and of the value as it is stored u32.
+const ITEM_HEADER: usize = 20;
+
+/// Ends the newest journal of the catalog in `dir` behind its last whole commit. Called before the catalog is opened
+/// after an unclean end, and only then: later, what is not whole is damage. Journals before the newest were synced
+/// when it was begun.
+///
+/// # Errors
+///
+/// I/O errors.
+pub fn drop_torn_tail(dir: &Path) -> Result<()> {
+    let Some(path) = newest(dir)? else { return Ok(()) };
+    let file = File::options().read(true).write(true).open(&path)?;
+    let len = file.metadata()?.len();
+    let mut reader = BufReader::with_capacity(64 << 10, &file);
+    let mut whole = 0;
+    while let Some(commit) = commit_len(&mut reader, len - whole)? {
+        whole += commit;
+    }
+    if whole < len {
+        tracing::info!(journal = %path.display(), whole, "the journal ends behind its last whole commit");
+        file.set_len(whole)?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The journal with the highest number.
+fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let mut newest: Option<(u64, PathBuf)> = None;
+    let listing = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        listing => listing?,
+    };
+    for entry in listing {
+        let path = entry?.path();
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        if let Some(number) = number.filter(|_| path.extension().is_some_and(|extension| extension == "jnl"))
+            && newest.as_ref().is_none_or(|(highest, _)| *highest < number)
+        {
+            newest = Some((number, path));
+        }
+    }
+    Ok(newest.map(|(_, path)| path))
+}
+
+/// Length of the commit that begins here, of which at most `left` bytes are there; `None` when it is not whole.
+fn commit_len(reader: &mut impl Read, left: u64) -> io::Result<Option<u64>> {
+    match read_commit(reader, left) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        other => other,
+    }
+}
+
+fn read_commit(reader: &mut impl Read, left: u64) -> io::Result<Option<u64>> {
+    let [tag, count @ ..]: [u8; 5] = take(reader)?;
+    if tag != START {
+        return Ok(None);
+    }
+    let _sequence: [u8; 8] = take(reader)?;
+    let (mut len, mut checksum) = (13, Xxh3::new());
+    for _ in 0..u32::from_le_bytes(count) {
+        let Some(item) = read_item(reader, left.saturating_sub(len), &mut checksum)? else { return Ok(None) };
+        len += item;
+    }
+    let [tag]: [u8; 1] = take(reader)?;
+    let expected = u64::from_le_bytes(take(reader)?);
+    let trailer: [u8; 4] = take(reader)?;
+    let is_whole = tag == END && trailer == TRAILER && expected == checksum.digest();
+    Ok(is_whole.then_some(len + 13))
+}
+
+fn read_item(reader: &mut impl Read, left: u64, checksum: &mut Xxh3) -> io::Result<Option<u64>> {
+    let tag: [u8; 1] = take(reader)?;
+    checksum.update(&tag);
+    match tag[0] {
+        CLEAR => {
+            let keyspace: [u8; 8] = take(reader)?;
+            checksum.update(&keyspace);
+            Ok(Some(9))
+        }
+        ITEM => {
+            let header: [u8; ITEM_HEADER] = take(reader)?;
+            checksum.update(&header);
+            let [.., a, b, _, _, _, _, c, d, e, f] = header;
+            let bytes = u64::from(u16::from_le_bytes([a, b])) + u64::from(u32::from_le_bytes([c, d, e, f]));
+            if bytes > left {
+                return Ok(None);
+            }
+            let mut rest = reader.take(bytes);
+            let mut buffer = [0; 4096];
+            loop {
+                match rest.read(&mut buffer)? {
+                    0 => break,
+                    count => checksum.update(&buffer[..count]),
+                }
+            }
+            Ok((rest.limit() == 0).then_some(1 + ITEM_HEADER as u64 + bytes))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn take<const N: usize>(reader: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    reader.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::catalog::{Catalog, Table};
+
+    /// A catalog with three commits, and where its journal ends.
+    fn three_commits() -> (tempfile::TempDir, PathBuf, u64) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path().join("catalog");
+        let catalog = Catalog::open(&dir).unwrap();
+        for key in [b"a", b"b", b"c"] {
+            let mut batch = catalog.batch();
+            batch.put(Table::Links, key, [key[0]; 3000]);
+            batch.remove(Table::Marks, key);
+            batch.commit().unwrap();
+        }
+        drop(catalog);
+        let path = newest(&dir).unwrap().unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let len = file.metadata().unwrap().len();
+        let mut reader = BufReader::new(&file);
+        let mut whole = 0;
+        while let Some(commit) = commit_len(&mut reader, len - whole).unwrap() {
+            whole += commit;
+        }
+        (temporary, path, whole)
+    }
+
+    fn keys(dir: &Path) -> Vec<Vec<u8>> {
+        let catalog = Catalog::open(dir).unwrap();
+        catalog.scan(Table::Links, b"", None).map(|pair| pair.unwrap().0).collect()
+    }
+
+    #[test]
+    fn a_whole_journal_keeps_every_commit() {
+        let (_temporary, path, whole) = three_commits();
+        assert!(whole > 9000);
+        drop_torn_tail(path.parent().unwrap()).unwrap();
+        assert_eq!(path.metadata().unwrap().len(), whole);
+        assert_eq!(keys(path.parent().unwrap()), [b"a", b"b", b"c"]);
+    }
+
+    #[test]
+    fn a_commit_that_lost_any_part_is_dropped_with_what_follows() {
+        let (_temporary, path, whole) = three_commits();
+        let bytes = fs::read(&path).unwrap();
+        let last = whole * 2 / 3;
+        for at in (last..whole).step_by(37) {
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_len(0).unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            file.write_all_at(&[0x5a; 8], at).unwrap();
+            drop_torn_tail(path.parent().unwrap()).unwrap();
+            assert_eq!(path.metadata().unwrap().len(), last, "damaged at {at}");
+        }
+        assert_eq!(keys(path.parent().unwrap()), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn a_catalog_that_is_not_there_has_no_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        drop_torn_tail(&dir.path().join("catalog")).unwrap();
+        drop_torn_tail(dir.path()).unwrap();
+    }
+}
