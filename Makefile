@@ -11,7 +11,7 @@ SETS ?= minilm384:ip,glove100:ip,sift128:l2
 PEERS ?= hnswlib,symqg
 BENCH_VENV ?= target/bench-venv
 
-.PHONY: help setup build demo test check fuzz bench-ann bench-kernels clean
+.PHONY: help setup build demo test check crash fuzz bench-ann bench-kernels clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,10 @@ check: setup ## Formatting, lints, documentation, dependencies, then the tests
 		echo "cargo-deny is not installed: licences and sources of dependencies are not checked"; \
 	fi
 	@$(MAKE) --no-print-directory test
+
+# CRASH_CUTS and CRASH_SEED go to the tests by the environment: see docs/RELIABILITY.md.
+crash: setup ## Cut the power in simulation, CRASH_CUTS (200) times in each of two ways, and look what is left
+	cargo test --locked --test crash -- --nocapture
 
 fuzz: ## Feed hostile bytes to the parsers, FUZZ_SECONDS (30) for each
 	@scripts/setup.sh --fuzz

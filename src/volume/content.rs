@@ -132,9 +132,14 @@ impl Volume {
             self.stale_marks.insert(file.ino);
         } else {
             self.names.put_inode(&mut txn.batch, &inode);
-            self.names.remove_mark(&mut txn.batch, Mark::Dirty, file.ino);
+            let keeps_mark = txn.keeps_mark(file.ino);
+            if !keeps_mark {
+                self.names.remove_mark(&mut txn.batch, Mark::Dirty, file.ino);
+            }
             self.commit(txn)?;
-            self.stale_marks.remove(&file.ino);
+            if !keeps_mark {
+                self.stale_marks.remove(&file.ino);
+            }
         }
         self.note_sealed(&inode);
         let mut state = file.state();

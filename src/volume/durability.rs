@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
-use crate::namespace::{Ino, Mark};
+use crate::namespace::{Content, Ino, Mark};
 use crate::store::BlobId;
 use crate::{Error, Result};
 
@@ -117,12 +117,17 @@ impl Volume {
     pub fn sync(&self) -> Result<()> {
         let _one_at_a_time = self.syncing.lock();
         self.check_poison()?;
+        // What is written from here on is added to something that this sync promises.
+        self.volatile.clear();
         self.retry_unsettled();
-        self.remove_stale_marks()?;
         // The mark comes first: what is freed after it is not covered by this sync.
         let mark = self.store.freed_mark();
-        if self.changed.swap(false, Ordering::AcqRel) {
+        let changed = self.changed.swap(false, Ordering::AcqRel);
+        if changed {
             self.sync_blobs(false)?;
+        }
+        self.remove_stale_marks()?;
+        if changed || self.changed.swap(false, Ordering::AcqRel) {
             self.persist()?;
         }
         self.store.reclaim(mark);
@@ -193,14 +198,20 @@ impl Volume {
         self.store.sync().inspect_err(|error| self.poison("sync of slots", error))
     }
 
-    /// Removes marks that files left behind whose content needed no settling.
+    /// Whether bytes of this blob are not known to be on disk.
+    pub(super) fn is_unsynced(&self, id: BlobId) -> bool {
+        self.unsynced.written_at(id).is_some()
+    }
+
+    /// Removes marks that files left behind whose content needed no settling, or waited for its blob to be on disk.
     fn remove_stale_marks(&self) -> Result<()> {
         let stale: Vec<Ino> = self.stale_marks.iter().map(|ino| *ino).collect();
         for some in stale.chunks(MARKS_PER_COMMIT) {
             let _locked = self.names.lock(some);
             let mut batch = self.catalog.batch();
             // Written to again meanwhile: the mark is needed again.
-            let still: Vec<Ino> = some.iter().copied().filter(|ino| self.stale_marks.contains(ino)).collect();
+            let is_stale = |ino: &Ino| self.stale_marks.contains(ino) && !self.waits_for_blob(*ino);
+            let still: Vec<Ino> = some.iter().copied().filter(is_stale).collect();
             for &ino in &still {
                 self.names.remove_mark(&mut batch, Mark::Dirty, ino);
             }
@@ -210,6 +221,28 @@ impl Volume {
             }
         }
         Ok(())
+    }
+
+    /// The content of a file was empty when it was written to, or is now.
+    pub(super) fn note_emptied(&self, ino: Ino) {
+        self.volatile.insert(ino);
+    }
+
+    /// Before a commit replaces the content of `ino` by a copy in a slot: a power cut may keep the commit and lose
+    /// the copy, so the copy of bytes that may have been promised is made durable first.
+    pub(super) fn keep_promise_in_slot(&self, ino: Ino) -> Result<()> {
+        if self.volatile.contains(&ino) { Ok(()) } else { self.sync_slots() }
+    }
+
+    /// The same for a copy in a blob.
+    pub(super) fn keep_promise_in_blob(&self, ino: Ino, id: BlobId, file: &File) -> Result<()> {
+        if self.volatile.contains(&ino) { Ok(()) } else { self.sync_blob(id, file) }
+    }
+
+    /// Whether vectors are read from a blob of this file that is not known to be on disk.
+    fn waits_for_blob(&self, ino: Ino) -> bool {
+        let content = self.names.inode(ino).map(|inode| inode.content);
+        matches!(content, Ok(Content::Blob { id, sealed: true }) if self.is_unsynced(id))
     }
 
     /// Remembers the first failure of ground state.

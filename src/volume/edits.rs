@@ -135,10 +135,17 @@ impl Volume {
             if matches!(edit, Edit::Write { data, .. } if done < data.len() as u64) {
                 return Err(Error::NoSpace);
             }
+            if inode.size > 0 {
+                self.keep_promise_in_blob(inode.ino, blob.id, &blob.file)?;
+            }
             inode.content = Content::Blob { id: blob.id, sealed: false };
             (done, Some(blob))
         };
+        let was_empty = inode.size == 0;
         inode.size = edit.size_after(inode.size, done);
+        if was_empty || inode.size == 0 {
+            self.note_emptied(inode.ino);
+        }
         if (old, inode.content) != (Content::Inline, Content::Inline) {
             self.release_content(&mut txn, inode.ino, old);
         }

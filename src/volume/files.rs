@@ -189,6 +189,7 @@ impl Volume {
         }
         let open = self.files.handle(handle)?;
         self.check_poison()?;
+        self.volatile.remove(&open.file.ino);
         self.sync_content(&open.file)?;
         if open.file.state().has_overlay() {
             self.finish(&open.file, Finish::WriteBack)?;

@@ -85,6 +85,9 @@ pub struct Volume {
     stale_marks: DashSet<Ino>,
     /// Marked dirty on disk, closed, and not settled because of an error: tried again with the next sync.
     unsettled: DashSet<Ino>,
+    /// Files that were empty at some moment since the last sync and were not fsynced since: nothing of their
+    /// content was promised to anybody.
+    volatile: DashSet<Ino>,
     read_only: bool,
     poisoned: OnceLock<String>,
     closing: AtomicBool,
@@ -139,6 +142,7 @@ impl Volume {
             room: space::Room::default(),
             stale_marks: DashSet::new(),
             unsettled: DashSet::new(),
+            volatile: DashSet::new(),
             read_only: options.read_only,
             poisoned: OnceLock::new(),
             closing: AtomicBool::new(false),
@@ -155,9 +159,9 @@ impl Volume {
             mountpoint: options.mountpoint,
             opened: Instant::now(),
         };
-        volume.restore_vectors(!was_closed)?;
+        let damaged = volume.restore_vectors(!was_closed)?;
         volume.store.sweep()?;
-        volume.recover(torn)?;
+        volume.recover(torn, damaged)?;
         let volume = Arc::new(volume);
         volume.start_background()?;
         volume.start_indexer()?;

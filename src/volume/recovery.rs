@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Volume;
-use super::ingest::Why;
+use super::ingest::{Damaged, Why};
 use crate::catalog::{Catalog, Table};
 use crate::namespace::{Content, Ino, Inode, Kind, Mark, Namespace, Time};
 use crate::store::Store;
@@ -32,9 +32,9 @@ pub(super) fn adopt_content(names: &Namespace, store: &Store, was_closed: bool) 
                     tracing::error!("inode {}: {error}", inode.ino.0);
                 }
             }
-            Content::Blob { id, sealed } => {
+            Content::Blob { id, .. } => {
                 store.adopt_blob(id);
-                if !was_closed && !sealed && blob_len(store, &inode)? != Some(inode.size) {
+                if !was_closed && blob_len(store, &inode)? != Some(inode.size) {
                     torn.push(inode.ino);
                 }
             }
@@ -57,8 +57,11 @@ fn blob_len(store: &Store, inode: &Inode) -> Result<Option<u64>> {
 
 impl Volume {
     /// Finishes what the last run left: orphans go, content that was being written is settled as it is.
-    pub(super) fn recover(&self, torn: Vec<Ino>) -> Result<()> {
+    pub(super) fn recover(&self, torn: Vec<Ino>, damaged: Damaged) -> Result<()> {
         let mut batch = self.catalog.batch();
+        for (key, member) in damaged {
+            batch.put(Table::Vectors, key, member);
+        }
         batch.remove(Table::Meta, CLEAN);
         self.commit_batch(batch)?;
         // Before anything is written in place: a power cut must not find the old "clean" beside new bytes.
@@ -122,19 +125,25 @@ impl Volume {
             Ok(_) | Err(Error::NotFound) => {}
             Err(error) => return Err(error),
         }
-        self.names.remove_mark(&mut txn.batch, Mark::Dirty, ino);
+        let keeps_mark = txn.keeps_mark(ino);
+        if !keeps_mark {
+            self.names.remove_mark(&mut txn.batch, Mark::Dirty, ino);
+        }
         self.commit(txn)?;
         self.unsettled.remove(&ino);
-        self.stale_marks.remove(&ino);
+        if !keeps_mark {
+            self.stale_marks.remove(&ino);
+        }
         Ok(())
     }
 
-    /// While a blob is written in place its size and time are in the blob's own inode.
+    /// While a blob is written in place its size and time are in the blob's own inode, and after a power cut its
+    /// size is what it is.
     fn take_blob_facts(&self, inode: &mut Inode) -> Result<()> {
-        let Content::Blob { id, sealed: false } = inode.content else { return Ok(()) };
+        let Content::Blob { id, sealed } = inode.content else { return Ok(()) };
         let metadata = self.store.open_blob(id)?.metadata()?;
         let mtime = Time::from(metadata.modified()?);
-        if metadata.len() != inode.size || mtime > inode.mtime {
+        if metadata.len() != inode.size || !sealed && mtime > inode.mtime {
             inode.size = metadata.len();
             inode.mtime = mtime;
             inode.ctime = inode.ctime.max(mtime);

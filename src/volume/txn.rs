@@ -7,7 +7,7 @@ use super::ingest::Change;
 use super::open_files::OpenFile;
 use super::{Volume, durability};
 use crate::catalog::Batch;
-use crate::namespace::{Content, Ino, Inode};
+use crate::namespace::{Content, Ino, Inode, Mark};
 use crate::store::{BlobId, SlotRef};
 use crate::{Error, Result};
 
@@ -23,6 +23,8 @@ pub(in crate::volume) struct Txn<'a> {
     releases: Vec<Release>,
     fresh_blobs: Vec<BlobId>,
     written_back: Vec<(Arc<OpenFile>, u64)>,
+    /// Files whose vectors are read from a blob that is not known to be on disk.
+    sealed: Vec<Ino>,
     _active: Active<'a>,
 }
 
@@ -71,6 +73,7 @@ impl Volume {
             releases: Vec::new(),
             fresh_blobs: Vec::new(),
             written_back: Vec::new(),
+            sealed: Vec::new(),
         }
     }
 
@@ -90,6 +93,9 @@ impl Volume {
                 Release::Slot(ino, at) => self.vectors.free_slot(ino, at),
                 Release::Blob(id) => self.drop_blob(id),
             }
+        }
+        for ino in std::mem::take(&mut txn.sealed) {
+            self.stale_marks.insert(ino);
         }
         for (file, version) in std::mem::take(&mut txn.written_back) {
             file.written_back(version);
@@ -148,6 +154,20 @@ impl Txn<'_> {
     /// `id` was made for this transaction: it goes when the transaction is given up.
     pub(super) fn made_blob(&mut self, id: BlobId) {
         self.fresh_blobs.push(id);
+    }
+
+    /// The vectors of `ino` are read from the blob `id` from this commit on. Until the blob is on disk the file is
+    /// marked, so that after a power cut its vectors are made of what is there.
+    pub(in crate::volume) fn seals(&mut self, ino: Ino, id: BlobId) {
+        if self.volume.is_unsynced(id) && !self.keeps_mark(ino) {
+            self.volume.names.put_mark(&mut self.batch, Mark::Dirty, ino);
+            self.sealed.push(ino);
+        }
+    }
+
+    /// Whether the file stays marked although it is settled.
+    pub(super) fn keeps_mark(&self, ino: Ino) -> bool {
+        self.sealed.contains(&ino)
     }
 
     /// Whether there is nothing to commit.

@@ -10,10 +10,14 @@
     reason = "a test may panic, and its modules share their support"
 )]
 
+mod check;
 mod image;
 mod interpose;
 mod random;
 mod recorder;
+mod reference;
 mod survivors;
+mod workload;
 
+mod cuts;
 mod recording;

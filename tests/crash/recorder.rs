@@ -119,6 +119,11 @@ impl Recording {
         look(table.disks.iter_mut().find(|disk| disk.id == self.id).expect("it is being recorded"))
     }
 
+    /// Events so far.
+    pub fn position(&self) -> usize {
+        self.with(|disk| disk.tape.events.len())
+    }
+
     /// What was recorded so far.
     pub fn tape(&self) -> Tape {
         self.with(|disk| {

@@ -1,6 +1,6 @@
 //! What a disk may have kept when the power was cut: everything that was synced, and any part of the rest.
 //!
-//! - *Bytes*: every sector of every write since the file's last sync is kept or lost on its own, whole.
+//! - *Bytes*: every sector holds, whole, what it held at some moment since the file's last sync.
 //! - *Sizes* of a file change in order, up to some point.
 //! - *Names* change in order, as on a file system with a journal, up to some point that is not before the last
 //!   change that a sync of its directory covers; or, scattered, each change that no sync covers is kept or lost on
@@ -139,12 +139,21 @@ fn keep_names(image: &mut Image, log: &[Event], covered: &Covered, names: Names,
 fn keep_bytes(image: &mut Image, node: NodeId, events: &[&Event], luck: Luck, random: &mut Random) {
     let sector = if random.chance(50) { 512 } else { 4096 };
     let sized = luck.prefix(events.len(), random);
+    // What a sector holds is what it held at one moment: so many of the changes.
+    let mut moments: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut keeps = |at: u64, place: usize, random: &mut Random| {
+        let moment = moments.entry(at / sector).or_insert_with(|| match luck.keeps(random) {
+            true => events.len(),
+            false => luck.prefix(events.len(), random),
+        });
+        place < *moment
+    };
     let file = image.file(node);
     for (place, event) in events.iter().enumerate() {
         match event {
             Event::Write { offset, data, .. } => {
                 for (at, piece) in sectors(*offset, data.len() as u64, sector) {
-                    if luck.keeps(random) {
+                    if keeps(at, place, random) {
                         let from = (at - offset) as usize;
                         file.put(at, &data[from..from + piece as usize]);
                     }
@@ -155,7 +164,7 @@ fn keep_bytes(image: &mut Image, node: NodeId, events: &[&Event], luck: Luck, ra
             }
             Event::Zero { offset, len, .. } => {
                 for (at, piece) in sectors(*offset, *len, sector) {
-                    if luck.keeps(random) {
+                    if keeps(at, place, random) {
                         file.zero(at, piece);
                     }
                 }

@@ -21,6 +21,7 @@ use std::sync::{Arc, Weak};
 use dashmap::DashMap;
 
 pub(super) use groups::{GroupKey, Groups};
+pub(super) use restore::Damaged;
 pub(super) use settle::{Why, last_row};
 
 use crate::collection::{Collection, FileNumber, RowBytes, Schema, Staged, VectorFile};

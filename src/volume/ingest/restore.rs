@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::settle::member_key;
 use super::{CollectionRecord, Member, MemberRecord, MemberState, Problem, State, number};
 use crate::catalog::Table;
 use crate::collection::{Collection, RowBytes, VectorFile};
@@ -18,13 +19,18 @@ struct Restored {
     files: HashMap<Ino, Vec<Arc<VectorFile>>>,
     /// Bytes of files that are in several collections: one handle for all.
     shared: HashMap<Ino, (Content, RowBytes)>,
+    damaged: Damaged,
 }
+
+/// Keys and records of members whose vectors cannot be read, as the catalog is to have them: the next open may not
+/// look again.
+pub(in crate::volume) type Damaged = Vec<([u8; 16], Vec<u8>)>;
 
 impl Volume {
     /// Puts the collections back, and tells the store which slots and blobs they name: before it sweeps, and before
     /// anything is written. After an unclean end (`verify`) every slot is compared with its checksum, and one
-    /// that a power cut has torn makes its file invalid instead of being served.
-    pub(in crate::volume) fn restore_vectors(&self, verify: bool) -> Result<()> {
+    /// that a power cut has torn makes its file invalid instead of being served: these are returned.
+    pub(in crate::volume) fn restore_vectors(&self, verify: bool) -> Result<Damaged> {
         for pair in self.catalog.scan(Table::Collections, &[], None) {
             let (key, value) = pair?;
             self.restore_collection(ino_at(&key, 0)?, record::decode("collections", &value)?)?;
@@ -43,7 +49,7 @@ impl Volume {
                 tracing::warn!(%error, "graph checkpoint is not used; the graph is built anew");
             }
         }
-        Ok(())
+        Ok(restored.damaged)
     }
 
     fn restore_collection(&self, root: Ino, entry: CollectionRecord) -> Result<()> {
@@ -85,7 +91,11 @@ impl Volume {
                     }
                     Err(error @ Error::Corrupt { .. }) => {
                         tracing::error!(ino = ino.0, %error, "a vector file is damaged");
-                        State::Invalid(Problem { reason: format!("damaged: {error}"), at: Time::now() })
+                        let problem = Problem { reason: format!("damaged: {error}"), at: Time::now() };
+                        let state = MemberState::Invalid(problem.clone());
+                        let record = MemberRecord { kind: entry.kind, group: entry.group.clone(), state };
+                        restored.damaged.push((member_key(root, ino), record::encode(&record)));
+                        State::Invalid(problem)
                     }
                     Err(error) => return Err(error),
                 }

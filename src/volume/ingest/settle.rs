@@ -210,10 +210,11 @@ impl Volume {
             Content::Inline => {
                 let bytes = self.names.inline(inode.ino)?.ok_or_else(|| missing_inline(inode.ino))?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(&bytes, &check);
+                    return self.prepare_text(inode.ino, &bytes, &check);
                 }
                 let layout = check.layout(kind, &bytes)?;
                 let slot = self.store.write_slot(&bytes)?;
+                self.keep_promise_in_slot(inode.ino)?;
                 self.release_content(txn, inode.ino, inode.content);
                 inode.content = Content::Slot(slot.at());
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
@@ -222,7 +223,7 @@ impl Volume {
                 let slot = self.slot_of(inode.ino, at)?;
                 slot.verify()?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(slot.bytes(), &check);
+                    return self.prepare_text(inode.ino, slot.bytes(), &check);
                 }
                 let layout = check.layout(kind, slot.bytes())?;
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
@@ -230,22 +231,24 @@ impl Volume {
             Content::Blob { id, sealed } => {
                 let map = self.store.map_blob(id)?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(map.bytes(), &check);
+                    return self.prepare_text(inode.ino, map.bytes(), &check);
                 }
                 let layout = check.layout(kind, map.bytes())?;
                 if map.bytes().len() <= SLOT_MAX && !sealed {
                     let slot = self.store.write_slot(map.bytes())?;
+                    self.keep_promise_in_slot(inode.ino)?;
                     self.release_content(txn, inode.ino, inode.content);
                     inode.content = Content::Slot(slot.at());
                     return Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) });
                 }
+                txn.seals(inode.ino, id);
                 inode.content = Content::Blob { id, sealed: true };
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Blob(map) })
             }
         }
     }
 
-    fn prepare_text(&self, text: &[u8], check: &Check) -> Result<Prepared> {
+    fn prepare_text(&self, ino: Ino, text: &[u8], check: &Check) -> Result<Prepared> {
         let values = format::parse_text(text, &check.limits)?;
         let layout = Layout {
             dtype: Dtype::F32,
@@ -258,6 +261,7 @@ impl Volume {
         format::check_vector(0, &values, check.cosine)?;
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let slot = self.store.write_slot(&bytes)?;
+        self.keep_promise_in_slot(ino)?;
         Ok(Prepared { layout, content: Content::Slot(slot.at()), bytes: RowBytes::Slot(slot) })
     }
 
@@ -407,7 +411,7 @@ impl Check {
     }
 }
 
-fn member_key(root: Ino, ino: Ino) -> [u8; 16] {
+pub(super) fn member_key(root: Ino, ino: Ino) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&root.0.to_be_bytes());
     key[8..].copy_from_slice(&ino.0.to_be_bytes());

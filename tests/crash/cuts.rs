@@ -1,0 +1,108 @@
+//! The power is cut at every sync, and at random moments between; the store is opened as it is.
+
+use std::path::Path;
+
+use crate::check::check;
+use crate::image::{Event, Image};
+use crate::random::Random;
+use crate::recorder::{Recording, Tape};
+use crate::reference::History;
+use crate::survivors::{Names, survivors};
+use crate::workload::{Run, open};
+
+/// Steps of one workload.
+const STEPS: usize = 120;
+
+/// Cuts of one workload.
+const CUTS_OF_RUN: usize = 40;
+
+/// A directory in memory, where the system has one: cuts are many.
+fn temporary() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("vexfs-crash-").tempdir_in(place).unwrap()
+}
+
+/// Works on a new store.
+fn record(seed: u64, steps: usize) -> (Tape, History) {
+    let store = temporary();
+    let recording = Recording::start(store.path(), Image::empty());
+    let mut run = Run::new(store.path(), &recording, seed).unwrap();
+    run.work(steps).unwrap();
+    if seed.is_multiple_of(2) {
+        run.end().unwrap();
+    }
+    let history = run.history.clone();
+    drop(run);
+    (recording.tape(), history)
+}
+
+/// Where to cut: mostly beside a sync.
+fn place(tape: &Tape, random: &mut Random) -> usize {
+    let syncs: Vec<usize> = tape
+        .events
+        .iter()
+        .enumerate()
+        .filter(|(_, event)| matches!(event, Event::Sync { .. } | Event::SyncAll))
+        .map(|(index, _)| index)
+        .collect();
+    match random.below(4) {
+        0 => random.below(tape.events.len() + 1),
+        by => syncs[random.below(syncs.len())] + usize::from(by == 1),
+    }
+}
+
+/// Opens what is left, compares, works on, closes, and opens again.
+fn survive(image: &Image, history: &History, cut: usize) -> Result<(), String> {
+    let store = temporary();
+    image.write_to(store.path());
+    let volume = open(store.path()).map_err(|error| format!("open: {error}"))?;
+    check(&volume, history, cut)?;
+    volume.close().map_err(|error| format!("close: {error}"))?;
+    drop(volume);
+    let volume = open(store.path()).map_err(|error| format!("open again: {error}"))?;
+    check(&volume, history, cut).map_err(|why| format!("opened again: {why}"))?;
+    volume.close().map_err(|error| format!("close again: {error}"))
+}
+
+/// A number from the environment, or `default`.
+fn number<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
+}
+
+/// Cuts of each test.
+fn cuts() -> usize {
+    number("CRASH_CUTS", 200)
+}
+
+fn cut_often(first_seed: u64, names: Names, count: usize) {
+    let mut done = 0;
+    let mut failures = Vec::new();
+    for seed in first_seed.. {
+        if done >= count {
+            break;
+        }
+        let (tape, history) = record(seed, STEPS);
+        for number in 0..CUTS_OF_RUN.min(count - done) {
+            let mut random = Random(seed << 32 | number as u64);
+            let cut = place(&tape, &mut random);
+            let image = survivors(&tape.start, &tape.events[..cut], names, &mut random);
+            if let Err(why) = survive(&image, &history, cut) {
+                failures.push(format!("seed {seed}, cut {number} after {cut} events, {names:?}: {why}"));
+            }
+            done += 1;
+        }
+    }
+    println!("{done} cuts, seeds from {first_seed}, names {names:?}: {} lost something", failures.len());
+    assert!(failures.is_empty(), "{}", failures[..failures.len().min(8)].join("\n"));
+}
+
+#[test]
+fn what_was_synced_survives_cuts_and_nothing_is_half_there() {
+    cut_often(number("CRASH_SEED", 1), Names::Ordered, cuts());
+}
+
+#[test]
+fn what_was_synced_survives_cuts_that_scatter_names() {
+    cut_often(number("CRASH_SEED", 1_001), Names::Scattered, cuts());
+}
