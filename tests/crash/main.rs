@@ -1,8 +1,8 @@
-//! What a store is after the power was cut, and what a volume says when its disk fails.
+//! What a store is worth when the power goes, the daemon dies or the disk fails.
 //!
-//! The tests run a volume on a directory whose system calls are recorded ([`interpose`]), work out what a disk may
-//! have kept of them ([`image`], [`survivors`]), and open that. `docs/RELIABILITY.md` says what is tried and how to
-//! run more of it.
+//! The simulation runs a volume on a directory whose system calls are recorded ([`interpose`]), works out what a disk
+//! may have kept of them ([`image`], [`survivors`]), and opens that. [`live`] does it to a mount on a disk of its own.
+//! `docs/RELIABILITY.md` says what is tried and how to run more of it.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -20,4 +20,5 @@ mod survivors;
 mod workload;
 
 mod cuts;
+mod live;
 mod recording;
