@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::Result;
 use crate::distance;
 use crate::format::Layout;
 use crate::index::RowId;
@@ -29,6 +30,18 @@ impl RowBytes {
         match self {
             RowBytes::Slot(slot) => slot.bytes(),
             RowBytes::Blob(map) => map.bytes(),
+        }
+    }
+
+    /// Whether what was read of them up to now is what was written: asked after reading.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) when the disk failed to read a page of them.
+    pub fn check_read(&self) -> Result<()> {
+        match self {
+            RowBytes::Slot(slot) => slot.check_read(),
+            RowBytes::Blob(map) => map.check_read(),
         }
     }
 }

@@ -19,6 +19,7 @@ use nix::unistd::{Whence, lseek};
 use parking_lot::Mutex;
 
 use super::directory::{create_file, make_dir, open_file, sync_dir};
+use super::watch::Watch;
 use super::{BlobId, io as store_error};
 use crate::{Error, Result};
 
@@ -121,7 +122,7 @@ impl Blobs {
         let file = self.open_blob(id, false)?;
         let len = file.metadata().map_err(store_error)?.len();
         if len == 0 {
-            return Ok(BlobMap { map: None });
+            return Ok(BlobMap { id, watch: None, map: None });
         }
         let too_large =
             Error::TooLarge { what: "blob to be mapped, bytes", got: len, limit: isize::MAX as u64 };
@@ -129,7 +130,8 @@ impl Blobs {
         // SAFETY: callers map sealed blobs only, which nobody writes or shortens any more, and the store
         // directory keeps other users out. Removing the file leaves the mapping valid.
         let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(store_error)?;
-        Ok(BlobMap { map: Some(map) })
+        let watch = Watch::over(map.as_ptr(), map.len(), false);
+        Ok(BlobMap { id, watch: Some(watch), map: Some(map) })
     }
 
     pub(super) fn sync(&self, id: BlobId, file: &File) -> Result<()> {
@@ -279,6 +281,8 @@ fn read_and_write(source: &File, target: &File, mut at: u64, end: u64) -> io::Re
 /// A blob mapped for reading. The mapped blob must not be written or shrunk any more (a sealed version).
 #[derive(Debug)]
 pub struct BlobMap {
+    id: BlobId,
+    watch: Option<Watch>,
     map: Option<Mmap>,
 }
 
@@ -287,6 +291,22 @@ impl BlobMap {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
+    }
+
+    /// Whether what was read of it up to now is what was written: asked after reading.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when the disk failed to read a page of it, or its file was cut.
+    pub fn check_read(&self) -> Result<()> {
+        match self.watch.as_ref().and_then(Watch::damage) {
+            None => Ok(()),
+            Some(offset) => Err(Error::Corrupt {
+                file: format!("blobs/{}", relative_path(self.id)),
+                offset,
+                what: "the page cannot be read".into(),
+            }),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ mod quarantine;
 pub mod rows;
 mod segment;
 mod slots;
+mod watch;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -42,6 +43,7 @@ use parking_lot::Mutex;
 
 pub use self::blob::BlobMap;
 pub use self::slots::Slot;
+pub use self::watch::damages;
 
 use self::blob::Blobs;
 use self::lock::Lock;

@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::directory::{create_file, open_file, sync_dir};
 use super::lock::Lock;
 use super::quarantine::Quarantine;
+use super::watch::Watch;
 use super::{SlotRef, io as store_error};
 use crate::{Error, Result};
 
@@ -53,6 +54,7 @@ pub(super) struct Segment {
     number: u32,
     stride: u32,
     slots: u32,
+    watch: Watch,
     map: MmapRaw,
     /// Bit per slot: something may name it, or did until a commit that may not be durable yet.
     taken: Box<[AtomicU64]>,
@@ -154,6 +156,7 @@ impl Segment {
             number,
             stride,
             slots,
+            watch: Watch::over(map.as_ptr(), map.len(), false),
             map,
             taken: clear(),
             freed: clear(),
@@ -202,6 +205,11 @@ impl Segment {
             return Err(self.corrupt(self.offset(at.slot), "the slot named is free".into()));
         }
         Ok(())
+    }
+
+    /// Whether a page of it could not be read.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.watch.damage().is_some()
     }
 
     pub(super) fn checksum_mismatch(&self, at: SlotRef, got: u64) -> Error {

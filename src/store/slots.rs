@@ -335,6 +335,15 @@ impl Slot {
         if got == self.checksum { Ok(()) } else { Err(self.segment.checksum_mismatch(self.at(), got)) }
     }
 
+    /// Whether what was read of it up to now is what was written: asked after reading.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when the disk failed to read a page of it.
+    pub fn check_read(&self) -> Result<()> {
+        if self.segment.is_damaged() { self.verify() } else { Ok(()) }
+    }
+
     /// The newest commit no longer names this slot, or no commit ever will: when the last `Arc` drops, its
     /// space goes to the quarantine. Called after that commit has returned.
     pub fn doom(&self) {

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
 use crate::collection::Collection;
-use crate::{Error, Result};
+use crate::{Error, Result, store};
 
 /// How long the indexer sleeps when nothing wakes it. It also bounds how long dead rows keep their space.
 const NAP: Duration = Duration::from_millis(500);
@@ -84,9 +84,17 @@ impl Volume {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut worked = false;
         for collection in self.vectors.all() {
+            let damages = store::damages();
+            self.vectors.withdraw_unreadable(&self.names, damages);
             match collection.index_step(threads, &self.indexer.stop) {
                 Ok(did) => worked |= did,
                 Err(error) => tracing::error!(root = collection.root(), %error, "indexing failed"),
+            }
+            // What could not be read was linked as zeros.
+            if store::damages() != damages
+                && let Err(error) = self.rebuild_graph(&collection)
+            {
+                tracing::error!(root = collection.root(), %error, "giving a graph up");
             }
         }
         if !worked {

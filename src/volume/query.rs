@@ -17,6 +17,7 @@ use crate::namespace::{Ino, Inode, Kind};
 use crate::search::nearest::Near;
 use crate::search::request::{DEFAULT_K, RequestLimits};
 use crate::search::{Answer, Context, Hit, Limits, Options, Request, Target, Way, nearest};
+use crate::store;
 use crate::{Error, Result};
 
 /// How long one request may take.
@@ -91,7 +92,8 @@ impl Volume {
         let vector = file.row(row.into(), &mut scratch);
         let asked = Asked { vector, exclude: Some((file.number(), row)) };
         let parts = self.parts(caller, base, file.dim(), Some(metric))?;
-        self.answer(base, &asked, options, &parts, Limits::within(ALLOWANCE))
+        let answer = self.answer(base, &asked, options, &parts, Limits::within(ALLOWANCE));
+        file.bytes().check_read().and(answer)
     }
 
     /// Distance between the vectors of two files of one collection's metric.
@@ -108,6 +110,7 @@ impl Volume {
         let (mut a, mut b) = (vec![0.0; file.dim() as usize], vec![0.0; file.dim() as usize]);
         let other = Matrix::new(to.dim() as usize, to.row(to_row.into(), &mut b).to_vec());
         let key = Query::new(metric, file.row(row.into(), &mut a)).key(&other, RowId(0), &mut []);
+        file.bytes().check_read().and(to.bytes().check_read())?;
         Ok(metric.finish(key.unwrap_or(f32::INFINITY)))
     }
 
@@ -213,6 +216,8 @@ impl Volume {
         let mut answer =
             Answer { k, metric, exact: true, complete: true, pending: 0, took_us: 0, hits: Vec::new() };
         loop {
+            let damages = store::damages();
+            self.vectors.withdraw_unreadable(&self.names, damages);
             let mut candidates = Vec::new();
             answer.exact = true;
             answer.pending = 0;
@@ -236,6 +241,10 @@ impl Volume {
                 answer.exact &= !walked;
                 answer.pending += found.pending;
                 candidates.extend(found.near);
+            }
+            // What could not be read was compared as zeros.
+            if store::damages() != damages {
+                continue;
             }
             let (hits, lost) = self.hits(base, candidates, k as usize, metric)?;
             answer.hits = hits;

@@ -84,6 +84,7 @@ impl Volume {
                 let mut scratch = vec![0.0; file.dim() as usize];
                 let values = file.row(row.into(), &mut scratch).iter().map(f32::to_string);
                 let text = values.collect::<Vec<_>>().join(",");
+                file.bytes().check_read()?;
                 if text.len() > VALUE_MAX {
                     return Err(Error::AttributeTooBig { got: text.len(), limit: VALUE_MAX });
                 }

@@ -323,7 +323,7 @@ impl CodeRows {
     #[inline]
     #[must_use]
     pub fn is_damaged(&self) -> bool {
-        self.parts().any(|part| part.is_damaged.load(Ordering::Acquire))
+        self.parts().any(Blocks::is_damaged)
     }
 
     /// The first rows that were found damaged.

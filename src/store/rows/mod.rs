@@ -34,6 +34,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::codes::{BATCH, Code, CodeRows, Codes};
 pub use self::words::WordRows;
+use super::watch::{Watch, damages};
 use crate::{Error, Result, distance};
 
 /// Rows of a block.
@@ -45,6 +46,7 @@ const MAX_BLOCKS: usize = 1 << (32 - BLOCK_BITS);
 /// A file that rows are read from: mapped privately, as a whole.
 #[derive(Debug)]
 pub struct Image {
+    watch: Watch,
     /// Keeps the mapping; its bytes are reached through `base` only.
     _map: MmapMut,
     base: *mut u8,
@@ -68,7 +70,8 @@ impl Image {
         // SAFETY: the mapping is private, so what is written through it goes nowhere. Checkpoints are only ever
         // replaced by renames within a locked store, never written in place or cut.
         let mut map = unsafe { MmapOptions::new().map_copy(file)? };
-        Ok(Image { base: map.as_mut_ptr(), len: map.len(), _map: map, path: path.to_owned() })
+        let (base, len) = (map.as_mut_ptr(), map.len());
+        Ok(Image { watch: Watch::over(base, len, true), base, len, _map: map, path: path.to_owned() })
     }
 }
 
@@ -287,10 +290,24 @@ impl Blocks {
         Some(base)
     }
 
+    /// Whether a block was found damaged, or a page of the image could not be read since.
+    fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Acquire) || (damages() > 0 && self.unreadable().is_some())
+    }
+
+    /// Where the image could not be read.
+    fn unreadable(&self) -> Option<u64> {
+        self.source.load().as_ref()?.image.watch.damage()
+    }
+
     /// The first block that was found damaged.
     fn damage(&self) -> Option<Error> {
         let source = self.source.load();
         let source = source.as_ref()?;
+        if let Some(offset) = source.image.watch.damage() {
+            let file = source.image.path.display().to_string();
+            return Some(Error::Corrupt { file, offset, what: "the page cannot be read".into() });
+        }
         let block = source.damaged.iter().position(|damaged| damaged.load(Ordering::Acquire))?;
         let first = block << BLOCK_BITS;
         Some(Error::Corrupt {
@@ -312,6 +329,10 @@ impl Blocks {
             let bytes = unsafe { std::slice::from_raw_parts(base, len) };
             checksums.push(xxh3_64(bytes));
             out.write_all(bytes)?;
+        }
+        // The checksums would be right for what was not read.
+        if self.unreadable().is_some() {
+            return Err(io::Error::other("a page cannot be read"));
         }
         Ok(checksums)
     }

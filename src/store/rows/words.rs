@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 
 use super::{Blocks, Guard, Image, Section};
 use crate::{Error, Result};
@@ -74,7 +74,7 @@ impl WordRows {
     #[inline]
     #[must_use]
     pub fn is_damaged(&self) -> bool {
-        self.blocks.is_damaged.load(Ordering::Acquire)
+        self.blocks.is_damaged()
     }
 
     /// The first rows that were found damaged.

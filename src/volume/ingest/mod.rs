@@ -13,6 +13,7 @@
 mod groups;
 mod restore;
 mod settle;
+mod unreadable;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,6 +119,7 @@ pub(super) struct Vectors {
     tree: AtomicU64,
     /// Counts changes of vector files' names.
     names: AtomicU64,
+    unreadable: unreadable::Accounted,
 }
 
 impl Vectors {
@@ -132,6 +134,7 @@ impl Vectors {
             groups: Groups::default(),
             tree: AtomicU64::new(0),
             names: AtomicU64::new(0),
+            unreadable: unreadable::Accounted::default(),
         }
     }
 

@@ -231,11 +231,16 @@ impl Volume {
             Content::Blob { id, sealed } => {
                 let map = self.store.map_blob(id)?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(inode.ino, map.bytes(), &check);
+                    let prepared = self.prepare_text(inode.ino, map.bytes(), &check);
+                    return map.check_read().and(prepared);
                 }
-                let layout = check.layout(kind, map.bytes())?;
+                let layout = check.layout(kind, map.bytes());
+                // A page that cannot be read looks like zeros.
+                map.check_read()?;
+                let layout = layout?;
                 if map.bytes().len() <= SLOT_MAX && !sealed {
                     let slot = self.store.write_slot(map.bytes())?;
+                    map.check_read()?;
                     self.keep_promise_in_slot(inode.ino)?;
                     self.release_content(txn, inode.ino, inode.content);
                     inode.content = Content::Slot(slot.at());

@@ -148,6 +148,13 @@ impl Disk {
         *self.record.lock() = None;
     }
 
+    /// The sectors that hold exactly these bytes.
+    pub(super) fn sectors_with(&self, bytes: &[u8]) -> Vec<Range<u64>> {
+        let medium = self.medium.lock();
+        let found = medium.sectors.iter().filter(|(_, known)| known[..] == *bytes);
+        found.map(|(sector, _)| sector * SECTOR as u64..(sector + 1) * SECTOR as u64).collect()
+    }
+
     /// Begins to record.
     pub(super) fn watch(&self) {
         let before = self.medium.lock().clone();

@@ -34,14 +34,30 @@ pub(super) const FILESYSTEMS: [Below; 3] = [
     Below {
         name: "ext4",
         kind: "ext4",
-        mkfs: &["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"],
+        mkfs: &[
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-b",
+            "4096",
+            "-E",
+            "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
+        ],
         options: "loop",
         disk_bytes: 384 << 20,
     },
     Below {
         name: "ext4 noauto_da_alloc",
         kind: "ext4",
-        mkfs: &["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"],
+        mkfs: &[
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-b",
+            "4096",
+            "-E",
+            "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
+        ],
         options: "loop,noauto_da_alloc,commit=1",
         disk_bytes: 384 << 20,
     },
@@ -233,6 +249,11 @@ impl Daemon {
         }
     }
 
+    /// Whether it still runs.
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
+    }
+
     /// Unmounts, and waits for the end. Says how it ended when that was no success.
     pub(super) fn unmount(mut self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
@@ -289,7 +310,10 @@ pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// What a daemon that ended said last: its panic, if there was one.
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(5)..].join("\n")
+    let first = lines.iter().rposition(|line| line.contains("panicked at"));
+    let first = first.unwrap_or(lines.len().saturating_sub(5));
+    lines[first..].iter().take(40).copied().collect::<Vec<_>>().join("\n")
 }

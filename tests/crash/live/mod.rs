@@ -10,13 +10,14 @@
 //! - [`load`]: what users do, each client in a collection of its own.
 //! - [`model`]: which states of a collection the returned system calls allow.
 //! - [`check`]: what a mounted store shows, compared with the model and with itself.
-//! - `cuts`, `kills`: the tests.
+//! - `cuts`, `kills`, `faults`: the tests.
 //!
 //! They need root, loop devices and FUSE, and fail with a sentence where these are missing.
 
 mod check;
 mod cuts;
 mod device;
+mod faults;
 mod kills;
 mod load;
 mod machine;

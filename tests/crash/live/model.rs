@@ -14,7 +14,7 @@ use std::sync::Arc;
 const SMALL: usize = 16 << 10;
 
 /// What one system call does. Paths are relative to the client's directory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Change {
     Mkdir(String),
     Rmdir(String),
@@ -39,6 +39,23 @@ pub(super) enum Change {
     },
     /// `fsync` of this file or directory.
     Sync(String),
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mkdir(path) => write!(f, "mkdir {path}"),
+            Self::Rmdir(path) => write!(f, "rmdir {path}"),
+            Self::Begin(path) => write!(f, "open O_TRUNC {path}"),
+            Self::Continue(path) => write!(f, "open O_APPEND {path}"),
+            Self::Write { path, bytes } => write!(f, "write {} bytes {path}", bytes.len()),
+            Self::Close(path) => write!(f, "close {path}"),
+            Self::Rename { from, to } => write!(f, "rename {from} {to}"),
+            Self::Unlink(path) => write!(f, "unlink {path}"),
+            Self::Note { path, .. } => write!(f, "setxattr {path}"),
+            Self::Sync(path) => write!(f, "fsync {path}"),
+        }
+    }
 }
 
 /// A system call, and where the disk's record was when it began and when it had returned.
@@ -266,7 +283,8 @@ pub(super) fn allow_after_cut(start: &Tree, steps: &[Step], cut: usize, seen: &S
         .map_or(0, |at| at + 1);
     let mut tree = start.clone();
     steps[..floor].iter().for_each(|step| tree.apply(&step.change));
-    allow(tree, steps[floor..].iter().take_while(|step| step.began < cut || has_ended(step)), seen)
+    let begun = steps[floor..].iter().take_while(|step| step.began < cut || has_ended(step)).count();
+    allow(tree, steps, floor, begun, seen)
 }
 
 /// Compares what is found after the daemon's death.
@@ -279,13 +297,15 @@ pub(super) fn allow_after_death(start: &Tree, steps: &[Step], seen: &Seen) -> Re
     let mut tree = start.clone();
     steps[..returned].iter().for_each(|step| tree.apply(&step.change));
     tree.all_firm();
-    allow(tree, steps[returned..].iter(), seen)
+    allow(tree, steps, returned, steps.len() - returned, seen)
 }
 
-fn allow<'a>(mut tree: Tree, begun: impl Iterator<Item = &'a Step>, seen: &Seen) -> Result<Kept, String> {
-    let begun: Vec<&Step> = begun.collect();
+/// Looks for what is found among the states from `steps[..floor]` on, whose result `tree` is, through `begun` more
+/// steps.
+fn allow(mut tree: Tree, steps: &[Step], floor: usize, begun: usize, seen: &Seen) -> Result<Kept, String> {
+    let begun = &steps[floor..floor + begun];
     // Bytes behind the synced ones may be there before the change that makes them the file's.
-    for step in &begun {
+    for step in begun {
         if let Change::Write { path, .. } = &step.change
             && let Some(Node::File(file)) = tree.nodes.get_mut(path)
         {
@@ -308,5 +328,10 @@ fn allow<'a>(mut tree: Tree, begun: impl Iterator<Item = &'a Step>, seen: &Seen)
             Err(what) => last = what,
         }
     }
-    Err(format!("against what was synced: {first}; {many} calls later: {last}"))
+    let last_calls: Vec<String> =
+        steps[..floor + many].iter().rev().take(40).map(|step| format!("{step:?}")).collect();
+    Err(format!(
+        "against what was synced: {first}; {many} calls later: {last}; the last calls, the newest first:\n{}",
+        last_calls.join("\n")
+    ))
 }
