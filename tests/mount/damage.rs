@@ -225,3 +225,24 @@ fn a_store_that_lost_a_part_is_refused_or_says_so() {
     assert_eq!(fs::read(mount.path("docs/00.f32")).unwrap(), f32_bytes(&vectors[0]));
     assert_eq!(fs::read(mount.path("note.txt")).unwrap(), b"text");
 }
+
+#[test]
+fn a_new_version_that_is_lost_is_damaged_and_the_old_one_is_not_searched() {
+    let mut mount = Mount::new();
+    mount.mkdir("c");
+    mount.put("c/other.f32", &[1.0, 2.0, 3.0, 4.0]);
+    fs::write(mount.path("c/a.npy"), npy(&[vec![4.0, 3.0, 2.0, 1.0]])).unwrap();
+    // Half of a large new version, then the power goes, and with it the blob.
+    let file = File::create(mount.path("c/a.npy")).unwrap();
+    file.write_all_at(&npy(&vec![vec![0.5; 4]; 2000])[..20_000], 0).unwrap();
+    mount.kill();
+    drop(file);
+    for blob in files(&mount.store().join("blobs"), ".blob") {
+        fs::remove_file(blob).unwrap();
+    }
+    mount.start();
+    assert!(mount.status("c/a.npy").starts_with("invalid: damaged: blobs/"), "{}", mount.status("c/a.npy"));
+    assert_eq!(errno(fs::read(mount.path("c/a.npy"))), libc::EUCLEAN);
+    let answer = mount.ask_json("c", &json!({"vector": [4.0, 3.0, 2.0, 1.0]}));
+    assert_eq!(paths(&answer), ["other.f32"]);
+}

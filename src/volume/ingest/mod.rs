@@ -25,6 +25,7 @@ pub(super) use groups::{GroupKey, Groups};
 pub(super) use restore::Damaged;
 pub(super) use settle::{Why, last_row};
 
+use crate::Error;
 use crate::collection::{Collection, FileNumber, RowBytes, Schema, Staged, VectorFile};
 use crate::format::{FileKind, Layout};
 use crate::metrics::Metrics;
@@ -63,6 +64,17 @@ pub(super) struct Problem {
     pub(super) reason: String,
     /// When.
     pub(super) at: Time,
+}
+
+impl Problem {
+    /// What is noted of content that was refused for `error`, or that is not what was written.
+    fn of(error: &Error) -> Self {
+        let reason = match error {
+            Error::Corrupt { .. } => format!("damaged: {error}"),
+            _ => error.to_string(),
+        };
+        Self { reason, at: Time::now() }
+    }
 }
 
 /// Record of a member in the catalog, under collection and inode.

@@ -9,7 +9,7 @@ use crate::catalog::Table;
 use crate::collection::{Collection, RowBytes, VectorFile};
 use crate::format::{Layout, record};
 use crate::index::RowId;
-use crate::namespace::{Content, Ino, Time};
+use crate::namespace::{Content, Ino};
 use crate::volume::Volume;
 use crate::{Error, Result};
 
@@ -91,7 +91,7 @@ impl Volume {
                     }
                     Err(error @ Error::Corrupt { .. }) => {
                         tracing::error!(ino = ino.0, %error, "a vector file is damaged");
-                        let problem = Problem { reason: format!("damaged: {error}"), at: Time::now() };
+                        let problem = Problem::of(&error);
                         let state = MemberState::Invalid(problem.clone());
                         let record = MemberRecord { kind: entry.kind, group: entry.group.clone(), state };
                         restored.damaged.push((member_key(root, ino), record::encode(&record)));

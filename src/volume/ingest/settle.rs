@@ -9,7 +9,7 @@ use crate::collection::{Collection, OnInvalid, RowBytes, Schema, VectorFile};
 use crate::distance::Metric;
 use crate::format::{self, Dtype, FileKind, Layout, record};
 use crate::index::RowId;
-use crate::namespace::{Content, Ino, Inode, Kind, Link, Time};
+use crate::namespace::{Content, Ino, Inode, Kind, Link};
 use crate::store::{SLOT_MAX, Slot};
 use crate::volume::content::missing_inline;
 use crate::volume::{Txn, Volume};
@@ -163,8 +163,8 @@ impl Volume {
                 txn.changes.push(Change::Add { collection: Arc::clone(collection), file: Arc::clone(&file) });
                 Ok((State::Valid { file, content }, None))
             }
-            Err(error) if error.is_about_content() => {
-                let problem = Problem { reason: error.to_string(), at: Time::now() };
+            Err(error) if error.is_about_content() || matches!(error, Error::Corrupt { .. }) => {
+                let problem = Problem::of(&error);
                 put_member(txn, root, ino, kind, key, MemberState::Invalid(problem.clone()));
                 Ok((State::Invalid(problem), Some(error)))
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::{Change, Member, Problem, State, Vectors};
-use crate::namespace::{Ino, Namespace, Time};
+use crate::namespace::{Ino, Namespace};
 
 /// How many unreadable pages the members have been looked through for.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Vectors {
             tracing::error!(ino = ino.0, %error, "a vector file cannot be read and leaves its collection");
             let (collection, file) = (self.collection(member.root), file.clone());
             changes.push(Change::Remove { collection, file, release: None });
-            member.state = State::Invalid(Problem { reason: format!("damaged: {error}"), at: Time::now() });
+            member.state = State::Invalid(Problem::of(&error));
         }
         changes.push(Change::Members { ino, members });
         self.publish(changes);

@@ -103,11 +103,10 @@ pub(super) fn searches_agree(dir: &Path, seen: &Seen, random: &mut Random) -> Re
 fn searchable(seen: &Seen) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for (path, file) in seen.files.iter().filter(|(path, _)| is_vector(path)) {
-        let Ok(bytes) = &file.content else {
-            match file.is_searched() {
-                true => return Err(format!("{path}: it cannot be read, and searches return it")),
-                false => continue,
-            }
+        let bytes = match (&file.content, file.is_searched()) {
+            (Ok(bytes), _) => bytes,
+            (Err(_), false) => continue,
+            (Err(error), true) => return Err(format!("{path}: {error}, and searches return it")),
         };
         match (rows_of(path, bytes), file.is_searched()) {
             (Some(vectors), true) => {
