@@ -93,7 +93,7 @@ fn open(args: &Args, metric: Metric) -> Outcome<Bench> {
 }
 
 impl Bench {
-    fn limits() -> Limits {
+    fn limits() -> Limits<'static> {
         Limits::within(Duration::from_secs(600))
     }
 

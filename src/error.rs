@@ -164,6 +164,9 @@ pub enum Error {
         /// The deadline in milliseconds.
         limit_ms: u64,
     },
+    /// Nobody waits for the answer of a search any more.
+    #[error("interrupted")]
+    Interrupted,
     /// Bytes in the store contradict their checksum or structure.
     #[error("{file}: offset {offset}: {what}")]
     Corrupt {
@@ -271,6 +274,7 @@ impl Error {
             // Not EFBIG or E2BIG, which would speak of the file or of an argument list.
             Error::TooLarge { .. } => "EMSGSIZE",
             Error::Deadline { .. } => "ETIMEDOUT",
+            Error::Interrupted => "EINTR",
             // "Structure needs cleaning", as ext4 and xfs say of a damaged image.
             Error::Corrupt { .. } => "EUCLEAN",
             // These come up when a store is opened, before anybody can ask the kernel.

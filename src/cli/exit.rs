@@ -100,6 +100,7 @@ pub(super) fn code_of(error: &Error) -> Code {
         | Error::FileTooBig { .. }
         | Error::BadHandle
         | Error::NoSuchOffset
+        | Error::Interrupted
         | Error::Poisoned { .. }
         | Error::Catalog(_) => Code::FAILED,
         Error::Io(error) => code_of_io(error),

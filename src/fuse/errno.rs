@@ -44,6 +44,7 @@ fn number(code: &str) -> Errno {
         "EDOM" => Errno::from_i32(libc::EDOM),
         "EMSGSIZE" => Errno::EMSGSIZE,
         "ETIMEDOUT" => Errno::ETIMEDOUT,
+        "EINTR" => Errno::EINTR,
         "EUCLEAN" => Errno::from_i32(libc::EUCLEAN),
         // The tests construct every variant, so that no other name comes here.
         _ => Errno::EIO,
@@ -92,6 +93,7 @@ mod tests {
             (Error::NotAVector { path: "a".into(), why: "plain".into() }, libc::EINVAL),
             (Error::NoEmbedder, libc::EOPNOTSUPP),
             (Error::Deadline { limit_ms: 1000 }, libc::ETIMEDOUT),
+            (Error::Interrupted, libc::EINTR),
             (Error::Corrupt { file: "s".into(), offset: 0, what: "sum".into() }, libc::EUCLEAN),
             (Error::Version { path: path.clone(), expected: 1, got: 2 }, libc::EINVAL),
             (Error::StoreLocked { path: path.clone(), holder: "1".into() }, libc::EBUSY),

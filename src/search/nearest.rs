@@ -17,7 +17,7 @@ pub struct Context<'a> {
     /// Reusable memory.
     pub scratch: &'a mut Scratch,
     /// When the search gives up.
-    pub limits: Limits,
+    pub limits: Limits<'a>,
 }
 
 /// Memory of one search, to be kept for the next.
@@ -29,23 +29,55 @@ pub struct Scratch {
 }
 
 /// When a search gives up.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
     /// The moment.
-    pub deadline: Instant,
+    deadline: Instant,
     /// How long it had, for the message.
-    pub allowance: Duration,
+    allowance: Duration,
+    /// Whether somebody still waits for the answer. Asked often.
+    is_awaited: &'a dyn Fn() -> bool,
 }
 
-impl Limits {
+impl Limits<'static> {
     /// `allowance` from now.
     #[must_use]
     pub fn within(allowance: Duration) -> Self {
-        Self { deadline: Instant::now() + allowance, allowance }
+        Self { deadline: Instant::now() + allowance, allowance, is_awaited: &|| true }
+    }
+}
+
+impl<'a> Limits<'a> {
+    /// The same, for an answer that somebody waits for as long as `is_awaited` says so.
+    #[must_use]
+    pub fn while_awaited(self, is_awaited: &'a dyn Fn() -> bool) -> Self {
+        Self { is_awaited, ..self }
+    }
+
+    fn allow(&self) -> bool {
+        Instant::now() < self.deadline && (self.is_awaited)()
+    }
+
+    /// Refuses when the search has to give up.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Deadline`], [`Error::Interrupted`].
+    pub fn check(&self) -> Result<()> {
+        if self.allow() { Ok(()) } else { Err(self.exceeded()) }
     }
 
     fn exceeded(&self) -> Error {
+        if Instant::now() < self.deadline {
+            return Error::Interrupted;
+        }
         Error::Deadline { limit_ms: u64::try_from(self.allowance.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+impl std::fmt::Debug for Limits<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limits").field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }
 
@@ -92,7 +124,7 @@ pub struct Found {
 ///
 /// # Errors
 ///
-/// [`Error::Deadline`]; [`Error::Dimension`] when the collection's dimension has changed meanwhile.
+/// [`Error::Deadline`], [`Error::Interrupted`]; [`Error::Dimension`] when the collection's dimension has changed meanwhile.
 pub fn nearest(
     collection: &Collection,
     vector: &[f32],
@@ -190,7 +222,7 @@ struct Search<'a> {
     query: &'a Query<'a>,
     /// Live rows of the snapshot's version; `None` for all of them.
     allowed: Option<&'a RowSet>,
-    limits: Limits,
+    limits: Limits<'a>,
 }
 
 impl Search<'_> {
@@ -228,7 +260,7 @@ impl Search<'_> {
 
     fn scan_from(&self, first: RowId, top: &mut TopK, scratch: &mut Scratch) -> Result<()> {
         let reader = &self.snapshot.reader;
-        let mut in_time = || Instant::now() < self.limits.deadline;
+        let mut in_time = || self.limits.allow();
         scratch.row.resize(self.query.vector.len(), 0.0);
         let row = &mut scratch.row;
         let finished = match self.allowed {
@@ -241,7 +273,7 @@ impl Search<'_> {
     /// The graph's rows and, exactly, those that it does not have yet. `None` when it did not find enough.
     fn by_graph(&self, graph: &Graph, beam: Beam, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
         let watermark = self.snapshot.watermark;
-        let mut in_time = || Instant::now() < self.limits.deadline;
+        let mut in_time = || self.limits.allow();
         let found = graph.hnsw.search(
             self.query,
             beam,

@@ -112,6 +112,7 @@ impl Transaction {
                 }
                 Arrived::Json(request) => self.answer.extend(match answers.answer(&request) {
                     Ok(answer) => render::json(&answer),
+                    Err(error @ Error::Interrupted) => return Err(error),
                     Err(error) => render::json_error(&error),
                 }),
                 Arrived::Binary { request, k } => {

@@ -13,6 +13,7 @@
 pub mod types;
 
 mod attrs;
+mod awaited;
 mod content;
 mod control;
 mod dirs;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Volume;
+use super::awaited::Awaited;
 use super::ingest::{GroupKey, State};
 use super::types::Caller;
 use crate::collection::{Allowed, Collection, FileNumber, Filter};
@@ -46,9 +47,12 @@ impl Volume {
     /// # Errors
     ///
     /// [`Error::Dimension`], [`Error::NotFinite`], [`Error::ZeroVector`], [`Error::NotAVector`],
-    /// [`Error::Missing`], [`Error::Request`], [`Error::TooLarge`], [`Error::Deadline`], [`Error::NoEmbedder`].
+    /// [`Error::Missing`], [`Error::Request`], [`Error::TooLarge`], [`Error::Deadline`], [`Error::Interrupted`],
+    /// [`Error::NoEmbedder`].
     pub fn search(&self, caller: &Caller, base: Ino, request: &Request) -> Result<Vec<Answer>> {
-        let limits = Limits::within(ALLOWANCE);
+        let awaited = Awaited::by(caller);
+        let is_awaited = || awaited.check();
+        let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
         request.options.check(&self.request_limits(base)?)?;
         match &request.target {
             Target::Text(_) => Err(Error::NoEmbedder),
@@ -92,7 +96,10 @@ impl Volume {
         let vector = file.row(row.into(), &mut scratch);
         let asked = Asked { vector, exclude: Some((file.number(), row)) };
         let parts = self.parts(caller, base, file.dim(), Some(metric))?;
-        let answer = self.answer(base, &asked, options, &parts, Limits::within(ALLOWANCE));
+        let awaited = Awaited::by(caller);
+        let is_awaited = || awaited.check();
+        let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
+        let answer = self.answer(base, &asked, options, &parts, limits);
         file.bytes().check_read().and(answer)
     }
 
@@ -207,9 +214,10 @@ impl Volume {
         asked: &Asked<'_>,
         options: &Options,
         parts: &[Part],
-        limits: Limits,
+        limits: Limits<'_>,
     ) -> Result<Answer> {
         let started = Instant::now();
+        limits.check()?;
         let metric = parts.first().map_or(Metric::default(), |part| part.collection.schema().metric);
         format::check_vector(0, asked.vector, metric == Metric::Cosine && !parts.is_empty())?;
         let k = options.k.unwrap_or(DEFAULT_K);
