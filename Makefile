@@ -46,7 +46,7 @@ check: setup ## Formatting, lints, documentation, dependencies, then the tests
 
 # CRASH_CUTS, CRASH_KILLS and CRASH_SEED go to the tests by the environment: see docs/RELIABILITY.md.
 crash: setup ## Cut the power CRASH_CUTS times, simulated and under a live mount, kill the daemon CRASH_KILLS times, as root
-	cargo test --release --locked --test crash -- --test-threads=1 --nocapture
+	CRASH_MEMORY=1 cargo test --release --locked --test crash -- --test-threads=1 --nocapture
 
 fuzz: ## Feed hostile bytes to the parsers, FUZZ_SECONDS (30) for each
 	@scripts/setup.sh --fuzz

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd;
 
@@ -88,6 +89,7 @@ pub(super) fn serve(plan: Plan, announce: bool) -> Outcome {
         // that was just started by another one is not.
         unistd::setsid().map_err(|errno| system("setsid", errno))?;
     }
+    raise_open_files();
     let signals = ending_signals();
     // Before the first thread: each inherits the mask, so only the thread that waits for them gets them.
     signals.thread_block().map_err(|errno| system("signal mask", errno))?;
@@ -124,6 +126,15 @@ pub(super) fn serve(plan: Plan, announce: bool) -> Outcome {
 
 fn system(what: &str, errno: nix::errno::Errno) -> Failure {
     Failure::new(Code::FAILED, format!("{what}: {errno}"))
+}
+
+/// As many open files as the process may have: each large file that somebody has open takes one.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        tracing::warn!("limit of open files: {errno}");
+    }
 }
 
 fn ending_signals() -> SigSet {

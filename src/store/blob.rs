@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, MmapOptions};
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Whence, lseek};
 use parking_lot::Mutex;
 
@@ -25,6 +26,9 @@ use crate::{Error, Result};
 
 /// Bytes copied at once where the kernel cannot copy by itself.
 const COPY_BYTES: usize = 64 << 10;
+
+/// Descriptors that no user's open file takes.
+const OWN_FILES: u64 = 128;
 
 /// All blobs of a store.
 #[derive(Debug)]
@@ -92,9 +96,19 @@ impl Blobs {
             .map(BlobId)
             .map_err(|_| Error::Store { path: self.dir.clone(), why: "all blob numbers are used".into() })?;
         let file = create_file(&self.path(id)).map_err(store_error)?;
+        if let Err(error) = may_keep(&file) {
+            self.remove(id);
+            return Err(error);
+        }
         // After the entry is there, so that a sync which sees this count covers it.
         self.entries(id).made.fetch_add(1, Ordering::SeqCst);
         Ok((id, file))
+    }
+
+    /// Opens a blob that stays open for as long as somebody likes.
+    pub(super) fn open_blob_to_keep(&self, id: BlobId) -> Result<File> {
+        let file = self.open_blob(id, true)?;
+        may_keep(&file).map(|()| file)
     }
 
     pub(super) fn open_blob(&self, id: BlobId, write: bool) -> Result<File> {
@@ -151,6 +165,20 @@ impl Blobs {
         if let Err(error) = remove(&self.path(id)) {
             tracing::warn!(blob = id.0, %error, "a dropped blob stays until the next open");
         }
+    }
+}
+
+/// Refuses a file that would take one of the last descriptors: those are for what the volume itself has to open, such
+/// as a blob that is synced, whose failure would end all changes. The kernel gives the lowest number that is free, so
+/// the number says how many are taken.
+fn may_keep(file: &File) -> Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| store_error(errno.into()))?;
+    let reserve = OWN_FILES.min(limit / 2);
+    match u64::try_from(file.as_raw_fd()) {
+        Ok(number) if number >= limit - reserve => {
+            Err(store_error(io::Error::from_raw_os_error(libc::EMFILE)))
+        }
+        _ => Ok(()),
     }
 }
 

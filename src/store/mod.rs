@@ -230,7 +230,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::NoSpace`], [`Error::ReadOnly`] after [`close`](Self::close), I/O errors.
+    /// [`Error::NoSpace`], [`Error::ReadOnly`] after [`close`](Self::close), I/O errors, also that of too many open
+    /// files, while some are left for the volume itself.
     pub fn create_blob(&self) -> Result<(BlobId, File)> {
         self.refuse_when_closed()?;
         self.blobs.create()
@@ -243,6 +244,15 @@ impl Store {
     /// [`Error::Corrupt`] when its file is missing; I/O errors.
     pub fn open_blob(&self, id: BlobId) -> Result<File> {
         self.blobs.open_blob(id, true)
+    }
+
+    /// [`open_blob`](Self::open_blob) for a file that stays open while a user has it open.
+    ///
+    /// # Errors
+    ///
+    /// As there; also that of too many open files, while some are left for the volume itself.
+    pub fn open_blob_to_keep(&self, id: BlobId) -> Result<File> {
+        self.blobs.open_blob_to_keep(id)
     }
 
     /// A new blob with the same content and length: shared extents where the filesystem can, a copy where not,

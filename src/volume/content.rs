@@ -88,9 +88,24 @@ impl Volume {
         if let Some(open) = file.open_blob(id) {
             return Ok(open);
         }
-        let opened = Arc::new(self.store.open_blob(id)?);
-        file.keep_for_reading(OpenBlob { id, file: opened.clone() });
-        Ok(opened)
+        match self.store.open_blob_to_keep(id) {
+            Ok(opened) => {
+                let opened = Arc::new(opened);
+                file.keep_for_reading(OpenBlob { id, file: opened.clone() });
+                Ok(opened)
+            }
+            // Too many files are open: this one is opened for each read.
+            Err(Error::Io(_)) => self.store.open_blob(id).map(Arc::new),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The open blob that a file's writes go to.
+    pub(super) fn blob_for_writing(&self, file: &OpenFile, id: BlobId) -> Result<Arc<File>> {
+        match file.open_blob(id) {
+            Some(open) => Ok(open),
+            None => self.store.open_blob_to_keep(id).map(Arc::new),
+        }
     }
 
     /// Completes what writers changed in `file`, if anything. Returns the complaint about content that is kept

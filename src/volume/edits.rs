@@ -81,7 +81,7 @@ impl Volume {
         self.need_room_for(&edit, inode.size)?;
         match inode.content {
             Content::Blob { id, sealed: false } if edit.keep(inode.size) > 0 => {
-                let blob = OpenBlob { id, file: self.blob_for_reading(file, id)? };
+                let blob = OpenBlob { id, file: self.blob_for_writing(file, id)? };
                 self.commit_dirty(txn, file, inode, Some(blob.clone()))?;
                 self.edit_in_place(file, &blob, edit)
             }

@@ -122,7 +122,7 @@ impl Client {
     }
 
     fn matrix(&mut self, rows: usize) -> Vec<u8> {
-        let mut bytes = npy_header(rows);
+        let mut bytes = npy_header(rows, DIM);
         for _ in 0..rows {
             bytes.extend(self.vector());
         }
@@ -249,8 +249,8 @@ impl Client {
 }
 
 /// The header of a `.npy` file with `rows` vectors.
-fn npy_header(rows: usize) -> Vec<u8> {
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {DIM}), }}");
+fn npy_header(rows: usize, dim: usize) -> Vec<u8> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}");
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }
@@ -263,7 +263,7 @@ fn npy_header(rows: usize) -> Vec<u8> {
 
 /// A `.npy` file with these rows.
 pub(super) fn npy(rows: &[Vec<f32>]) -> Vec<u8> {
-    let mut bytes = npy_header(rows.len());
+    let mut bytes = npy_header(rows.len(), rows.first().map_or(DIM, Vec::len));
     bytes.extend(rows.iter().flatten().flat_map(|value| value.to_le_bytes()));
     bytes
 }
