@@ -1,12 +1,14 @@
 //! The command line. Data goes to stdout, messages to stderr as `vexfs: ...`.
 //!
-//! One file for each command. `mount` serves a store and `bench` runs the engine in a store of its own, which
-//! vanishes; the others work through the files of a mount, as any program could, and never open a store.
+//! One file for each command. `mount` serves a store, `fsck` checks one that is not mounted, and `bench` runs the
+//! engine in a store of its own, which vanishes; the others work through the files of a mount, as any program
+//! could, and never open a store.
 
 mod bench;
 mod control;
 mod daemon;
 mod exit;
+mod fsck;
 mod index;
 mod mount;
 mod output;
@@ -50,6 +52,8 @@ enum Command {
     Search(search::Search),
     /// Show the graphs of a directory, check them, build them anew
     Index(index::Index),
+    /// Check a store that is not mounted, and repair it
+    Fsck(fsck::Fsck),
     /// Measure on this machine
     Bench(bench::Bench),
 }
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Status(command) => command.run(),
         Command::Search(command) => command.run(),
         Command::Index(command) => command.run(),
+        Command::Fsck(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     finish(outcome).into()

@@ -48,7 +48,7 @@ pub enum Dtype {
 }
 
 /// What a file's final name says about its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub enum FileKind {
     /// `.f32 .f16 .bf16 .f64 .i8 .u8`: the values of one vector and nothing else.
     Raw(Dtype),

@@ -247,7 +247,8 @@ impl Namespace {
         }
     }
 
-    fn put_name(&self, batch: &mut Batch<'_>, link: &Link, inode: &Inode) {
+    /// Stages a name alone: neither the directory nor the inode counts it. Repairs count afterwards.
+    pub fn put_name(&self, batch: &mut Batch<'_>, link: &Link, inode: &Inode) {
         batch.put(
             Table::Dentries,
             keys::named(link.parent, &link.name),
@@ -256,7 +257,8 @@ impl Namespace {
         batch.put(Table::Links, keys::link(inode.ino, link), b"");
     }
 
-    fn remove_name(&self, batch: &mut Batch<'_>, link: &Link, ino: Ino) {
+    /// Stages the removal of a name alone: see [`put_name`](Self::put_name).
+    pub fn remove_name(&self, batch: &mut Batch<'_>, link: &Link, ino: Ino) {
         batch.remove(Table::Dentries, keys::named(link.parent, &link.name));
         batch.remove(Table::Links, keys::link(ino, link));
     }

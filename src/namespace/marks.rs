@@ -15,6 +15,14 @@ pub enum Mark {
     Moved = 3,
 }
 
+impl Mark {
+    /// The mark with this number on disk.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Mark::Dirty, Mark::Orphan, Mark::Moved].into_iter().find(|&mark| mark as u8 == number)
+    }
+}
+
 impl Namespace {
     /// Stages a mark.
     pub fn put_mark(&self, batch: &mut Batch<'_>, mark: Mark, ino: Ino) {

@@ -11,6 +11,7 @@
 
 mod attributes;
 mod changes;
+pub mod check;
 mod keys;
 mod locks;
 mod marks;

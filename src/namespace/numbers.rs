@@ -16,7 +16,7 @@ use crate::format::record;
 const BLOCK: u64 = 1024;
 
 /// Under this name in `Table::Meta`: the first number that is not reserved.
-const RESERVED: &[u8] = b"inodes_reserved";
+pub(super) const RESERVED: &[u8] = b"inodes_reserved";
 
 #[derive(Debug)]
 pub(super) struct Numbers {

@@ -82,6 +82,11 @@ impl Blobs {
         }
     }
 
+    /// How many blobs were found at open and adopted by nobody.
+    pub(super) fn unadopted(&self) -> usize {
+        self.orphans.lock().as_ref().map_or(0, HashSet::len)
+    }
+
     pub(super) fn sweep(&self) -> Result<()> {
         for id in self.orphans.lock().take().unwrap_or_default() {
             remove(&self.path(BlobId(id))).map_err(store_error)?;
@@ -187,7 +192,7 @@ fn low_byte(id: BlobId) -> u8 {
 }
 
 /// Path of a blob below `blobs/`.
-fn relative_path(id: BlobId) -> String {
+pub(super) fn relative_path(id: BlobId) -> String {
     format!("{:02x}/{:016x}.blob", low_byte(id), id.0)
 }
 

@@ -72,6 +72,11 @@ pub(super) fn prepare(dir: &Path) -> Result<PathBuf> {
     fs::canonicalize(&dir).map_err(io)
 }
 
+/// Whether `dir` has been made a store.
+pub(super) fn is_store(dir: &Path) -> bool {
+    dir.join(IDENTITY).exists()
+}
+
 /// Refuses a directory that has files but no `VEXFS`: it is somebody's home, or a store that lost its head.
 fn refuse_foreign(dir: &Path) -> Result<()> {
     let mut foreign: Option<OsString> = None;

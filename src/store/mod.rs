@@ -23,6 +23,7 @@
 //! 5. *End:* the same, then [`close`](Store::close).
 
 mod blob;
+mod check;
 mod directory;
 mod lock;
 mod quarantine;

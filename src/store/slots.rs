@@ -49,6 +49,11 @@ const fn stride_of(class: usize) -> usize {
     }
 }
 
+/// The stride that a content of `len` bytes is written with.
+pub(super) fn stride_for(len: u32) -> u32 {
+    u32::try_from(stride_of(class_of(len as usize))).unwrap_or(u32::MAX)
+}
+
 /// The class with the smallest stride that holds `len` bytes.
 const fn class_of(len: usize) -> usize {
     match len {
@@ -110,6 +115,31 @@ impl Slots {
         segment.check_fits(at)?;
         segment.set_taken(at.slot);
         Ok(())
+    }
+
+    /// Bytes from one slot of a segment to the next.
+    pub(super) fn stride(&self, number: u32) -> Result<u32> {
+        Ok(self.segment(number)?.stride())
+    }
+
+    /// Checks that a reference fits its segment.
+    pub(super) fn check_fits(&self, at: SlotRef) -> Result<()> {
+        self.segment(at.segment)?.check_fits(at)
+    }
+
+    /// How many files look like segments whose creation was cut short.
+    pub(super) fn half_made(&self) -> usize {
+        self.damaged.lock().values().filter(|damage| damage.half_made).count()
+    }
+
+    /// The other files that are no segments: name, offset, what is wrong.
+    pub(super) fn damaged(&self) -> Vec<(String, u64, String)> {
+        let damaged = self.damaged.lock();
+        let damaged = damaged.iter().filter(|(_, damage)| !damage.half_made);
+        let describe = |(&number, damage): (&u32, &Damage)| {
+            (segment::relative_path(number), damage.offset, damage.what.clone())
+        };
+        damaged.map(describe).collect()
     }
 
     /// Removes segments whose creation was cut short.

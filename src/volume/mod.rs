@@ -5,11 +5,13 @@
 //! - `txn`, `durability`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
 //! - `query`, `vector_attrs`, `indexer`: searches and their paths, computed attributes, the graph's thread.
+//! - `check`: the store of a volume that nobody has open, checked and repaired.
 //! - `control`: the `.vexfs` directories, whose nodes exist only while somebody looks.
 //!
 //! **Order of locks:** the namespace's ancestry lock, its inode locks, an open file's `io` lock, an open file's
 //! state. Only the last two are held by a write to a blob that is already being written.
 
+pub mod check;
 pub mod types;
 
 mod attrs;
@@ -160,9 +162,9 @@ impl Volume {
             mountpoint: options.mountpoint,
             opened: Instant::now(),
         };
-        let damaged = volume.restore_vectors(!was_closed)?;
+        let found = volume.vectors.restore(&volume.catalog, &volume.names, !was_closed)?;
         volume.store.sweep()?;
-        volume.recover(torn, damaged)?;
+        volume.recover(torn, found.damaged)?;
         let volume = Arc::new(volume);
         volume.start_background()?;
         volume.start_indexer()?;

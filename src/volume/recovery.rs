@@ -10,7 +10,7 @@ use crate::store::Store;
 use crate::{Error, Result};
 
 /// Under this name in `Table::Meta` while the volume is closed and nothing is left to finish.
-const CLEAN: &[u8] = b"clean";
+pub(super) const CLEAN: &[u8] = b"clean";
 
 /// Whether the last end was a `close`.
 pub(super) fn was_closed(catalog: &Catalog) -> Result<bool> {

@@ -7,6 +7,7 @@
 )]
 
 mod attributes;
+mod checking;
 mod contents;
 mod names;
 mod random;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use vexfs::namespace::{Ino, Kind};
+use vexfs::volume::check::{Repair, fsck};
 use vexfs::volume::{Attr, Caller, Handle, OpenFlags, RenameMode, SetAttr, Volume, VolumeOptions};
 use vexfs::{Error, Result};
 
@@ -30,9 +31,22 @@ impl Fs {
 
     /// Closes and opens again.
     pub fn reopen(self) -> Self {
+        let store = self.shut();
+        Self { volume: open(store.path()), store }
+    }
+
+    /// Closes. What is left is checked.
+    pub fn shut(self) -> TempDir {
         self.volume.close().unwrap();
         let Self { volume, store } = self;
         drop(volume);
+        let report = fsck(store.path(), Repair::No).unwrap();
+        assert!(report.findings.is_empty() && !report.ended_uncleanly, "{report:#?}");
+        store
+    }
+
+    /// The volume of a store that [`shut`](Self::shut) gave, or a copy of it.
+    pub fn on(store: TempDir) -> Self {
         Self { volume: open(store.path()), store }
     }
 
@@ -46,7 +60,10 @@ impl Fs {
 
     /// What another process would find if this one were killed now.
     pub fn killed_copy(&self) -> Self {
-        self.damaged_copy(|_| {})
+        self.damaged_copy(|store| {
+            let report = fsck(store, Repair::No).unwrap();
+            assert!(report.is_sound(), "{report:#?}");
+        })
     }
 
     /// A killed copy whose store directory was worked on before it is opened.

@@ -10,6 +10,7 @@
 //!
 //! A file is a member of the collection of every directory in which it has a recognised name, once in each.
 
+pub(super) mod check;
 mod groups;
 mod restore;
 mod settle;
@@ -22,7 +23,7 @@ use std::sync::{Arc, Weak};
 use dashmap::DashMap;
 
 pub(super) use groups::{GroupKey, Groups};
-pub(super) use restore::Damaged;
+pub(super) use restore::{Damaged, ino_at};
 pub(super) use settle::{Why, last_row};
 
 use crate::Error;

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::settle::member_key;
-use super::{CollectionRecord, Member, MemberRecord, MemberState, Problem, State, number};
-use crate::catalog::Table;
+use super::{CollectionRecord, Member, MemberRecord, MemberState, Problem, State, Vectors, number};
+use crate::catalog::{Catalog, Table};
 use crate::collection::{Collection, RowBytes, VectorFile};
 use crate::format::{Layout, record};
 use crate::index::RowId;
-use crate::namespace::{Content, Ino};
-use crate::volume::Volume;
+use crate::namespace::{Content, Ino, Namespace};
 use crate::{Error, Result};
 
 /// What the members of one volume share while they are put back.
@@ -26,38 +25,54 @@ struct Restored {
 /// look again.
 pub(in crate::volume) type Damaged = Vec<([u8; 16], Vec<u8>)>;
 
-impl Volume {
+/// What was found while everything was put back.
+#[derive(Debug)]
+pub(in crate::volume) struct Found {
+    /// Members whose vectors cannot be read.
+    pub(in crate::volume) damaged: Damaged,
+    /// Collections whose graph's checkpoint is not used, and why.
+    pub(in crate::volume) without_graph: Vec<(Ino, Error)>,
+}
+
+impl Vectors {
     /// Puts the collections back, and tells the store which slots and blobs they name: before it sweeps, and before
     /// anything is written. After an unclean end (`verify`) every slot is compared with its checksum, and one
-    /// that a power cut has torn makes its file invalid instead of being served: these are returned.
-    pub(in crate::volume) fn restore_vectors(&self, verify: bool) -> Result<Damaged> {
-        for pair in self.catalog.scan(Table::Collections, &[], None) {
+    /// that a power cut has torn makes its file invalid instead of being served.
+    pub(in crate::volume) fn restore(
+        &self,
+        catalog: &Catalog,
+        names: &Namespace,
+        verify: bool,
+    ) -> Result<Found> {
+        for pair in catalog.scan(Table::Collections, &[], None) {
             let (key, value) = pair?;
-            self.restore_collection(ino_at(&key, 0)?, record::decode("collections", &value)?)?;
+            self.restore_collection(names, ino_at(&key, 0)?, record::decode("collections", &value)?)?;
         }
         let mut restored = Restored::default();
-        for pair in self.catalog.scan(Table::Vectors, &[], None) {
+        for pair in catalog.scan(Table::Vectors, &[], None) {
             let (key, value) = pair?;
             let entry: MemberRecord = record::decode("vectors", &value)?;
             self.restore_member(ino_at(&key, 0)?, ino_at(&key, 8)?, entry, verify, &mut restored)?;
         }
+        let mut without_graph = Vec::new();
         for (root, mut files) in restored.files {
             files.sort_unstable_by_key(|file| file.first_row());
-            let collection = self.vectors.collection(root);
+            let collection = self.collection(root);
             collection.restore(&files);
             if let Err(error) = collection.load_graph(&self.store.index_dir()) {
                 tracing::warn!(%error, "graph checkpoint is not used; the graph is built anew");
+                without_graph.push((root, error));
             }
         }
-        Ok(restored.damaged)
+        Ok(Found { damaged: restored.damaged, without_graph })
     }
 
-    fn restore_collection(&self, root: Ino, entry: CollectionRecord) -> Result<()> {
-        if entry.schema.is_some() && root != Ino::ROOT && self.names.inode(root)?.parent != Ino::ROOT {
-            self.vectors.nested.insert(root, ());
+    fn restore_collection(&self, names: &Namespace, root: Ino, entry: CollectionRecord) -> Result<()> {
+        if entry.schema.is_some() && root != Ino::ROOT && names.inode(root)?.parent != Ino::ROOT {
+            self.nested.insert(root, ());
         }
         let collection = Collection::new(root.0, entry.schema.unwrap_or_default(), entry.numbering);
-        self.vectors.collections.insert(root, Arc::new(collection));
+        self.collections.insert(root, Arc::new(collection));
         Ok(())
     }
 
@@ -81,7 +96,7 @@ impl Volume {
                         if entry.group.dirs.len() > 1 {
                             restored.shared.insert(ino, (content, bytes.clone()));
                         }
-                        let group = self.vectors.groups.number(&entry.group);
+                        let group = self.groups.number(&entry.group);
                         let file = Arc::new(
                             VectorFile::new(number(ino), layout, bytes, group)
                                 .with_first_row(RowId(first_row)),
@@ -101,7 +116,7 @@ impl Volume {
                 }
             }
         };
-        self.vectors.members.entry(ino).or_default().push(Member { root, kind: entry.kind, state });
+        self.members.entry(ino).or_default().push(Member { root, kind: entry.kind, state });
         Ok(())
     }
 
@@ -137,7 +152,7 @@ fn damaged(what: &str) -> Error {
     Error::Corrupt { file: "catalog/vectors".into(), offset: 0, what: what.into() }
 }
 
-fn ino_at(key: &[u8], at: usize) -> Result<Ino> {
+pub(in crate::volume) fn ino_at(key: &[u8], at: usize) -> Result<Ino> {
     key.get(at..at + 8)
         .and_then(|bytes| bytes.try_into().ok())
         .map(|bytes| Ino(u64::from_be_bytes(bytes)))

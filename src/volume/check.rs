@@ -1,0 +1,316 @@
+//! Checking the store of a volume that nobody has open, and repairing it: what `vexfs fsck` does.
+//!
+//! ```text
+//! names ──▶ contents ──▶ members ──▶ counts ──▶ graphs
+//!           slots, blobs             of directories and inodes
+//! ```
+//!
+//! Every table is read once, in order, and every segment once, so the time is that of reading the store. A check
+//! changes nothing. A repair works on the first of the five that has a fault, commits, and begins again, until a
+//! whole check finds nothing: later faults often follow from earlier ones. It works from ground state only: what
+//! is counted is counted again, what is derived is dropped, and a file whose bytes are not what the catalog says
+//! keeps them, under `lost+found`, so that nobody takes them for sound.
+//!
+//! What a mount finishes by itself after an unclean end (marks, leftover blobs) is no damage.
+
+mod contents;
+mod report;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use report::{Counted, Fate, Finding, Report};
+
+use contents::{Contents, Rescue};
+
+use super::ingest::Vectors;
+use super::ingest::check::{Files, MemberFault, Members};
+use crate::catalog::{Catalog, Table};
+use crate::metrics::Metrics;
+use crate::namespace::check::{Census, Fault};
+use crate::namespace::{self, Ino, Mark, Namespace};
+use crate::store::Store;
+use crate::{Error, Result};
+
+/// Whether what is found is repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing is changed.
+    No,
+    /// It is.
+    Yes,
+}
+
+/// More rounds than faults can follow from each other.
+const ROUNDS: usize = 32;
+
+/// Checks the store in `dir`.
+///
+/// # Errors
+///
+/// [`Error::StoreLocked`] when somebody has it open; [`Error::Store`] when it is no store, [`Error::Version`] for
+/// another format; I/O errors. Damage is no error: it is in the report.
+pub fn fsck(dir: &Path, repair: Repair) -> Result<Report> {
+    Store::refuse_missing(dir)?;
+    let mut report = Report::default();
+    let store = match Store::open(dir, &format!("process {}, vexfs fsck", std::process::id())) {
+        Err(error @ Error::Corrupt { .. }) => {
+            report.add(Finding::of(&error, None, Fate::Damaged));
+            return Ok(report);
+        }
+        other => other?,
+    };
+    report.ended_uncleanly = store.ended_uncleanly();
+    let outcome = Catalog::open(&store.catalog_dir())
+        .and_then(|catalog| Check { store: &store, catalog: Arc::new(catalog) }.run(repair, &mut report));
+    match outcome {
+        Ok(()) => {}
+        Err(error @ (Error::Corrupt { .. } | Error::Catalog(_))) => {
+            report.add(Finding::of(&error, None, Fate::Damaged));
+        }
+        Err(error) => return Err(error),
+    }
+    if !report.ended_uncleanly {
+        store.close()?;
+    }
+    Ok(report)
+}
+
+/// A store being checked.
+struct Check<'a> {
+    store: &'a Arc<Store>,
+    catalog: Arc<Catalog>,
+}
+
+/// What one round found, in the order in which it is repaired.
+#[derive(Default)]
+struct Found {
+    census: Census,
+    contents: Contents,
+    members: Members,
+    /// Graph checkpoints: name of the file, what is wrong.
+    graphs: Vec<(String, String)>,
+}
+
+impl Check<'_> {
+    fn run(&self, repair: Repair, report: &mut Report) -> Result<()> {
+        let mut lost = None;
+        for round in 0..ROUNDS {
+            let found = self.look(repair)?;
+            if round == 0 {
+                report.counted = found.counted();
+                (report.counted.leftover_blobs, _) = self.store.leftovers();
+            }
+            let is_last = repair == Repair::No || round + 1 == ROUNDS;
+            if is_last || !self.mend(&found, &mut lost, report)? {
+                self.add_rest(&found, report);
+                break;
+            }
+        }
+        if report.repaired() > 0 {
+            // What is repaired is settled by the next open, which looks at everything.
+            let mut batch = self.catalog.batch();
+            batch.remove(Table::Meta, super::recovery::CLEAN);
+            batch.commit()?;
+            self.store.sync()?;
+            self.catalog.persist()?;
+        }
+        if repair == Repair::Yes && report.is_sound() {
+            // A segment that was named would not be sound, and now no durable commit names one of these either.
+            for (file, ..) in self.store.damaged_segments() {
+                std::fs::remove_file(self.store.dir().join(file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round. For a repair it ends behind the first part that has a fault.
+    fn look(&self, repair: Repair) -> Result<Found> {
+        let mut found = Found::default();
+        let mut files = Files::default();
+        let mut contents = Contents::new(report::was_closed(&self.catalog)?);
+        found.census = namespace::check::check(&self.catalog, |inode, links| {
+            files.note(inode, links);
+            contents.note(inode);
+        })?;
+        let ends_here = |has_fault: bool| repair == Repair::Yes && has_fault;
+        if ends_here(found.census.faults.iter().any(Fault::is_structural)) {
+            return Ok(found);
+        }
+        found.members = super::ingest::check::check(&self.catalog, &found.census, &files)?;
+        contents.note_members(&found.members.contents);
+        drop(files);
+        contents.check(self.store, &found.census)?;
+        found.contents = contents;
+        let is_sound = found.contents.faults.is_empty()
+            && found.members.faults.is_empty()
+            && found.census.faults.is_empty();
+        if is_sound {
+            found.graphs = self.check_graphs(&found.members)?;
+        }
+        Ok(found)
+    }
+
+    /// Loads every graph and reads all of it. What no mount would use is damage: it would be built anew.
+    fn check_graphs(&self, members: &Members) -> Result<Vec<(String, String)>> {
+        let files = self.store.index_files()?;
+        let mut faults = Vec::new();
+        for name in &files {
+            let Some(number) = name.strip_suffix(".hnsw").or_else(|| name.strip_suffix(".recall")) else {
+                continue;
+            };
+            let root = u64::from_str_radix(number, 16).ok().filter(|root| format!("{root:016x}") == number);
+            if root.is_none_or(|root| !members.collections.contains(&Ino(root))) {
+                faults.push((format!("index/{name}"), "belongs to no collection".into()));
+            }
+        }
+        if !files.iter().any(|name| name.ends_with(".hnsw")) {
+            return Ok(faults);
+        }
+        let vectors = Vectors::new(Arc::clone(self.store), Arc::new(Metrics::new()));
+        let names = Namespace::open(Arc::clone(&self.catalog))?;
+        let checkpoint = |root: u64| format!("index/{root:016x}.hnsw");
+        for (root, error) in vectors.restore(&self.catalog, &names, false)?.without_graph {
+            faults.push((checkpoint(root.0), error.to_string()));
+        }
+        for collection in vectors.all() {
+            let check = collection.verify();
+            if !check.is_sound() {
+                faults.push((checkpoint(collection.root()), check.to_string()));
+            }
+        }
+        Ok(faults)
+    }
+
+    /// Repairs the first part that has a fault. Returns whether anything was done.
+    fn mend(&self, found: &Found, lost: &mut Option<Ino>, report: &mut Report) -> Result<bool> {
+        let faults = &found.census.faults;
+        let is_blind = |fault: &Fault| matches!(fault, Fault::Unreadable { table: Table::Inodes, .. });
+        if faults.iter().any(is_blind) {
+            // Names of an inode whose record cannot be read would be taken for names of nothing.
+            return Ok(false);
+        }
+        let names = Namespace::open(Arc::clone(&self.catalog))?;
+        let mut rescue = Rescue { store: self.store, catalog: &self.catalog, names: &names, lost };
+        let before = report.repaired();
+        for fault in faults.iter().filter(|fault| fault.is_structural()) {
+            let path = fault.ino().and_then(|ino| report::path_of(&names, ino));
+            let did = match fault {
+                Fault::Nameless(ino) => rescue.adopt_nameless(*ino)?,
+                Fault::InlineMissing(ino) => rescue.set_aside(*ino, &[])?,
+                _ => {
+                    let Some(remedy) = fault.remedy() else { continue };
+                    let mut batch = self.catalog.batch();
+                    fault.stage(&names, &mut batch)?;
+                    batch.commit()?;
+                    remedy.to_owned()
+                }
+            };
+            report.add(Finding::of_names(fault, path, Fate::Repaired(did)));
+        }
+        if report.repaired() > before {
+            return Ok(true);
+        }
+        let members_of = found.contents.members_of(&self.catalog)?;
+        for fault in &found.contents.faults {
+            let path = report::path_of(&names, fault.ino);
+            let did = rescue.content(fault, members_of.get(&fault.ino).map_or(&[], Vec::as_slice))?;
+            report.add(Finding::of(&fault.error, path, Fate::Repaired(did)));
+        }
+        if report.repaired() > before {
+            return Ok(true);
+        }
+        for fault in &found.members.faults {
+            let path = fault.ino().and_then(|ino| report::path_of(&names, ino));
+            let did = self.mend_member(&names, fault)?;
+            report.add(Finding::of_member(fault, path, Fate::Repaired(did.into())));
+        }
+        if report.repaired() > before {
+            return Ok(true);
+        }
+        for fault in faults {
+            let Some(remedy) = fault.remedy() else { continue };
+            let path = fault.ino().and_then(|ino| report::path_of(&names, ino));
+            let mut batch = self.catalog.batch();
+            fault.stage(&names, &mut batch)?;
+            batch.commit()?;
+            report.add(Finding::of_names(fault, path, Fate::Repaired(remedy.into())));
+        }
+        if report.repaired() > before {
+            return Ok(true);
+        }
+        for (file, why) in &found.graphs {
+            std::fs::remove_file(self.store.dir().join(file))?;
+            let did = "removed; the graph is built anew".to_owned();
+            report.add(Finding::of_graph(file, why, Fate::Repaired(did)));
+        }
+        Ok(report.repaired() > before)
+    }
+
+    /// Removes a record that is wrong; the next open settles the file from its bytes.
+    fn mend_member(&self, names: &Namespace, fault: &MemberFault) -> Result<&'static str> {
+        let mut batch = self.catalog.batch();
+        match fault {
+            MemberFault::Collection { key, .. } => batch.remove(Table::Collections, key),
+            MemberFault::Unreadable { key, .. } => batch.remove(Table::Vectors, key),
+            MemberFault::Member { root, ino, .. } => {
+                batch.remove(Table::Vectors, contents::member_key(*root, *ino));
+            }
+            MemberFault::Missing { .. } => {}
+        }
+        let ino = fault.ino();
+        if let Some(ino) = ino.filter(|ino| names.inode(*ino).is_ok_and(|inode| inode.nlink > 0)) {
+            names.put_mark(&mut batch, Mark::Dirty, ino);
+        }
+        batch.commit()?;
+        Ok(match (fault, ino) {
+            (MemberFault::Collection { .. }, _) => "record removed",
+            (_, Some(_)) => "its vectors are read from the file by the next mount",
+            (_, None) => "record removed",
+        })
+    }
+
+    /// What is found and not repaired.
+    fn add_rest(&self, found: &Found, report: &mut Report) {
+        // Only looked up, and only when there is a root to look from.
+        let has_root =
+            self.catalog.get(Table::Inodes, &Ino::ROOT.0.to_be_bytes()).is_ok_and(|root| root.is_some());
+        let names = has_root.then(|| Namespace::open(Arc::clone(&self.catalog)).ok()).flatten();
+        let path = |ino: Option<Ino>| report::path_of(names.as_ref()?, ino?);
+        for fault in &found.census.faults {
+            report.add(Finding::of_names(fault, path(fault.ino()), Fate::Damaged));
+        }
+        for fault in &found.contents.faults {
+            report.add(Finding::of(&fault.error, path(Some(fault.ino)), Fate::Damaged));
+        }
+        for fault in &found.members.faults {
+            report.add(Finding::of_member(fault, path(fault.ino()), Fate::Damaged));
+        }
+        for (file, why) in &found.graphs {
+            report.add(Finding::of_graph(file, why, Fate::Damaged));
+        }
+        for (file, offset, what) in self.store.damaged_segments() {
+            let known = |finding: &Finding| finding.file == file && finding.fate == Fate::Damaged;
+            if !report.findings.iter().any(known) {
+                let error = Error::Corrupt { file, offset, what: format!("{what}; nothing names it") };
+                report.add(Finding::of(&error, None, Fate::Harmless));
+            }
+        }
+    }
+}
+
+impl Found {
+    fn counted(&self) -> Counted {
+        Counted {
+            inodes: self.census.inodes,
+            directories: self.census.parents.len() as u64,
+            collections: self.members.collections.len() as u64,
+            vectors: self.members.vectors,
+            slots: self.contents.slots.len() as u64,
+            blobs: self.contents.blobs.len() as u64,
+            bytes_read: self.contents.bytes_read,
+            unfinished: self.census.marks.values().map(|marked| marked.len() as u64).sum(),
+            leftover_blobs: 0,
+        }
+    }
+}
