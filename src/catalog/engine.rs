@@ -3,11 +3,16 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use parking_lot::Mutex;
 
-use super::Table;
+use super::tally::Tally;
+use super::{Table, seal};
+use crate::format::record;
 use crate::{Error, Result};
 
 /// Memory for cached blocks. The catalog of a million small files is a few hundred MiB on disk; this holds
@@ -17,11 +22,27 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// Memory for rows not yet written to a sorted table, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 
+/// Under this name in `Table::Meta`: the number of the last commit.
+const COMMITS: &[u8] = b"commits";
+
 /// Bytes of a key or value read from the catalog.
 pub type Value = fjall::Slice;
 
 /// The catalog. See the [module](super) for its promises.
 pub struct Catalog {
+    /// `None` only while it is dropped.
+    engine: Option<Engine>,
+    dir: PathBuf,
+    /// The files are to be listed once the engine has ended.
+    closed: AtomicBool,
+    /// The number of the last commit. Held during a commit, as the engine's own lock is, so that numbers are in the
+    /// order of the journal.
+    commits: Mutex<u64>,
+    tally: Tally,
+}
+
+/// The engine and its tables, in the order of their numbers.
+struct Engine {
     database: Database,
     tables: Vec<Keyspace>,
 }
@@ -43,29 +64,74 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// [`Error::Catalog`] when the engine cannot open or recover its files.
+    /// [`Error::Corrupt`] when files are not those that were [closed](Self::close), commits are gone that were
+    /// [persisted](Self::persist), or the engine cannot make sense of what it reads; [`Error::Catalog`] when it cannot open or recover them.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.try_exists()? {
             make(dir)?;
         }
-        Self::open_engine(dir)
+        seal::check(dir)?;
+        let (catalog, durable) = Self::open_as_it_is(dir)?;
+        let last = *catalog.commits.lock();
+        if last < durable {
+            let what = format!("the journal ends with commit {last}, and {durable} were durable");
+            let (file, offset) = end_of_journal(dir);
+            return Err(Error::Corrupt { file, offset, what });
+        }
+        Ok(catalog)
     }
 
-    fn open_engine(dir: &Path) -> Result<Self> {
-        let database = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
-        let tables = Table::ALL
-            .iter()
-            .map(|table| {
-                database.keyspace(table.name(), || {
-                    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { database, tables })
+    /// Opens a catalog that has lost commits, and takes it as it is from now on. For repairs.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), except for the commits that are gone.
+    pub fn open_shortened(dir: &Path) -> Result<Self> {
+        seal::check(dir)?;
+        let (catalog, _) = Self::open_as_it_is(dir)?;
+        let last = *catalog.commits.lock();
+        catalog.tally.note(last)?;
+        Ok(catalog)
+    }
+
+    /// Opens the catalog. Returns how many commits it should have, too.
+    fn open_as_it_is(dir: &Path) -> Result<(Self, u64)> {
+        seal::remove(dir)?;
+        let engine = contain(|| {
+            let database = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+            let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
+            let tables = tables.collect::<Result<Vec<_>, _>>()?;
+            Ok(Engine { database, tables })
+        });
+        // Nobody else uses the files: what the engine cannot make sense of is damage.
+        let engine = engine.map_err(|error| match error {
+            Error::Catalog(what) => Error::Corrupt { file: "catalog".into(), offset: 0, what },
+            other => other,
+        })?;
+        let (tally, durable) = Tally::open(dir)?;
+        let (closed, dir) = (AtomicBool::new(false), dir.to_path_buf());
+        let catalog = Self { engine: Some(engine), dir, closed, commits: Mutex::new(0), tally };
+        let last = match catalog.get(Table::Meta, COMMITS)? {
+            Some(bytes) => record::decode("meta", &bytes)?,
+            None => 0,
+        };
+        *catalog.commits.lock() = last;
+        Ok((catalog, durable))
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().expect("the engine ends with the catalog")
     }
 
     fn keyspace(&self, table: Table) -> &Keyspace {
-        &self.tables[table as usize]
+        &self.engine().tables[table as usize]
+    }
+
+    /// Nothing is committed any more: what the engine leaves when the catalog is dropped is what the next
+    /// [`open`](Self::open) wants to find. Called when everything is persisted.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 
     /// The value under `key`, as of the last commit.
@@ -74,7 +140,7 @@ impl Catalog {
     ///
     /// [`Error::Catalog`] when the engine cannot read.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>> {
-        Ok(self.keyspace(table).get(key)?)
+        contain(|| Ok(self.keyspace(table).get(key)?))
     }
 
     /// The pairs whose key begins with `prefix`, in key order, beginning after `prefix` + `after`.
@@ -94,16 +160,26 @@ impl Catalog {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        self.keyspace(table).range::<Vec<u8>, _>((low, high)).map(move |guard| {
-            let (key, value) = guard.into_inner()?;
-            Ok((key[prefix.len()..].to_vec(), value))
+        let mut pairs = Some(self.keyspace(table).range::<Vec<u8>, _>((low, high)));
+        std::iter::from_fn(move || {
+            let next =
+                contain(|| Ok(pairs.as_mut().and_then(Iterator::next).map(|guard| guard.into_inner())));
+            let pair = match next {
+                Ok(pair) => pair?.map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            if pair.is_err() {
+                // What comes behind is not asked for: an iterator that met damage may be in any state.
+                pairs = None;
+            }
+            Some(pair.map(|(key, value)| (key[prefix.len()..].to_vec(), value)))
         })
     }
 
     /// An empty batch.
     pub fn batch(&self) -> Batch<'_> {
         // Flushed to the operating system with the commit: that is what process death cannot take back.
-        Batch { catalog: self, inner: self.database.batch().durability(Some(PersistMode::Buffer)) }
+        Batch { catalog: self, inner: self.engine().database.batch().durability(Some(PersistMode::Buffer)) }
     }
 
     /// Makes every commit that has returned survive a power cut.
@@ -112,7 +188,9 @@ impl Catalog {
     ///
     /// [`Error::Catalog`] when the sync fails; the engine then refuses further commits.
     pub fn persist(&self) -> Result<()> {
-        Ok(self.database.persist(PersistMode::SyncAll)?)
+        let durable = *self.commits.lock();
+        self.engine().database.persist(PersistMode::SyncAll)?;
+        Ok(self.tally.note(durable)?)
     }
 
     /// Bytes that the catalog takes on disk.
@@ -121,7 +199,19 @@ impl Catalog {
     ///
     /// [`Error::Catalog`] when the engine cannot read its folder.
     pub fn disk_bytes(&self) -> Result<u64> {
-        Ok(self.database.disk_space()?)
+        Ok(self.engine().database.disk_space()?)
+    }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        // Its threads have ended when this returns.
+        drop(self.engine.take());
+        if *self.closed.get_mut()
+            && let Err(error) = seal::write(&self.dir)
+        {
+            tracing::warn!(%error, "the next open of the catalog does not check its files");
+        }
     }
 }
 
@@ -147,8 +237,16 @@ impl Batch<'_> {
     /// # Errors
     ///
     /// [`Error::Catalog`] when the journal cannot be written; nothing of the batch is then applied.
-    pub fn commit(self) -> Result<()> {
-        Ok(self.inner.commit()?)
+    pub fn commit(mut self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let mut commits = self.catalog.commits.lock();
+        let number = *commits + 1;
+        self.put(Table::Meta, COMMITS, record::encode(&number));
+        self.inner.commit()?;
+        *commits = number;
+        Ok(())
     }
 }
 
@@ -169,13 +267,36 @@ fn make(dir: &Path) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    drop(Catalog::open_engine(&new)?);
+    drop(Catalog::open_as_it_is(&new)?);
     nix::unistd::syncfs(File::open(&new)?).map_err(io::Error::from)?;
     fs::rename(&new, dir)?;
     match dir.parent() {
         Some(parent) => Ok(File::open(parent)?.sync_all()?),
         None => Ok(()),
     }
+}
+
+/// Calls the engine, which asserts what damaged files may contradict: that is an error of the catalog, and not the
+/// end of the thread that met it.
+fn contain<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str);
+        let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        Err(Error::Corrupt { file: "catalog".into(), offset: 0, what: format!("the engine refuses: {what}") })
+    })
+}
+
+/// The newest journal below the store directory, and its length: where it was cut off.
+fn end_of_journal(dir: &Path) -> (String, u64) {
+    let listing = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let number = |name: &str| name.strip_suffix(".jnl").and_then(|number| number.parse::<u64>().ok());
+    let newest = listing
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Some((number(&name)?, name, entry.metadata().ok()?.len()))
+        })
+        .max();
+    newest.map_or_else(|| ("catalog".into(), 0), |(_, name, len)| (format!("catalog/{name}"), len))
 }
 
 /// The smallest key that is greater than every key beginning with `prefix`.
@@ -220,6 +341,43 @@ mod tests {
         let catalog = Catalog::open(dir.path()).unwrap();
         assert_eq!(catalog.get(Table::Meta, b"kept").unwrap().as_deref(), Some(&b"1"[..]));
         assert_eq!(catalog.get(Table::Meta, b"dropped").unwrap(), None);
+    }
+
+    #[test]
+    fn a_catalog_that_lost_what_was_durable_is_refused_until_that_is_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let commit = |catalog: &Catalog, key: &[u8]| {
+            let mut batch = catalog.batch();
+            batch.put(Table::Meta, key, [7; 1000]);
+            batch.commit().unwrap();
+        };
+        let catalog = Catalog::open(dir.path()).unwrap();
+        for key in [b"a", b"b", b"c"] {
+            commit(&catalog, key);
+        }
+        catalog.persist().unwrap();
+        commit(&catalog, b"d");
+        drop(catalog);
+        let (journal, len) = end_of_journal(dir.path());
+        let journal = dir.path().join(Path::new(&journal).file_name().unwrap());
+        // What was not persisted may be missing.
+        let file = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
+        file.set_len(len - 10).unwrap();
+        drop(Catalog::open(dir.path()).unwrap());
+        // In the middle of the second.
+        file.set_len(1500).unwrap();
+        match Catalog::open(dir.path()) {
+            Err(Error::Corrupt { file, what, .. }) => {
+                assert!(file.ends_with(".jnl") && what.contains("commit 1, and 3 were"), "{file}: {what}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let shortened = Catalog::open_shortened(dir.path()).unwrap();
+        assert!(shortened.get(Table::Meta, b"a").unwrap().is_some());
+        assert_eq!(shortened.get(Table::Meta, b"b").unwrap(), None);
+        commit(&shortened, b"b");
+        drop(shortened);
+        Catalog::open(dir.path()).unwrap();
     }
 
     #[test]

@@ -5,10 +5,14 @@
 //! folder, so that another engine can take its place.
 //!
 //! **Promise.** [`Batch::commit`] applies a [`Batch`] atomically; once it returned, the death of the
-//! process loses nothing of it. [`Catalog::persist`] makes everything committed so far survive a power cut.
+//! process loses nothing of it. [`Catalog::persist`] makes everything committed so far survive a power cut. A
+//! catalog that has lost what was persisted, or whose files are not those that were closed, is not opened: see
+//! `tally` and `seal`.
 
 mod engine;
 mod journal;
+mod seal;
+mod tally;
 
 pub use engine::{Batch, Catalog, Value};
 pub use journal::drop_torn_tail;

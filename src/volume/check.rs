@@ -61,7 +61,7 @@ pub fn fsck(dir: &Path, repair: Repair) -> Result<Report> {
         other => other?,
     };
     report.ended_uncleanly = store.ended_uncleanly();
-    let outcome = Catalog::open(&store.catalog_dir())
+    let outcome = open_catalog(&store, repair, &mut report)
         .and_then(|catalog| Check { store: &store, catalog: Arc::new(catalog) }.run(repair, &mut report));
     match outcome {
         Ok(()) => {}
@@ -74,6 +74,22 @@ pub fn fsck(dir: &Path, repair: Repair) -> Result<Report> {
         store.close()?;
     }
     Ok(report)
+}
+
+/// Opens the catalog. One that has lost commits is taken as it is, for a repair.
+fn open_catalog(store: &Store, repair: Repair, report: &mut Report) -> Result<Catalog> {
+    let dir = store.catalog_dir();
+    match (Catalog::open(&dir), repair) {
+        (Err(error @ Error::Corrupt { .. }), Repair::Yes) => match Catalog::open_shortened(&dir) {
+            Ok(catalog) => {
+                let did = "the commits before are taken as they are; later ones are lost".to_owned();
+                report.add(Finding::of(&error, None, Fate::Repaired(did)));
+                Ok(catalog)
+            }
+            Err(_) => Err(error),
+        },
+        (opened, _) => opened,
+    }
 }
 
 /// A store being checked.
@@ -114,6 +130,9 @@ impl Check<'_> {
             batch.commit()?;
             self.store.sync()?;
             self.catalog.persist()?;
+        }
+        if !report.ended_uncleanly {
+            self.catalog.close();
         }
         if repair == Repair::Yes && report.is_sound() {
             // A segment that was named would not be sound, and now no durable commit names one of these either.
