@@ -98,6 +98,9 @@ pub(super) fn serve(plan: Plan, announce: bool) -> Outcome {
         mountpoint: Some(plan.mountpoint.clone()),
         read_only: plan.options.read_only,
     })?;
+    if let Some(bytes_per_second) = plan.options.scrub {
+        volume.start_scrub(bytes_per_second)?;
+    }
     let mounted = Arc::new(fuse::mount(volume, &plan.mountpoint, &plan.options.mount)?);
     unmount_on(signals, &mounted)?;
     if announce && let Err(error) = leave_terminal(&plan.store) {

@@ -22,7 +22,7 @@ pub(super) struct Mount {
     store: Option<PathBuf>,
     /// An existing directory
     mountpoint: PathBuf,
-    /// ro, rw, exec, noexec, allow_other, threads=N
+    /// ro, rw, exec, noexec, allow_other, threads=N, scrub=BYTES_PER_SECOND
     #[arg(short = 'o', value_name = "OPT", value_delimiter = ',', action = clap::ArgAction::Append)]
     options: Vec<String>,
     /// Stay in the foreground
@@ -46,6 +46,8 @@ pub(super) struct Plan {
 pub(super) struct Options {
     /// The volume refuses every change; it can still be searched.
     pub(super) read_only: bool,
+    /// Bytes per second at which all checksums are read in the background.
+    pub(super) scrub: Option<u64>,
     pub(super) mount: MountOptions,
 }
 
@@ -92,6 +94,13 @@ fn parse_options(words: &[String]) -> Result<Options, Failure> {
                         range.end()
                     ))
                 })?;
+            }
+            Some(("scrub", "off")) => options.scrub = None,
+            Some(("scrub", rate)) => {
+                let parsed = rate.parse().ok().filter(|&rate| rate > 0);
+                options.scrub = Some(parsed.ok_or_else(|| {
+                    usage(format!("scrub={rate}: want a number of bytes per second, or off"))
+                })?);
             }
             Some((name, _)) => return Err(usage(format!("unknown mount option '{name}'"))),
         }
@@ -195,7 +204,9 @@ mod tests {
         assert_eq!(options("rw,ro").unwrap(), Options { read_only: true, ..Options::default() });
         let all = options("noexec,allow_other,threads=64,ro,rw").unwrap();
         let mount = MountOptions { no_exec: true, allow_other: true, threads: 64 };
-        assert_eq!(all, Options { read_only: false, mount });
+        assert_eq!(all, Options { read_only: false, scrub: None, mount });
+        assert_eq!(options("scrub=1000000").unwrap().scrub, Some(1_000_000));
+        assert_eq!(options("scrub=1000000,scrub=off").unwrap().scrub, None);
     }
 
     #[test]
@@ -208,6 +219,7 @@ mod tests {
             ("threads=0", "threads=0"),
             ("threads=65", "1 to 64"),
             ("threads=x", "threads=x"),
+            ("scrub=0", "bytes per second"),
         ] {
             let failure = options(text).unwrap_err();
             assert_eq!(failure.code, Code::Usage);

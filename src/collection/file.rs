@@ -138,6 +138,32 @@ impl VectorFile {
         self.group.swap(group, Ordering::Relaxed)
     }
 
+    /// Compares the bytes of a row with their checksum, when they are first used.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`](crate::Error::Corrupt) naming file and offset.
+    #[inline]
+    pub fn check_row(&self, index: u64) -> Result<()> {
+        match &self.bytes {
+            RowBytes::Slot(slot) => slot.check(),
+            RowBytes::Blob(map) => {
+                let range = self.layout.row_range(index);
+                map.check(range.start, range.end)
+            }
+        }
+    }
+
+    /// The `index`-th row as f32, unless its bytes are damaged; see [`row`](Self::row).
+    ///
+    /// # Errors
+    ///
+    /// As [`check_row`](Self::check_row).
+    pub fn sound_row<'a>(&'a self, index: u64, scratch: &'a mut [f32]) -> Result<&'a [f32]> {
+        self.check_row(index)?;
+        Ok(self.row(index, scratch))
+    }
+
     /// The `index`-th row as f32, decoded into `scratch` where it is not stored as such.
     #[must_use]
     pub fn row<'a>(&'a self, index: u64, scratch: &'a mut [f32]) -> &'a [f32] {

@@ -251,7 +251,8 @@ impl VectorSource for Reader {
 
     fn vector<'a>(&'a self, row: RowId, scratch: &'a mut [f32]) -> Option<&'a [f32]> {
         let place = self.place(row)?;
-        Some(place.file.row(place.index.into(), scratch))
+        // What is damaged is as good as gone: no search finds it, and it is noted where it was met.
+        place.file.sound_row(place.index.into(), scratch).ok()
     }
 
     fn prefetch(&self, row: RowId) {

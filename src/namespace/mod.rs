@@ -303,6 +303,17 @@ impl Namespace {
         self.catalog.scan(Table::Inodes, b"", None).map(|pair| record::decode("inodes", &pair?.1))
     }
 
+    /// The records of at most `limit` inodes behind `after`, in order of their numbers.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, or the catalog's errors.
+    pub fn inodes_after(&self, after: Ino, limit: usize) -> Result<Vec<Inode>> {
+        let after = keys::ino(after);
+        let pairs = self.catalog.scan(Table::Inodes, b"", Some(&after)).take(limit);
+        pairs.map(|pair| record::decode("inodes", &pair?.1)).collect()
+    }
+
     /// The entry `name` in directory `parent`.
     ///
     /// # Errors

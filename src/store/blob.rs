@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Mmap, MmapOptions};
@@ -19,7 +20,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Whence, lseek};
 use parking_lot::Mutex;
 
+use super::damage::DamageLog;
 use super::directory::{create_file, make_dir, open_file, sync_dir};
+use super::sums::Sums;
 use super::watch::Watch;
 use super::{BlobId, io as store_error};
 use crate::{Error, Result};
@@ -39,6 +42,7 @@ pub(super) struct Blobs {
     orphans: Mutex<Option<HashSet<u64>>>,
     /// For each of the 256 directories.
     entries: Box<[Entries]>,
+    damage: Arc<DamageLog>,
 }
 
 /// How far a directory's entries are durable. They count as one change at open: the last process may have
@@ -55,7 +59,7 @@ impl Blobs {
     /// # Errors
     ///
     /// I/O errors.
-    pub(super) fn open(store_dir: &Path) -> Result<Self> {
+    pub(super) fn open(store_dir: &Path, damage: Arc<DamageLog>) -> Result<Self> {
         let dir = store_dir.join("blobs");
         let (found, made) = list(&dir).map_err(store_error)?;
         if made {
@@ -64,7 +68,7 @@ impl Blobs {
         let next = found.iter().max().map_or(0, |last| last.saturating_add(1));
         let entries =
             (0..256).map(|_| Entries { made: AtomicU64::new(1), synced: AtomicU64::new(0) }).collect();
-        Ok(Self { dir, next: AtomicU64::new(next), orphans: Mutex::new(Some(found)), entries })
+        Ok(Self { dir, next: AtomicU64::new(next), orphans: Mutex::new(Some(found)), entries, damage })
     }
 
     fn path(&self, id: BlobId) -> PathBuf {
@@ -89,6 +93,7 @@ impl Blobs {
 
     pub(super) fn sweep(&self) -> Result<()> {
         for id in self.orphans.lock().take().unwrap_or_default() {
+            remove(&self.sums_path(BlobId(id))).map_err(store_error)?;
             remove(&self.path(BlobId(id))).map_err(store_error)?;
         }
         Ok(())
@@ -140,8 +145,10 @@ impl Blobs {
     pub(super) fn map(&self, id: BlobId) -> Result<BlobMap> {
         let file = self.open_blob(id, false)?;
         let len = file.metadata().map_err(store_error)?.len();
+        let map_of =
+            |watch, map| BlobMap { id, watch, map, sums: self.sums(id), damage: Arc::clone(&self.damage) };
         if len == 0 {
-            return Ok(BlobMap { id, watch: None, map: None });
+            return Ok(map_of(None, None));
         }
         let too_large =
             Error::TooLarge { what: "blob to be mapped, bytes", got: len, limit: isize::MAX as u64 };
@@ -150,11 +157,31 @@ impl Blobs {
         // directory keeps other users out. Removing the file leaves the mapping valid.
         let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(store_error)?;
         let watch = Watch::over(map.as_ptr(), map.len(), false);
-        Ok(BlobMap { id, watch: Some(watch), map: Some(map) })
+        Ok(map_of(Some(watch), Some(map)))
+    }
+
+    fn sums_path(&self, id: BlobId) -> PathBuf {
+        self.path(id).with_extension("sums")
+    }
+
+    /// The checksums of a blob, if it has any.
+    pub(super) fn sums(&self, id: BlobId) -> Option<Sums> {
+        Sums::read(&self.sums_path(id), id)
+    }
+
+    pub(super) fn seal(&self, id: BlobId, bytes: &[u8]) -> Result<()> {
+        Sums::of(bytes).write(&self.sums_path(id), id).map_err(store_error)?;
+        self.entries(id).made.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     pub(super) fn sync(&self, id: BlobId, file: &File) -> Result<()> {
         file.sync_data().map_err(store_error)?;
+        match open_file(&self.sums_path(id), true) {
+            Ok(sums) => sums.sync_data().map_err(store_error)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(store_error(error)),
+        }
         let entries = self.entries(id);
         let made = entries.made.load(Ordering::SeqCst);
         if entries.synced.load(Ordering::SeqCst) < made {
@@ -167,7 +194,8 @@ impl Blobs {
 
     /// Removes a blob's file. One that cannot be removed is found by the next open's sweep.
     pub(super) fn remove(&self, id: BlobId) {
-        if let Err(error) = remove(&self.path(id)) {
+        // The blob last: it is what the next open finds when this is cut short.
+        if let Err(error) = remove(&self.sums_path(id)).and_then(|()| remove(&self.path(id))) {
             tracing::warn!(blob = id.0, %error, "a dropped blob stays until the next open");
         }
     }
@@ -317,6 +345,8 @@ pub struct BlobMap {
     id: BlobId,
     watch: Option<Watch>,
     map: Option<Mmap>,
+    sums: Option<Sums>,
+    damage: Arc<DamageLog>,
 }
 
 impl BlobMap {
@@ -341,6 +371,37 @@ impl BlobMap {
             }),
         }
     }
+    /// Which blob it is.
+    #[must_use]
+    pub fn id(&self) -> BlobId {
+        self.id
+    }
+
+    /// Compares the chunks that hold the bytes `from..to` with their checksums, each once. A blob without checksums
+    /// passes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] naming the blob and the offset of the chunk.
+    #[inline]
+    pub fn check(&self, from: usize, to: usize) -> Result<()> {
+        match &self.sums {
+            Some(sums) if !sums.known(from, to) => self.compare(sums, from, to),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn compare(&self, sums: &Sums, from: usize, to: usize) -> Result<()> {
+        sums.check(self.bytes(), from, to).map_err(|offset| {
+            let file = format!("blobs/{}", relative_path(self.id));
+            let what = match self.bytes().len() == sums.len() {
+                true => "the checksum of what begins here does not match".to_owned(),
+                false => format!("{} bytes, want {}", self.bytes().len(), sums.len()),
+            };
+            self.damage.note(Error::Corrupt { file, offset: offset as u64, what })
+        })
+    }
 }
 
 #[cfg(test)]
@@ -351,7 +412,7 @@ mod tests {
 
     fn blobs(dir: &Path) -> Blobs {
         make_dir(&dir.join("blobs")).unwrap();
-        Blobs::open(dir).unwrap()
+        Blobs::open(dir, Arc::default()).unwrap()
     }
 
     fn count(dir: &Path) -> usize {

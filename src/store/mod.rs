@@ -24,12 +24,14 @@
 
 mod blob;
 mod check;
+mod damage;
 mod directory;
 mod lock;
 mod quarantine;
 pub mod rows;
 mod segment;
 mod slots;
+mod sums;
 mod watch;
 
 use std::ffi::OsString;
@@ -47,6 +49,7 @@ pub use self::slots::Slot;
 pub use self::watch::damages;
 
 use self::blob::Blobs;
+use self::damage::DamageLog;
 use self::lock::Lock;
 use self::quarantine::Quarantine;
 use self::segment::Home;
@@ -114,8 +117,9 @@ impl Store {
         if any_made {
             directory::sync_dir(&dir).map_err(io)?;
         }
-        let blobs = Blobs::open(&dir)?;
-        let home = Arc::new(Home { dir, lock, quarantine: Quarantine::default() });
+        let damage = Arc::new(DamageLog::default());
+        let blobs = Blobs::open(&dir, Arc::clone(&damage))?;
+        let home = Arc::new(Home { dir, lock, quarantine: Quarantine::default(), damage });
         let slots = Slots::open(Arc::clone(&home))?;
         Ok(Arc::new(Self {
             home,
@@ -275,6 +279,29 @@ impl Store {
     /// [`Error::Corrupt`] when its file is missing; I/O errors.
     pub fn map_blob(&self, id: BlobId) -> Result<Arc<BlobMap>> {
         self.blobs.map(id).map(Arc::new)
+    }
+
+    /// Makes the checksums of a blob that nobody writes any more, from its bytes: whoever maps or reads it from now on
+    /// [checks](BlobMap::check) it. They are durable with the next [`sync_blob`](Self::sync_blob) of it; before a
+    /// commit that relies on the seal is, the caller calls that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSpace`], I/O errors.
+    pub fn seal_blob(&self, id: BlobId, bytes: &[u8]) -> Result<()> {
+        self.refuse_when_closed()?;
+        self.blobs.seal(id, bytes)
+    }
+
+    /// Keeps an error that is damage for [`damage`](Self::damage). What handles and maps find is kept without that.
+    pub fn note_damage(&self, error: Error) -> Error {
+        self.home.damage.note(error)
+    }
+
+    /// What was found damaged since the store was opened: file, offset, what is wrong; and how many places more.
+    #[must_use]
+    pub fn damage(&self) -> (Vec<(String, u64, String)>, u64) {
+        self.home.damage.list()
     }
 
     /// The blob is no longer named by the newest commit: its file is removed by the [`reclaim`](Self::reclaim)

@@ -17,6 +17,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::damage::DamageLog;
 use super::directory::{create_file, open_file, sync_dir};
 use super::lock::Lock;
 use super::quarantine::Quarantine;
@@ -46,6 +47,7 @@ pub(super) struct Home {
     pub(super) dir: PathBuf,
     pub(super) lock: Lock,
     pub(super) quarantine: Quarantine,
+    pub(super) damage: Arc<DamageLog>,
 }
 
 /// A segment, mapped for as long as it lives.
@@ -172,6 +174,10 @@ impl Segment {
 
     pub(super) fn stride(&self) -> u32 {
         self.stride
+    }
+
+    pub(super) fn damage(&self) -> &DamageLog {
+        &self.home.damage
     }
 
     pub(super) fn quarantine(&self) -> &Quarantine {
@@ -449,7 +455,12 @@ mod tests {
     fn home(dir: &Path) -> Arc<Home> {
         fs::create_dir(dir.join("segments")).unwrap();
         let lock = Lock::acquire(dir, "test").unwrap();
-        Arc::new(Home { dir: dir.to_path_buf(), lock, quarantine: Quarantine::default() })
+        Arc::new(Home {
+            dir: dir.to_path_buf(),
+            lock,
+            quarantine: Quarantine::default(),
+            damage: Arc::default(),
+        })
     }
 
     fn sound(found: Found) -> Arc<Segment> {

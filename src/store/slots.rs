@@ -333,11 +333,14 @@ pub struct Slot {
     slot: u32,
     len: u32,
     doomed: AtomicBool,
+    /// The bytes have been compared with the checksum.
+    sound: AtomicBool,
 }
 
 impl Slot {
     fn new(segment: Arc<Segment>, at: SlotRef) -> Self {
-        Self { segment, checksum: at.checksum, slot: at.slot, len: at.len, doomed: AtomicBool::new(false) }
+        let (doomed, sound) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { segment, checksum: at.checksum, slot: at.slot, len: at.len, doomed, sound }
     }
 
     /// The reference for the catalog.
@@ -346,7 +349,7 @@ impl Slot {
         SlotRef { segment: self.segment.number(), slot: self.slot, len: self.len, checksum: self.checksum }
     }
 
-    /// The content, 64-byte aligned. Not verified: see [`verify`](Self::verify).
+    /// The content, 64-byte aligned. Not verified: see [`check`](Self::check).
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the slot was written before this handle was made, and stays taken while the handle lives: it
@@ -362,7 +365,21 @@ impl Slot {
     /// [`Error::Corrupt`] naming segment and offset.
     pub fn verify(&self) -> Result<()> {
         let got = xxh3_64(self.bytes());
-        if got == self.checksum { Ok(()) } else { Err(self.segment.checksum_mismatch(self.at(), got)) }
+        if got == self.checksum {
+            self.sound.store(true, Ordering::Release);
+            return Ok(());
+        }
+        Err(self.segment.damage().note(self.segment.checksum_mismatch(self.at(), got)))
+    }
+
+    /// [`verify`](Self::verify), once: bytes that were sound when they were first used are taken to be so again.
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`](Self::verify).
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        if self.sound.load(Ordering::Acquire) { Ok(()) } else { self.verify() }
     }
 
     /// Whether what was read of it up to now is what was written: asked after reading.

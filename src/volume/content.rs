@@ -11,7 +11,7 @@ use super::Volume;
 use super::ingest::Why;
 use super::open_files::{OpenBlob, OpenFile};
 use crate::namespace::{Content, Ino, Inode, Mark};
-use crate::store::BlobId;
+use crate::store::{BlobId, BlobMap};
 use crate::{Error, Result};
 
 /// Largest content that is kept in the catalog, in bytes.
@@ -46,8 +46,11 @@ impl Volume {
             Err(Error::Corrupt { .. }) => {
                 into.truncate(start);
                 let _locked = self.names.lock(&[file.ino]);
+                // Nobody shortens it between the look at its size and the reading.
+                let _io = file.lock_io();
                 let inode = self.inode(file.ino)?;
-                self.read_content(file, &inode, offset, size, into)
+                let read = self.read_content(file, &inode, offset, size, into);
+                read.map_err(|error| self.store.note_damage(error))
             }
             other => other,
         }
@@ -76,10 +79,33 @@ impl Volume {
                     range => self.store.read_slot(at, range, into),
                 }
             }
-            Content::Blob { id, .. } => {
+            Content::Blob { id, sealed } => {
                 let left = usize::try_from(inode.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-                read_blob(&*self.blob_for_reading(file, id)?, offset, size.min(left), into)
+                let (start, size) = (into.len(), size.min(left));
+                if sealed && size > 0 {
+                    self.check_sealed(inode.ino, id, offset, size)?;
+                }
+                read_blob(&*self.blob_for_reading(file, id)?, offset, size, into)?;
+                let got = into.len() - start;
+                if got < size {
+                    into.truncate(start);
+                    let what = format!("the blob ends, want {} bytes", inode.size);
+                    let offset = offset.saturating_add(got as u64);
+                    return Err(Error::Corrupt { file: self.store.blob_path(id), offset, what });
+                }
+                Ok(())
             }
+        }
+    }
+
+    /// Compares the part of a sealed blob that is about to be read with its checksums.
+    pub(super) fn check_sealed(&self, ino: Ino, id: BlobId, offset: u64, size: usize) -> Result<()> {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let check = |map: &BlobMap| map.check(from, from.saturating_add(size));
+        match self.vectors.blob(ino, id) {
+            Some(map) => check(&map),
+            // Sealed, and refused by its collection since.
+            None => check(&*self.store.map_blob(id)?),
         }
     }
 

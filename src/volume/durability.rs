@@ -145,6 +145,7 @@ impl Volume {
             return Ok(());
         }
         self.stop_background();
+        self.scrub.stop();
         let settled = if self.read_only { Ok(()) } else { self.settle_open_files() };
         self.indexer.stop();
         self.save_graphs();

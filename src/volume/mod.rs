@@ -5,7 +5,7 @@
 //! - `txn`, `durability`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
 //! - `query`, `vector_attrs`, `indexer`: searches and their paths, computed attributes, the graph's thread.
-//! - `check`: the store of a volume that nobody has open, checked and repaired.
+//! - `check`, `scrub`: a store that nobody has open, checked and repaired; one that is in use, read to find damage.
 //! - `control`: the `.vexfs` directories, whose nodes exist only while somebody looks.
 //!
 //! **Order of locks:** the namespace's ancestry lock, its inode locks, an open file's `io` lock, an open file's
@@ -29,6 +29,7 @@ mod open_files;
 mod query;
 mod ranges;
 mod recovery;
+mod scrub;
 mod space;
 mod txn;
 mod vector_attrs;
@@ -82,7 +83,7 @@ pub struct Volume {
     metrics: Arc<Metrics>,
     files: open_files::OpenFiles,
     dirs: dirs::OpenDirs,
-    unsynced: durability::Unsynced,
+    pub(in crate::volume) unsynced: durability::Unsynced,
     room: space::Room,
     /// Marked dirty on disk, but settled without a change: the mark goes with the next sync.
     stale_marks: DashSet<Ino>,
@@ -103,6 +104,7 @@ pub struct Volume {
     background: durability::Background,
     control: control::Control,
     indexer: indexer::Indexer,
+    scrub: scrub::Scrub,
     scratch: Pool<Scratch>,
     allowed_below: query::AllowedCache,
     similar_answers: vector_attrs::SimilarAnswers,
@@ -156,6 +158,7 @@ impl Volume {
             background: durability::Background::default(),
             control: control::Control::default(),
             indexer: indexer::Indexer::default(),
+            scrub: scrub::Scrub::default(),
             scratch: Pool::new(SCRATCHES, Scratch::default),
             allowed_below: query::AllowedCache::new(),
             similar_answers: vector_attrs::SimilarAnswers::new(),

@@ -93,7 +93,7 @@ impl Volume {
         options.check(&self.request_limits(base)?)?;
         let (file, metric, row) = self.vector_row(ino, row, path)?;
         let mut scratch = vec![0.0; file.dim() as usize];
-        let vector = file.row(row.into(), &mut scratch);
+        let vector = file.sound_row(row.into(), &mut scratch)?;
         let asked = Asked { vector, exclude: Some((file.number(), row)) };
         let parts = self.parts(caller, base, file.dim(), Some(metric))?;
         let awaited = Awaited::by(caller);
@@ -115,8 +115,8 @@ impl Volume {
             return Err(Error::Dimension { expected: file.dim(), got: to.dim() });
         }
         let (mut a, mut b) = (vec![0.0; file.dim() as usize], vec![0.0; file.dim() as usize]);
-        let other = Matrix::new(to.dim() as usize, to.row(to_row.into(), &mut b).to_vec());
-        let key = Query::new(metric, file.row(row.into(), &mut a)).key(&other, RowId(0), &mut []);
+        let other = Matrix::new(to.dim() as usize, to.sound_row(to_row.into(), &mut b)?.to_vec());
+        let key = Query::new(metric, file.sound_row(row.into(), &mut a)?).key(&other, RowId(0), &mut []);
         file.bytes().check_read().and(to.bytes().check_read())?;
         Ok(metric.finish(key.unwrap_or(f32::INFINITY)))
     }

@@ -90,7 +90,11 @@ impl Volume {
             return Ok(0);
         }
         let done = match inode.content {
-            Content::Blob { id, .. } => {
+            Content::Blob { id, sealed } => {
+                if sealed {
+                    let size = usize::try_from(len).unwrap_or(usize::MAX);
+                    self.check_sealed(source.ino, id, from.1, size)?;
+                }
                 let blob = self.blob_for_reading(&source, id)?;
                 let edit = Edit::Copy { source: &blob, from: from.1, offset: to.1, len };
                 self.edit(&target, edit, false)?

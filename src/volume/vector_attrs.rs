@@ -82,7 +82,7 @@ impl Volume {
             b"vector" => {
                 let (file, _, row) = self.vector_row(ino, None, b"")?;
                 let mut scratch = vec![0.0; file.dim() as usize];
-                let values = file.row(row.into(), &mut scratch).iter().map(f32::to_string);
+                let values = file.sound_row(row.into(), &mut scratch)?.iter().map(f32::to_string);
                 let text = values.collect::<Vec<_>>().join(",");
                 file.bytes().check_read()?;
                 if text.len() > VALUE_MAX {

@@ -112,7 +112,11 @@ fn damage_in_one_file_leaves_the_rest_of_the_mount_alone() {
     assert_eq!(fs::read(mount.path("note.txt")).unwrap(), b"text");
     fs::rename(mount.path("docs/03.f32"), mount.path("docs/moved.f32")).unwrap();
     fs::remove_dir_all(mount.path("docs")).unwrap();
-    assert_eq!(mount.json(".vexfs/health")["status"], "ok");
+    let health = mount.json(".vexfs/health");
+    assert_eq!((&health["status"], &health["reason"]), (&json!("damaged"), &json!(null)));
+    let places = health["damage"].as_array().unwrap();
+    assert_eq!(places.len(), 10);
+    assert!(places.iter().all(|place| place["file"].as_str().unwrap().starts_with("segments/")), "{health}");
 }
 
 #[test]

@@ -21,8 +21,8 @@ pub(super) struct Contents {
     was_closed: bool,
     /// Slots with their owners.
     pub(super) slots: Vec<(SlotRef, u64)>,
-    /// Blobs with their owners, and the length where it is known.
-    pub(super) blobs: Vec<(BlobId, Ino, Option<u64>)>,
+    /// Blobs with their owners, the length where it is known, and whether they are sealed.
+    pub(super) blobs: Vec<(BlobId, Ino, Option<u64>, bool)>,
     pub(super) bytes_read: u64,
     pub(super) faults: Vec<ContentFault>,
 }
@@ -47,7 +47,7 @@ impl Contents {
             Content::Slot(at) => self.slots.push((at, inode.ino.0)),
             Content::Blob { id, sealed } => {
                 let len = (sealed || self.was_closed).then_some(inode.size);
-                self.blobs.push((id, inode.ino, len));
+                self.blobs.push((id, inode.ino, len, sealed));
             }
         }
     }
@@ -58,7 +58,7 @@ impl Contents {
             match content {
                 Content::Empty | Content::Inline => {}
                 Content::Slot(at) => self.slots.push((at, ino.0)),
-                Content::Blob { id, .. } => self.blobs.push((id, ino, None)),
+                Content::Blob { id, sealed } => self.blobs.push((id, ino, None, sealed)),
             }
         }
     }
@@ -75,7 +75,7 @@ impl Contents {
         })?;
         self.blobs.sort_unstable();
         let mut last: Option<(BlobId, Ino)> = None;
-        for &(id, ino, len) in &self.blobs {
+        for &(id, ino, len, sealed) in &self.blobs {
             store.adopt_blob(id);
             // Of a file that was being written the blob knows the length.
             let len = len.filter(|_| !census.has_mark(Mark::Dirty, ino));
@@ -86,11 +86,20 @@ impl Contents {
                     let what = format!("the blob also belongs to inode {}", owner.0);
                     Some(Error::Corrupt { file, offset: 0, what })
                 }
-                (Ok(got), _) => len.filter(|&len| len != got).map(|len| Error::Corrupt {
-                    file,
-                    offset: got.min(len),
-                    what: format!("{got} bytes, want {len}"),
-                }),
+                (Ok(got), _) if len.is_some_and(|len| len != got) => {
+                    let len = len.unwrap_or_default();
+                    let what = format!("{got} bytes, want {len}");
+                    Some(Error::Corrupt { file, offset: got.min(len), what })
+                }
+                (Ok(_), _) if sealed => match store.check_blob(id) {
+                    Ok(read) => {
+                        self.bytes_read += read;
+                        None
+                    }
+                    Err(error @ Error::Corrupt { .. }) => Some(error),
+                    Err(error) => return Err(error),
+                },
+                (Ok(_), _) => None,
                 (Err(error @ Error::Corrupt { .. }), _) => Some(error),
                 (Err(error), _) => return Err(error),
             };

@@ -10,6 +10,7 @@ use crate::collection::{Collection, RecallEstimate};
 use crate::namespace::{Ino, Time};
 use crate::volume::Volume;
 use crate::volume::query::permits;
+use crate::volume::scrub::Progress;
 use crate::volume::types::Caller;
 use crate::{Error, Result};
 
@@ -46,6 +47,7 @@ struct StoreStats<'a> {
     pending: u64,
     collections: Vec<CollectionStats>,
     read_only: Option<String>,
+    scrub: Progress,
 }
 
 #[derive(Serialize)]
@@ -85,6 +87,17 @@ struct Health {
     schema: u32,
     status: &'static str,
     reason: Option<String>,
+    /// What was found damaged since the mount.
+    damage: Vec<Place>,
+    /// Places that are not listed.
+    more_damage: u64,
+}
+
+#[derive(Serialize)]
+struct Place {
+    file: String,
+    offset: u64,
+    what: String,
 }
 
 #[derive(Serialize)]
@@ -150,6 +163,7 @@ impl Volume {
             pending: collections.iter().map(|collection| collection.pending()).sum(),
             collections: shown.map(stats).collect(),
             read_only: self.refusal(),
+            scrub: self.scrub.progress(),
         }))
     }
 
@@ -180,8 +194,14 @@ impl Volume {
 
     fn health(&self) -> Vec<u8> {
         let reason = self.refusal();
-        let status = if reason.is_some() { "read-only" } else { "ok" };
-        json(&Health { schema: 1, status, reason })
+        let (damage, more) = self.store.damage();
+        let status = match &reason {
+            Some(_) => "read-only",
+            None if damage.is_empty() => "ok",
+            None => "damaged",
+        };
+        let damage = damage.into_iter().map(|(file, offset, what)| Place { file, offset, what }).collect();
+        json(&Health { schema: 1, status, reason, damage, more_damage: more })
     }
 
     /// A line for each file below `base` whose content was refused, and for what failed lately.
@@ -244,9 +264,18 @@ impl Volume {
         let vectors = collections.iter().map(|collection| collection.len()).sum::<u64>() as f64;
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
         let pending = collections.iter().map(|collection| collection.pending()).sum::<u64>() as f64;
+        let (damage, more) = self.store.damage();
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+        let damaged = (damage.len() as u64 + more) as f64;
+        let progress = self.scrub.progress();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
+        let (scrubbed, passes) = (progress.bytes as f64, progress.passes as f64);
         let up = if self.refusal().is_none() { 1.0 } else { 0.0 };
         self.metrics.render(&[
             ("vexfs_up", None, up),
+            ("vexfs_damaged_places", None, damaged),
+            ("vexfs_scrub_bytes", None, scrubbed),
+            ("vexfs_scrub_passes", None, passes),
             ("vexfs_vectors", None, vectors),
             ("vexfs_vectors_pending", None, pending),
         ])

@@ -241,7 +241,7 @@ impl Volume {
         let file = self.live_file(file).ok_or(Error::NotFound)?;
         let row = row_number(name).filter(|&row| row < file.rows()).ok_or(Error::NotFound)?;
         let mut scratch = vec![0.0; file.dim() as usize];
-        let bytes = file.row(row, &mut scratch).iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = file.sound_row(row, &mut scratch)?.iter().flat_map(|value| value.to_le_bytes()).collect();
         file.bytes().check_read()?;
         let access = Access::private(caller.uid, caller.gid, 0o400);
         Ok(self.generated_node(caller, parent, name, bytes, access))

@@ -31,7 +31,7 @@ use crate::collection::{Collection, FileNumber, RowBytes, Schema, Staged, Vector
 use crate::format::{FileKind, Layout};
 use crate::metrics::Metrics;
 use crate::namespace::{Content, Ino, Time};
-use crate::store::{Slot, SlotRef, Store};
+use crate::store::{BlobId, BlobMap, Slot, SlotRef, Store};
 
 /// A file's place in one collection.
 #[derive(Clone, Debug)]
@@ -210,6 +210,18 @@ impl Vectors {
             members
                 .iter()
                 .any(|member| matches!(&member.state, State::Valid { content: c, .. } if c == content))
+        })
+    }
+
+    /// The mapping of a blob that a file's vectors are read from.
+    pub(super) fn blob(&self, ino: Ino, id: BlobId) -> Option<Arc<BlobMap>> {
+        let members = self.members.get(&ino)?;
+        members.iter().find_map(|member| match &member.state {
+            State::Valid { file, .. } => match file.bytes() {
+                RowBytes::Blob(map) if map.id() == id => Some(Arc::clone(map)),
+                _ => None,
+            },
+            State::Invalid(_) => None,
         })
     }
 

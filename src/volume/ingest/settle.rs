@@ -230,6 +230,9 @@ impl Volume {
             }
             Content::Blob { id, sealed } => {
                 let map = self.store.map_blob(id)?;
+                if sealed {
+                    map.check(0, map.bytes().len())?;
+                }
                 if kind == FileKind::Text {
                     let prepared = self.prepare_text(inode.ino, map.bytes(), &check);
                     return map.check_read().and(prepared);
@@ -245,6 +248,13 @@ impl Volume {
                     self.release_content(txn, inode.ino, inode.content);
                     inode.content = Content::Slot(slot.at());
                     return Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) });
+                }
+                if !sealed {
+                    self.store.seal_blob(id, map.bytes())?;
+                    // The checksums are not on disk yet, whether the bytes are or not, and every commit that is made
+                    // durable from here on may rely on them.
+                    self.unsynced.note(id);
+                    self.unsynced.seal(id);
                 }
                 txn.seals(inode.ino, id);
                 inode.content = Content::Blob { id, sealed: true };
