@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod bench;
+mod fsck;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -41,7 +42,7 @@ fn help_and_version_are_data() {
     let output = vexfs(home.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
-    for command in ["mount", "umount", "status", "search", "index", "bench"] {
+    for command in ["mount", "umount", "status", "search", "index", "fsck", "bench"] {
         assert!(help.contains(command), "{help}");
     }
     assert!(output.stderr.is_empty());

@@ -9,6 +9,7 @@
 mod attributes;
 mod checking;
 mod contents;
+mod fixtures;
 mod names;
 mod random;
 mod reopening;

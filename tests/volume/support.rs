@@ -20,7 +20,7 @@ pub const APPEND: OpenFlags = OpenFlags { append: true, ..WRITE };
 
 pub struct Fs {
     pub volume: Arc<Volume>,
-    store: TempDir,
+    pub store: TempDir,
 }
 
 impl Fs {
