@@ -75,26 +75,26 @@ fn cuts() -> usize {
     number("CRASH_CUTS", 200)
 }
 
+/// Records the work of a seed, changes the tape, cuts it `count` times, and returns what was lost.
+pub fn failures(seed: u64, names: Names, count: usize, mutate: &impl Fn(&mut Tape)) -> Vec<String> {
+    let (mut tape, history) = record(seed, STEPS);
+    mutate(&mut tape);
+    let cut_once = |number: usize| {
+        let mut random = Random(seed << 32 | number as u64);
+        let cut = place(&tape, &mut random);
+        let image = survivors(&tape.start, &tape.events[..cut], names, &mut random);
+        let why = survive(&image, &history, cut).err()?;
+        Some(format!("seed {seed}, cut {number} after {cut} events, {names:?}: {why}"))
+    };
+    (0..count).filter_map(cut_once).collect()
+}
+
 fn cut_often(first_seed: u64, names: Names, count: usize) {
-    let mut done = 0;
-    let mut failures = Vec::new();
-    for seed in first_seed.. {
-        if done >= count {
-            break;
-        }
-        let (tape, history) = record(seed, STEPS);
-        for number in 0..CUTS_OF_RUN.min(count - done) {
-            let mut random = Random(seed << 32 | number as u64);
-            let cut = place(&tape, &mut random);
-            let image = survivors(&tape.start, &tape.events[..cut], names, &mut random);
-            if let Err(why) = survive(&image, &history, cut) {
-                failures.push(format!("seed {seed}, cut {number} after {cut} events, {names:?}: {why}"));
-            }
-            done += 1;
-        }
-    }
-    println!("{done} cuts, seeds from {first_seed}, names {names:?}: {} lost something", failures.len());
-    assert!(failures.is_empty(), "{}", failures[..failures.len().min(8)].join("\n"));
+    let runs = (first_seed..).zip((0..count).step_by(CUTS_OF_RUN));
+    let lost: Vec<String> =
+        runs.flat_map(|(seed, done)| failures(seed, names, CUTS_OF_RUN.min(count - done), &|_| {})).collect();
+    println!("{count} cuts, seeds from {first_seed}, names {names:?}: {} lost something", lost.len());
+    assert!(lost.is_empty(), "{}", lost[..lost.len().min(8)].join("\n"));
 }
 
 #[test]

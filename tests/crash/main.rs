@@ -21,4 +21,5 @@ mod workload;
 
 mod cuts;
 mod live;
+mod mutations;
 mod recording;

@@ -1,0 +1,87 @@
+//! Bugs that are put into the tape: a harness that does not catch them would not catch ours.
+
+use std::collections::BTreeMap;
+
+use crate::cuts::failures;
+use crate::image::{Event, NodeId};
+use crate::recorder::Tape;
+use crate::survivors::Names;
+
+/// Cuts within which a bug must be caught.
+const CUTS: usize = 400;
+
+/// The paths that nodes were made under.
+fn paths(tape: &Tape) -> BTreeMap<NodeId, String> {
+    let mut paths: BTreeMap<NodeId, String> = BTreeMap::new();
+    for event in &tape.events {
+        if let Event::Make { node, at, .. } = event {
+            let dir = paths.get(&at.dir).map_or("", String::as_str);
+            paths.insert(*node, format!("{dir}/{}", String::from_utf8_lossy(&at.name)));
+        }
+    }
+    paths
+}
+
+/// Takes the syncs of nodes out whose path `is_skipped`. What a sync covers is nothing then; its place stays, so that
+/// the history's places do.
+fn skip(tape: &mut Tape, is_skipped: impl Fn(&str) -> bool) {
+    let paths = paths(tape);
+    for event in &mut tape.events {
+        if let Event::Sync { node } = event
+            && is_skipped(paths.get(node).map_or("", String::as_str))
+        {
+            *node = NodeId::MAX;
+        }
+    }
+}
+
+fn is_caught(what: &str, mutate: impl Fn(&mut Tape)) {
+    let mut tried = 0;
+    let caught = (2_001..).take(CUTS / 20).find_map(|seed| {
+        tried += 20;
+        failures(seed, Names::Ordered, 20, &mutate).into_iter().next()
+    });
+    let caught = caught.unwrap_or_else(|| panic!("{what}: not caught in {tried} cuts"));
+    println!("{what}: caught within {tried} cuts: {}", caught.lines().next().unwrap_or_default());
+}
+
+#[test]
+fn a_skipped_sync_of_slots_is_caught() {
+    is_caught("no sync of segments", |tape| skip(tape, |path| path.starts_with("/segments/")));
+}
+
+#[test]
+fn a_skipped_sync_of_the_journal_is_caught() {
+    is_caught("no sync of the journal", |tape| skip(tape, |path| path.ends_with(".jnl")));
+}
+
+#[test]
+fn a_skipped_sync_of_blobs_is_caught() {
+    is_caught("no sync of blobs", |tape| skip(tape, |path| path.ends_with(".blob")));
+}
+
+#[test]
+fn a_skipped_sync_of_the_directories_of_blobs_is_caught() {
+    let is_dir = |path: &str| path.starts_with("/blobs/") && !path.ends_with(".blob");
+    is_caught("no sync of the directories of blobs", |tape| skip(tape, is_dir));
+}
+
+#[test]
+fn a_sync_of_slots_that_changes_places_with_a_commit_is_caught() {
+    is_caught("slots are synced after the next commit is written", |tape| {
+        let paths = paths(tape);
+        let has_end = |node: &NodeId, end: &str| paths.get(node).is_some_and(|path| path.ends_with(end));
+        let mut synced = None;
+        for index in 0..tape.events.len() {
+            match &tape.events[index] {
+                Event::Sync { node } if has_end(node, ".seg") => synced = Some(index),
+                Event::Write { node, .. } if has_end(node, ".jnl") => {
+                    if let Some(before) = synced.take() {
+                        tape.events.swap(before, index);
+                    }
+                }
+                _ => {}
+            }
+        }
+    });
+}
