@@ -131,7 +131,9 @@ fn come_up(
         kept.damaged += of_client.damaged;
     }
     daemon.unmount()?;
-    machine.checks_store()?;
+    if kept.damaged == 0 {
+        machine.checks_store()?;
+    }
     mounted.unmount();
     Ok(kept)
 }
