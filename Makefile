@@ -11,7 +11,14 @@ SETS ?= minilm384:ip,glove100:ip,sift128:l2
 PEERS ?= hnswlib,symqg
 BENCH_VENV ?= target/bench-venv
 
-.PHONY: help setup build demo test check crash fuzz bench-ann bench-kernels clean
+# For install: where things go. mount(8) looks for its helpers in /sbin only.
+DESTDIR ?=
+PREFIX ?= /usr/local
+SBINDIR ?= /sbin
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+TARGET_DIR ?= target
+
+.PHONY: help setup build install uninstall demo test check crash fuzz bench-ann bench-kernels clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +28,18 @@ setup: ## Install what building and testing need and the machine lacks
 
 build: setup ## Build target/release/vexfs
 	cargo build --release --locked
+
+# Builds nothing, so that root does not: run `make build` first.
+install: ## Install the program, the helper of mount(8) and the systemd unit below DESTDIR and PREFIX (/usr/local)
+	@test -x $(TARGET_DIR)/release/vexfs || { echo "$(TARGET_DIR)/release/vexfs is missing: run make build first" >&2; exit 1; }
+	install -D -m 755 $(TARGET_DIR)/release/vexfs $(DESTDIR)$(PREFIX)/bin/vexfs
+	install -d $(DESTDIR)$(SBINDIR)
+	ln -sf $(PREFIX)/bin/vexfs $(DESTDIR)$(SBINDIR)/mount.fuse.vexfs
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|@BINDIR@|$(PREFIX)/bin|' packaging/vexfs@.service > $(DESTDIR)$(UNITDIR)/vexfs@.service
+
+uninstall: ## Remove what install has installed
+	rm -f $(DESTDIR)$(PREFIX)/bin/vexfs $(DESTDIR)$(SBINDIR)/mount.fuse.vexfs $(DESTDIR)$(UNITDIR)/vexfs@.service
 
 demo: ## Build, mount a fresh store, copy real vectors in, search through each door
 	@scripts/demo.sh

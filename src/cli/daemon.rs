@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use nix::unistd;
 
 use super::exit::{Code, Failure, Outcome};
 use super::mount::Plan;
+use super::notify;
 use crate::fuse::{self, Mounted, mounts};
 use crate::volume::{Volume, VolumeOptions};
 
@@ -56,6 +57,8 @@ pub(super) fn start(plan: &Plan, words: &[String]) -> Outcome {
 
 fn command(plan: &Plan, words: &[String]) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
+    // Also when this is a copy with the name of mount(8)'s helper.
+    command.arg0("vexfs");
     command.args(["mount", "--foreground", "--announce", "--store"]).arg(&plan.store);
     for word in words {
         command.arg("-o").arg(word);
@@ -114,6 +117,9 @@ pub(super) fn serve(plan: Plan, announce: bool) -> Outcome {
         pid = std::process::id(),
         "mounted"
     );
+    if !announce {
+        notify::ready();
+    }
     let ended = mounted.wait();
     if ended.is_ok() {
         tracing::info!(mountpoint = %plan.mountpoint.display(), "unmounted, store closed");
@@ -150,7 +156,10 @@ fn unmount_on(signals: SigSet, mounted: &Arc<Mounted>) -> Result<(), Failure> {
     let waiting = std::thread::Builder::new().name("signals".into()).spawn(move || {
         loop {
             match signals.wait() {
-                Ok(signal) => tracing::info!("{signal}: unmounting"),
+                Ok(signal) => {
+                    tracing::info!("{signal}: unmounting");
+                    notify::stopping();
+                }
                 Err(errno) => {
                     tracing::error!("waiting for signals: {errno}");
                     return;

@@ -2,15 +2,17 @@
 //!
 //! One file for each command. `mount` serves a store, `fsck` checks one that is not mounted, and `bench` runs the
 //! engine in a store of its own, which vanishes; the others work through the files of a mount, as any program
-//! could, and never open a store.
+//! could, and never open a store. Under the name `mount.fuse.vexfs` the program is a helper of mount(8).
 
 mod bench;
 mod control;
 mod daemon;
 mod exit;
 mod fsck;
+mod helper;
 mod index;
 mod mount;
+mod notify;
 mod output;
 mod search;
 mod stats;
@@ -61,6 +63,9 @@ enum Command {
 /// Runs the program and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    if helper::is_named(std::env::args_os().next().as_deref()) {
+        return helper::main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error).into(),

@@ -22,7 +22,7 @@ pub(super) struct Mount {
     store: Option<PathBuf>,
     /// An existing directory
     mountpoint: PathBuf,
-    /// ro, rw, exec, noexec, allow_other, threads=N, scrub=BYTES_PER_SECOND
+    /// ro, rw, exec, noexec, allow_other, threads=N, scrub=BYTES_PER_SECOND; what fstab says to others is accepted
     #[arg(short = 'o', value_name = "OPT", value_delimiter = ',', action = clap::ArgAction::Append)]
     options: Vec<String>,
     /// Stay in the foreground
@@ -52,6 +52,11 @@ pub(super) struct Options {
 }
 
 impl Mount {
+    /// A mount in the background.
+    pub(super) fn of(store: PathBuf, mountpoint: PathBuf, options: Vec<String>) -> Self {
+        Self { store: Some(store), mountpoint, options, foreground: false, announce: false }
+    }
+
     pub(super) fn run(&self) -> Outcome {
         let options = parse_options(&self.options)?;
         let store = match &self.store {
@@ -71,7 +76,7 @@ impl Mount {
 /// # Errors
 ///
 /// `Usage`, naming the option.
-fn parse_options(words: &[String]) -> Result<Options, Failure> {
+pub(super) fn parse_options(words: &[String]) -> Result<Options, Failure> {
     let usage = |message: String| Failure::new(Code::Usage, message);
     let mut options = Options::default();
     for word in words.iter().map(|word| word.trim()).filter(|word| !word.is_empty()) {
@@ -82,6 +87,7 @@ fn parse_options(words: &[String]) -> Result<Options, Failure> {
                 "noexec" => options.mount.no_exec = true,
                 "exec" => options.mount.no_exec = false,
                 "allow_other" => options.mount.allow_other = true,
+                _ if is_for_others(word) => {}
                 _ => return Err(usage(format!("unknown mount option '{word}'"))),
             },
             Some(("threads", number)) => {
@@ -102,10 +108,21 @@ fn parse_options(words: &[String]) -> Result<Options, Failure> {
                     usage(format!("scrub={rate}: want a number of bytes per second, or off"))
                 })?);
             }
+            Some(_) if is_for_others(word) => {}
             Some((name, _)) => return Err(usage(format!("unknown mount option '{name}'"))),
         }
     }
     Ok(options)
+}
+
+/// Whether an option is for mount(8), for who reads fstab, or says what holds for every mount of ours.
+fn is_for_others(word: &str) -> bool {
+    const WORDS: [&str; 16] = [
+        "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "noowner",
+        "group", "nogroup", "async", "nosuid", "nodev", "noatime",
+    ];
+    const BEGINNINGS: [&str; 4] = ["x-", "X-", "user=", "comment="];
+    WORDS.contains(&word) || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -207,6 +224,13 @@ mod tests {
         assert_eq!(all, Options { read_only: false, scrub: None, mount });
         assert_eq!(options("scrub=1000000").unwrap().scrub, Some(1_000_000));
         assert_eq!(options("scrub=1000000,scrub=off").unwrap().scrub, None);
+    }
+
+    #[test]
+    fn what_fstab_says_to_others_is_accepted() {
+        let text = "defaults,noauto,nofail,_netdev,user=ann,users,owner,async,nosuid,nodev,noatime,\
+                    x-systemd.automount,x-systemd.requires-mounts-for=/srv,X-mount.mkdir,comment=a=b";
+        assert_eq!(options(text).unwrap(), Options::default());
     }
 
     #[test]

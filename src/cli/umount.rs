@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::exit::{Code, Failure, Outcome};
-use super::stats;
-use crate::fuse::{self, mounts};
+use crate::fuse;
+use crate::fuse::mounts::{self, Mount};
 
 /// How long the daemon may take to close its store.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,16 +28,13 @@ pub(super) struct Umount {
 
 impl Umount {
     pub(super) fn run(&self) -> Outcome {
-        let mountpoint = mounted(&self.mountpoint)?;
-        let store = stats::read(&mountpoint).and_then(|text| stats::parse(&text)).map(|stats| stats.store);
-        if let Err(error) = fuse::unmount(&mountpoint, self.lazy) {
-            return Err(refused(&mountpoint, &error));
+        // The daemon is not asked for anything: it may be stuck.
+        let mount = find(&self.mountpoint)?;
+        if let Err(error) = fuse::unmount(&mount.mountpoint, self.lazy) {
+            return Err(refused(&mount.mountpoint, &error));
         }
-        match store {
-            // A lazy end comes when the last user has gone, whenever that is.
-            Ok(store) if !self.lazy => wait_for_release(&store),
-            _ => Ok(Code::Ok),
-        }
+        // A lazy end comes when the last user has gone, whenever that is.
+        if self.lazy { Ok(Code::Ok) } else { wait_for_release(&mount.source) }
     }
 }
 
@@ -47,10 +44,14 @@ impl Umount {
 ///
 /// `NotMounted` when there is none.
 pub(super) fn mounted(mountpoint: &Path) -> Result<PathBuf, Failure> {
+    find(mountpoint).map(|mount| mount.mountpoint)
+}
+
+fn find(mountpoint: &Path) -> Result<Mount, Failure> {
     let none = |why: &str| Failure::new(Code::NotMounted, format!("{}: {why}", mountpoint.display()));
     let resolved = mounts::resolve(mountpoint).map_err(|error| none(&error.to_string()))?;
     match mounts::at(&resolved) {
-        Ok(Some(mount)) if mount.is_vexfs() => Ok(resolved),
+        Ok(Some(mount)) if mount.is_vexfs() => Ok(mount),
         Ok(_) => Err(none("not a VexFS mount")),
         Err(error) => Err(Failure::new(Code::FAILED, format!("table of mounts: {error}"))),
     }

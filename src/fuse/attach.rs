@@ -1,11 +1,14 @@
 //! Putting a FUSE connection on a directory and taking it off again.
 //!
 //! Root mounts by itself. Everybody else asks the setuid helper `fusermount3`, which opens the device, mounts, and
-//! passes the connection back over a socket. Either way the mount has the type `fuse.vexfs`.
+//! passes the connection back over a socket. Either way the mount has the type `fuse.vexfs`, and its source is the
+//! store's directory: so `df` shows it, and `mount -a` sees that a line of fstab is mounted already.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -33,21 +36,32 @@ pub(super) fn open_device() -> io::Result<File> {
     })
 }
 
+/// What no program may do on any mount of ours; and times of reading are not kept, which `MS_NOATIME` tells.
+fn flags(no_exec: bool) -> MsFlags {
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    flags.set(MsFlags::MS_NOEXEC, no_exec);
+    flags
+}
+
 /// Mounts a new connection on `mountpoint` and returns its end of it; `None` when this process may not mount.
+/// `source` is the store's directory.
 ///
 /// # Errors
 ///
 /// When the device cannot be opened or the mount is refused for another reason.
-pub(super) fn attach(mountpoint: &Path, options: &MountOptions) -> io::Result<Option<OwnedFd>> {
+pub(super) fn attach(
+    source: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> io::Result<Option<OwnedFd>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
     let device = open_device()?;
-    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    flags.set(MsFlags::MS_NOEXEC, options.no_exec);
+    let flags = flags(options.no_exec);
     let data = mount_data(device.as_raw_fd(), options);
     let fstype = format!("fuse.{NAME}");
-    match nix::mount::mount(Some(NAME), mountpoint, Some(fstype.as_str()), flags, Some(data.as_str())) {
+    match nix::mount::mount(Some(source), mountpoint, Some(fstype.as_str()), flags, Some(data.as_str())) {
         Ok(()) => Ok(Some(device.into())),
         // Root in a container without the capability.
         Err(Errno::EPERM) => Ok(None),
@@ -65,18 +79,33 @@ fn mount_data(device: i32, options: &MountOptions) -> String {
     format!("fd={device},rootmode={:o},{owner},default_permissions{others}", libc::S_IFDIR)
 }
 
+/// Changes what the kernel allows on the mount at `mountpoint`; its daemon is not told.
+///
+/// # Errors
+///
+/// `PermissionDenied` for an ordinary user; others of mount(2).
+pub fn remount(mountpoint: &Path, read_only: bool, no_exec: bool) -> io::Result<()> {
+    let mut flags = MsFlags::MS_REMOUNT | flags(no_exec);
+    flags.set(MsFlags::MS_RDONLY, read_only);
+    Ok(nix::mount::mount(None::<&str>, mountpoint, None::<&str>, flags, None::<&str>)?)
+}
+
 /// Has the helper mount a connection on `mountpoint`, and returns this process's end of it.
 ///
 /// # Errors
 ///
 /// `NotFound` when there is no helper; what the helper says when it refuses.
-pub(super) fn attach_with_helper(mountpoint: &Path, options: &MountOptions) -> io::Result<OwnedFd> {
+pub(super) fn attach_with_helper(
+    source: &Path,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     // The helper inherits both ends; ours is closed with its process.
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None)?;
     let helper = Command::new(helper()?)
         .arg("-o")
-        .arg(helper_options(options))
+        .arg(helper_options(source, options))
         .arg("--")
         .arg(mountpoint)
         .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
@@ -94,15 +123,22 @@ pub(super) fn attach_with_helper(mountpoint: &Path, options: &MountOptions) -> i
 }
 
 /// What the helper is told: the same as [`attach`] tells the kernel.
-fn helper_options(options: &MountOptions) -> String {
-    let mut list = format!("rw,nosuid,nodev,default_permissions,fsname={NAME},subtype={NAME}");
+fn helper_options(source: &Path, options: &MountOptions) -> OsString {
+    let mut list = format!("rw,nosuid,nodev,noatime,default_permissions,subtype={NAME}").into_bytes();
     if options.no_exec {
-        list.push_str(",noexec");
+        list.extend(b",noexec");
     }
     if options.allow_other {
-        list.push_str(",allow_other");
+        list.extend(b",allow_other");
     }
-    list
+    list.extend(b",fsname=");
+    for &byte in source.as_os_str().as_bytes() {
+        if matches!(byte, b',' | b'\\') {
+            list.push(b'\\');
+        }
+        list.push(byte);
+    }
+    OsString::from_vec(list)
 }
 
 /// The descriptor that the helper has put into the socket.
@@ -187,10 +223,12 @@ mod tests {
     #[test]
     fn the_helper_is_told_what_the_kernel_would_be() {
         let mut options = MountOptions::default();
-        let list = "rw,nosuid,nodev,default_permissions,fsname=vexfs,subtype=vexfs";
-        assert_eq!(helper_options(&options), list);
+        let list = "rw,nosuid,nodev,noatime,default_permissions,subtype=vexfs";
+        let store = Path::new("/srv/a,b\\c");
+        assert_eq!(helper_options(store, &options), format!("{list},fsname=/srv/a\\,b\\\\c").as_str());
         options = MountOptions { no_exec: true, allow_other: true, ..options };
-        assert_eq!(helper_options(&options), format!("{list},noexec,allow_other"));
+        let list = format!("{list},noexec,allow_other,fsname=/srv/s");
+        assert_eq!(helper_options(Path::new("/srv/s"), &options), list.as_str());
     }
 
     #[test]

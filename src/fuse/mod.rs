@@ -15,5 +15,5 @@ mod mount;
 pub mod mounts;
 mod search_pool;
 
-pub use attach::unmount;
+pub use attach::{remount, unmount};
 pub use mount::{MountOptions, Mounted, mount};

@@ -82,11 +82,13 @@ fn serve(
     if !MountOptions::THREADS.contains(&options.threads) {
         return Err(Error::Invalid("number of threads"));
     }
+    // As mount(8) resolves it before it compares.
+    let store = volume.store_dir().canonicalize()?;
     let door = Door::new(volume, ending.clone())?;
     let config = session_config(options);
-    let connection = match attach::attach(mountpoint, options)? {
+    let connection = match attach::attach(&store, mountpoint, options)? {
         Some(connection) => connection,
-        None => attach::attach_with_helper(mountpoint, options)?,
+        None => attach::attach_with_helper(&store, mountpoint, options)?,
     };
     let session = Session::from_fd(door, connection, config.acl, config);
     let session = session.and_then(Session::spawn).inspect_err(|_| {

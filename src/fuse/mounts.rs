@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// Name of the source and of the subtype of every VexFS mount.
+/// Subtype of every VexFS mount; its type is `fuse.vexfs`.
 pub const NAME: &str = "vexfs";
 
 /// A line of the table.
@@ -17,18 +17,15 @@ pub struct Mount {
     pub mountpoint: PathBuf,
     /// Filesystem type, with its subtype behind a dot if it has one.
     pub fstype: String,
-    /// What is mounted, by its own word.
-    pub source: String,
+    /// What is mounted, by its own word: the store's directory.
+    pub source: PathBuf,
 }
 
 impl Mount {
-    /// Whether it is one of ours. Mounted by root directly, or through `fusermount3`, the type is `fuse.vexfs`.
+    /// Whether it is one of ours.
     #[must_use]
     pub fn is_vexfs(&self) -> bool {
-        match self.fstype.split_once('.') {
-            Some((fuse, subtype)) => fuse == "fuse" && subtype == NAME,
-            None => self.fstype == "fuse" && self.source == NAME,
-        }
+        self.fstype.split_once('.') == Some(("fuse", NAME))
     }
 }
 
@@ -71,7 +68,7 @@ pub fn ask(path: &Path) -> io::Result<()> {
     Ok(nix::sys::statvfs::statvfs(path).map(drop)?)
 }
 
-/// Resolves symbolic links in everything before the last component, which may be a dead mount and answer nothing.
+/// Resolves symbolic links, without asking what is mounted there: it may be dead, or its daemon stuck.
 ///
 /// # Errors
 ///
@@ -81,7 +78,8 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
         return path.canonicalize();
     };
-    if path.symlink_metadata().is_ok_and(|meta| meta.is_symlink()) {
+    // `lstat` would ask the mount for its attributes; whether something is a link, the kernel knows.
+    if std::fs::read_link(path).is_ok() {
         return path.canonicalize();
     }
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -97,11 +95,11 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let mountpoint = fields.nth(4)?;
     fields.find(|&field| field == b"-")?;
-    let text = |field| OsString::from_vec(unescape(field)).to_string_lossy().into_owned();
+    let path = |field| PathBuf::from(OsString::from_vec(unescape(field)));
     Some(Mount {
-        mountpoint: OsString::from_vec(unescape(mountpoint)).into(),
-        fstype: text(fields.next()?),
-        source: text(fields.next()?),
+        mountpoint: path(mountpoint),
+        fstype: String::from_utf8_lossy(fields.next()?).into_owned(),
+        source: path(fields.next()?),
     })
 }
 
@@ -128,7 +126,7 @@ mod tests {
     use super::*;
 
     const TABLE: &[u8] = b"22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
-        40 22 0:35 / /mnt/my\\040v ro,nosuid,nodev shared:7 master:2 - fuse.vexfs vexfs rw,user_id=0\n\
+        40 22 0:35 / /mnt/my\\040v ro,nosuid,nodev shared:7 master:2 - fuse.vexfs /srv/my\\040store rw,user_id=0\n\
         41 22 0:36 / /mnt/a\\134b rw - fuse vexfs rw\n\
         42 22 0:37 / /mnt/other rw - fuse.sshfs vexfs rw\n\
         43 22 0:38 / /mnt/raw\xff rw - fuse /dev/fuse rw\n\
@@ -139,15 +137,18 @@ mod tests {
         let mounts = parse(TABLE);
         assert_eq!(mounts.len(), 5);
         assert_eq!(mounts[1].mountpoint, Path::new("/mnt/my v"));
-        assert_eq!((mounts[1].fstype.as_str(), mounts[1].source.as_str()), ("fuse.vexfs", "vexfs"));
+        assert_eq!(
+            (mounts[1].fstype.as_str(), mounts[1].source.as_path()),
+            ("fuse.vexfs", Path::new("/srv/my store"))
+        );
         assert_eq!(mounts[2].mountpoint, Path::new("/mnt/a\\b"));
         assert_eq!(mounts[4].mountpoint.as_os_str().as_bytes(), b"/mnt/raw\xff");
     }
 
     #[test]
-    fn ours_are_told_by_subtype_or_source() {
+    fn ours_are_told_by_subtype() {
         let ours: Vec<bool> = parse(TABLE).iter().map(Mount::is_vexfs).collect();
-        assert_eq!(ours, [false, true, true, false, false]);
+        assert_eq!(ours, [false, true, false, false, false]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod txn;
 mod vector_attrs;
 mod xattrs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -119,6 +119,12 @@ impl std::fmt::Debug for Volume {
 }
 
 impl Volume {
+    /// The store directory.
+    #[must_use]
+    pub fn store_dir(&self) -> &Path {
+        self.store.dir()
+    }
+
     /// Opens the volume on a store, making it on first use, and finishes what an unclean end left.
     ///
     /// # Errors

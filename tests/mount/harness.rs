@@ -97,6 +97,11 @@ impl Mount {
             assert!(output.status.success() || busy, "{}", text(&output.stderr));
             !busy
         });
+        self.wait();
+    }
+
+    /// Waits for the end of the daemon, whose mount was taken off.
+    pub(crate) fn wait(&mut self) {
         let status = self.daemon.take().unwrap().wait().unwrap();
         assert!(status.success(), "the daemon ended with {status}");
     }

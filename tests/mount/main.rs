@@ -9,6 +9,7 @@ mod formats;
 mod harness;
 mod index;
 mod lifecycle;
+mod manners;
 mod names;
 mod real_data;
 mod tools;

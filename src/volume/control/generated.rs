@@ -278,6 +278,7 @@ impl Volume {
             ("vexfs_scrub_passes", None, passes),
             ("vexfs_vectors", None, vectors),
             ("vexfs_vectors_pending", None, pending),
+            ("vexfs_control_nodes", None, self.control.known_nodes()),
         ])
     }
 }

@@ -266,6 +266,12 @@ impl Control {
         }
     }
 
+    /// How many nodes the kernel knows.
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    fn known_nodes(&self) -> f64 {
+        self.nodes.len() as f64
+    }
+
     fn note(&self, base: Ino, path: &str, error: &Error) {
         let mut notes = self.notes.lock();
         if notes.len() == NOTES {
