@@ -609,7 +609,7 @@ impl Filesystem for Door {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -617,8 +617,9 @@ impl Filesystem for Door {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         answer!(self, Op::Fallocate, reply, search: self.may_search(ino), bytes: [], |server, _| {
-            server.volume.fallocate(Handle(handle.0), offset, length, convert::allocate(mode)?)
+            server.volume.fallocate(&caller, Handle(handle.0), offset, length, convert::allocate(mode)?)
         });
     }
 
@@ -642,7 +643,7 @@ impl Filesystem for Door {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         from_ino: INodeNo,
         from_handle: FileHandle,
         from_offset: u64,
@@ -653,6 +654,7 @@ impl Filesystem for Door {
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let caller = caller(request);
         let search = self.may_search(from_ino) || self.may_search(to_ino);
         answer!(self, Op::CopyFileRange, reply, search: search, bytes: [], |server, _| {
             if !flags.is_empty() {
@@ -660,7 +662,7 @@ impl Filesystem for Door {
             }
             let length = length.min(MAX_COPY_BYTES);
             let (from, to) = (Handle(from_handle.0), Handle(to_handle.0));
-            server.volume.copy_range((from, from_offset), (to, to_offset), length)
+            server.volume.copy_range(&caller, (from, from_offset), (to, to_offset), length)
         });
     }
 }

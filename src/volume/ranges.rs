@@ -5,7 +5,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::content::FILE_MAX;
 use super::edits::Edit;
-use super::{Allocate, Handle, Seek, Volume, control};
+use super::{Allocate, Caller, Handle, Seek, Volume, control};
 use crate::namespace::Content;
 use crate::{Error, Result};
 
@@ -13,12 +13,19 @@ use crate::{Error, Result};
 const COPY_MAX: u64 = 64 << 20;
 
 impl Volume {
-    /// Reserves, frees or zeroes a range.
+    /// Reserves, frees or zeroes a range. As with a write, a set-user-id bit stays when root does it.
     ///
     /// # Errors
     ///
     /// `Invalid` for an empty range, `FileTooBig`, `NoSpace`, `Unsupported` where the store's filesystem cannot.
-    pub fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Allocate) -> Result<()> {
+    pub fn fallocate(
+        &self,
+        caller: &Caller,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+        what: Allocate,
+    ) -> Result<()> {
         let open = self.writable(handle)?;
         if len == 0 {
             return Err(Error::Invalid("an empty range"));
@@ -31,7 +38,7 @@ impl Volume {
             Allocate::PunchHole => Edit::Zero { from: offset, to, keep_size: true, punch: true },
             Allocate::ZeroRange { keep_size } => Edit::Zero { from: offset, to, keep_size, punch: false },
         };
-        self.edit(&open.file, edit, false)?;
+        self.edit(&open.file, edit, caller.uid == 0)?;
         Ok(())
     }
 
@@ -75,7 +82,13 @@ impl Volume {
     /// # Errors
     ///
     /// `Invalid` for overlapping ranges of one file, `BadHandle`, and those of [`write`](Self::write).
-    pub fn copy_range(&self, from: (Handle, u64), to: (Handle, u64), len: u64) -> Result<u32> {
+    pub fn copy_range(
+        &self,
+        caller: &Caller,
+        from: (Handle, u64),
+        to: (Handle, u64),
+        len: u64,
+    ) -> Result<u32> {
         if control::is_control_handle(from.0) || control::is_control_handle(to.0) {
             return Err(Error::Unsupported("copying ranges here"));
         }
@@ -89,6 +102,7 @@ impl Volume {
         if len == 0 {
             return Ok(0);
         }
+        let keep_privileges = caller.uid == 0;
         let done = match inode.content {
             Content::Blob { id, sealed } => {
                 if sealed {
@@ -97,12 +111,12 @@ impl Volume {
                 }
                 let blob = self.blob_for_reading(&source, id)?;
                 let edit = Edit::Copy { source: &blob, from: from.1, offset: to.1, len };
-                self.edit(&target, edit, false)?
+                self.edit(&target, edit, keep_privileges)?
             }
             Content::Empty | Content::Inline | Content::Slot(_) => {
                 let mut data = Vec::new();
                 self.read_file(&source, from.1, usize::try_from(len).unwrap_or(usize::MAX), &mut data)?;
-                self.edit(&target, Edit::Write { offset: to.1, data: &data }, false)?
+                self.edit(&target, Edit::Write { offset: to.1, data: &data }, keep_privileges)?
             }
         };
         Ok(u32::try_from(done).unwrap_or(u32::MAX))

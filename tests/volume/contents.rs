@@ -155,7 +155,7 @@ fn sizes_and_offsets_beyond_the_largest_file_are_refused() {
     assert!(matches!(error(fs.volume.write(&ROOT, handle, far, b"x")), Error::FileTooBig { .. }));
     assert!(matches!(error(fs.volume.write(&ROOT, handle, u64::MAX, b"x")), Error::FileTooBig { .. }));
     assert!(matches!(error(fs.truncate("f", far + 1)), Error::FileTooBig { .. }));
-    let allocate = fs.volume.fallocate(handle, far, 1, Allocate::Reserve { keep_size: false });
+    let allocate = fs.volume.fallocate(&ROOT, handle, far, 1, Allocate::Reserve { keep_size: false });
     assert!(matches!(error(allocate), Error::FileTooBig { .. }));
     assert_eq!(fs.stat("f").unwrap().size, 0);
     assert!(matches!(error(fs.truncate("", 0)), Error::IsDirectory));
@@ -167,7 +167,7 @@ fn a_handle_for_reading_does_not_write() {
     fs.put("f", b"1");
     let handle = fs.open("f", READ).unwrap();
     assert!(matches!(error(fs.volume.write(&ROOT, handle, 0, b"x")), Error::BadHandle));
-    let allocate = fs.volume.fallocate(handle, 0, 1, Allocate::PunchHole);
+    let allocate = fs.volume.fallocate(&ROOT, handle, 0, 1, Allocate::PunchHole);
     assert!(matches!(error(allocate), Error::BadHandle));
     fs.close(handle);
     assert!(matches!(error(fs.volume.flush(&ROOT, handle)), Error::BadHandle));
@@ -182,7 +182,7 @@ fn ranges_are_reserved_punched_and_zeroed() {
         fs.put(name, &model);
         let handle = fs.open(name, WRITE).unwrap();
         let end = size as u64;
-        let call = |offset, len, what| fs.volume.fallocate(handle, offset, len, what).unwrap();
+        let call = |offset, len, what| fs.volume.fallocate(&ROOT, handle, offset, len, what).unwrap();
         call(100, 200, Allocate::PunchHole);
         model[100..300].fill(0);
         call(end - 100, 200, Allocate::ZeroRange { keep_size: true });
@@ -195,7 +195,10 @@ fn ranges_are_reserved_punched_and_zeroed() {
         assert_eq!(fs.stat(name).unwrap().size, end + 100);
         assert!(fs.stat(name).unwrap().blocks * 512 >= end + 100_000, "{name}: the space is there");
         assert_eq!(fs.read(handle), model, "{name}");
-        assert!(matches!(error(fs.volume.fallocate(handle, 0, 0, Allocate::PunchHole)), Error::Invalid(_)));
+        assert!(matches!(
+            error(fs.volume.fallocate(&ROOT, handle, 0, 0, Allocate::PunchHole)),
+            Error::Invalid(_)
+        ));
         fs.close(handle);
         assert_eq!(fs.get(name).unwrap(), model, "{name}");
     }
@@ -224,21 +227,21 @@ fn ranges_are_copied_between_all_kinds_of_content() {
         fs.put("from", &pattern(source, 1));
         fs.put("to", &pattern(target, 2));
         let (from, to) = (fs.open("from", READ).unwrap(), fs.open("to", WRITE).unwrap());
-        let len = fs.volume.copy_range((from, 10), (to, 5), 1 << 30).unwrap() as usize;
+        let len = fs.volume.copy_range(&ROOT, (from, 10), (to, 5), 1 << 30).unwrap() as usize;
         assert_eq!(len, source - 10, "clipped to the source");
         let mut model = pattern(target, 2);
         model.resize(target.max(5 + len), 0);
         model[5..5 + len].copy_from_slice(&pattern(source, 1)[10..]);
         assert_eq!(fs.read(to), model, "{source} to {target}");
-        assert_eq!(fs.volume.copy_range((from, source as u64), (to, 0), 10).unwrap(), 0);
+        assert_eq!(fs.volume.copy_range(&ROOT, (from, source as u64), (to, 0), 10).unwrap(), 0);
         fs.close(from);
         fs.close(to);
         assert_eq!(fs.get("to").unwrap(), model);
     }
     let handle = fs.open("from", WRITE).unwrap();
-    let overlapping = fs.volume.copy_range((handle, 0), (handle, 50), 100);
+    let overlapping = fs.volume.copy_range(&ROOT, (handle, 0), (handle, 50), 100);
     assert!(matches!(error(overlapping), Error::Invalid(_)));
-    assert_eq!(fs.volume.copy_range((handle, 0), (handle, 50_000), 100).unwrap(), 100);
+    assert_eq!(fs.volume.copy_range(&ROOT, (handle, 0), (handle, 50_000), 100).unwrap(), 100);
 }
 
 #[test]

@@ -235,7 +235,7 @@ impl Pair {
             content[from..end].fill(0);
         }
         let handle = self.fs.open(path, WRITE).unwrap();
-        self.fs.volume.fallocate(handle, from as u64, len as u64, Allocate::PunchHole).unwrap();
+        self.fs.volume.fallocate(&ROOT, handle, from as u64, len as u64, Allocate::PunchHole).unwrap();
         self.fs.close(handle);
     }
 
