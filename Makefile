@@ -18,7 +18,7 @@ SBINDIR ?= /sbin
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 TARGET_DIR ?= target
 
-.PHONY: help setup build install uninstall demo test check crash fuzz bench-ann bench-kernels clean
+.PHONY: help setup build install uninstall demo test check crash fuzz posix bench-ann bench-kernels clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ crash: setup ## Cut the power CRASH_CUTS times, simulated and under a live mount
 fuzz: ## Feed hostile bytes to the parsers, FUZZ_SECONDS (30) for each
 	@scripts/setup.sh --fuzz
 	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+posix: setup ## Run other people's tests of filesystems, and programs that need one, on a mount (as root)
+	scripts/posix.sh
 
 bench-ann: build ## Measure the index beside PEERS on SETS of DATA (a directory; see scripts/bench_ann.py)
 	@test -n "$(DATA)" || { echo "want DATA=DIR with NAME_base.npy, NAME_query.npy and NAME_gt.npy" >&2; exit 2; }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Install what VexFS needs to be built, mounted and tested, and this machine lacks.
 #
-# usage: scripts/setup.sh [--fuzz]
+# usage: scripts/setup.sh [--fuzz | --posix]
 #
-#   --fuzz    also the C++ compiler that scripts/fuzz.sh needs
+#   --fuzz     also the C++ compiler that scripts/fuzz.sh needs
+#   --posix    also the programs that scripts/posix.sh runs
 #
 # Packages come from apt-get, run as root or through sudo; what is installed is printed. Nothing happens when
 # everything is there. Rust is never installed. Exits 1, and says what to do, when something stays missing.
@@ -21,7 +22,8 @@ needed=(fusermount3:fuse3 getfattr:attr rsync:rsync git:git cc:gcc)
 case ${1-} in
     '') ;;
     --fuzz) needed+=(c++:g++) ;;
-    *) fail "usage: scripts/setup.sh [--fuzz]" ;;
+    --posix) needed+=(fio:fio stress-ng:stress-ng dbench:dbench sqlite3:sqlite3 python3:python3) ;;
+    *) fail "usage: scripts/setup.sh [--fuzz | --posix]" ;;
 esac
 
 # Sets `packages` to those whose program is not there.
