@@ -5,6 +5,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 FUZZ_SECONDS ?= 30
 
+# For bench-mount: a directory of the disk below the store, and further arguments (vexfs bench mount --help).
+BACKING ?= /var/tmp
+MOUNT_ARGS ?=
+
 # For bench-ann: the directory with the data, NAME:METRIC of its sets, and the libraries beside which we are measured.
 DATA ?=
 SETS ?= minilm384:ip,glove100:ip,sift128:l2
@@ -18,7 +22,7 @@ SBINDIR ?= /sbin
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 TARGET_DIR ?= target
 
-.PHONY: help setup build install uninstall demo test check crash fuzz posix bench-ann bench-kernels clean
+.PHONY: help setup build install uninstall demo test check crash fuzz posix bench-ann bench-mount bench-kernels clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +82,9 @@ bench-ann: build ## Measure the index beside PEERS on SETS of DATA (a directory;
 	@test -n "$(DATA)" || { echo "want DATA=DIR with NAME_base.npy, NAME_query.npy and NAME_gt.npy" >&2; exit 2; }
 	@test -x $(BENCH_VENV)/bin/python || scripts/bench_ann.py --setup $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python scripts/bench_ann.py --data "$(DATA)" --sets "$(SETS)" --peers "$(PEERS)"
+
+bench-mount: build ## Time operations on a mount beside a bare FUSE filesystem and the disk (BACKING, MOUNT_ARGS)
+	target/release/vexfs bench mount --floor --backing "$(BACKING)" $(MOUNT_ARGS)
 
 bench-kernels: ## Rates of the distance functions on this machine, beside a peer's
 	cargo run --release --locked --manifest-path benches/kernels/Cargo.toml

@@ -3,11 +3,13 @@
 //!
 //! - `ann` measures the index without a mount: `dataset` reads the files, `engine` is all that knows the index,
 //!   `measure` takes times, `report` prints.
+//! - `mount` measures operations on a mount, beside a bare filesystem on the same library and a disk.
 
 mod ann;
 mod dataset;
 mod engine;
 mod measure;
+mod mount;
 mod report;
 
 use clap::{Args, Subcommand};
@@ -24,12 +26,18 @@ pub(super) struct Bench {
 enum What {
     /// Build a graph over the vectors of a file, and search it: rates, memory, and recall against speed
     Ann(ann::Ann),
+    /// Time operations on a mount: names, attributes, small files, trees, a large file
+    Mount(mount::Mount),
+    /// Serve the yardstick of `bench mount`, a bare in-memory filesystem, until it is unmounted
+    Floor(mount::Floor),
 }
 
 impl Bench {
     pub(super) fn run(&self) -> Outcome {
         match &self.what {
             What::Ann(ann) => ann.run(),
+            What::Mount(mount) => mount.run(),
+            What::Floor(floor) => floor.run(),
         }
     }
 }

@@ -177,6 +177,19 @@ impl Server {
     }
 }
 
+/// Settles with the kernel what it may do on its own.
+pub(super) fn shake_hands(config: &mut KernelConfig) -> std::io::Result<()> {
+    for capability in CAPABILITIES {
+        if config.add_capabilities(capability).is_err() {
+            tracing::info!(?capability, "the kernel does not have this");
+        }
+    }
+    config.set_max_write(MAX_WRITE_BYTES).map_err(out_of_range)?;
+    config.set_max_background(MAX_BACKGROUND).map_err(out_of_range)?;
+    config.set_time_granularity(Duration::from_nanos(1)).map_err(out_of_range)?;
+    Ok(())
+}
+
 /// The three settings at the handshake are refused only outside of a range that ours are inside of.
 fn out_of_range<T: std::fmt::Debug>(nearest: T) -> std::io::Error {
     std::io::Error::other(format!("handshake with the kernel: the nearest possible value is {nearest:?}"))
@@ -204,15 +217,7 @@ impl Door {
 
 impl Filesystem for Door {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for capability in CAPABILITIES {
-            if config.add_capabilities(capability).is_err() {
-                tracing::info!(?capability, "the kernel does not have this");
-            }
-        }
-        config.set_max_write(MAX_WRITE_BYTES).map_err(out_of_range)?;
-        config.set_max_background(MAX_BACKGROUND).map_err(out_of_range)?;
-        config.set_time_granularity(Duration::from_nanos(1)).map_err(out_of_range)?;
-        Ok(())
+        shake_hands(config)
     }
 
     fn destroy(&mut self) {

@@ -11,9 +11,11 @@ mod attach;
 mod convert;
 mod dispatch;
 mod errno;
+mod floor;
 mod mount;
 pub mod mounts;
 mod search_pool;
 
 pub use attach::{remount, unmount};
+pub use floor::serve_floor;
 pub use mount::{MountOptions, Mounted, mount};

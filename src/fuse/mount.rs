@@ -99,7 +99,8 @@ fn serve(
     Ok(Served { session })
 }
 
-fn session_config(options: &MountOptions) -> Config {
+/// How fuser serves a mount with these options.
+pub(super) fn session_config(options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads);

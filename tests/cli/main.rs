@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod bench;
+mod bench_mount;
 mod fsck;
 
 use std::path::Path;

@@ -210,7 +210,7 @@ impl Ann {
 }
 
 /// A progress bar on stderr, which shows nothing where that is no terminal.
-fn bar(what: &'static str, steps: usize) -> ProgressBar {
+pub(super) fn bar(what: &'static str, steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:>8} {wide_bar} {pos}/{len} {elapsed}")
         .expect("the template is a constant, and a test draws with it");
     ProgressBar::new(steps as u64).with_style(style).with_message(what)
