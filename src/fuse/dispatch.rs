@@ -144,14 +144,14 @@ impl Server {
         let mut listed = 0;
         let mut failed = None;
         self.volume.read_dir(caller, handle, offset, &mut |entry| {
-            let name = OsStr::from_bytes(&entry.name);
+            let name = OsStr::from_bytes(entry.name);
             // The kernel counts no lookup for these two.
             if matches!(name.as_bytes(), b"." | b"..") {
                 let ino = INodeNo(entry.ino.0);
                 listed += 1;
                 return !out.add(ino, entry.offset, name, &Duration::ZERO, &convert::dot(ino), GENERATION);
             }
-            let attr = match self.volume.lookup(caller, ino, &entry.name) {
+            let attr = match self.volume.lookup(caller, ino, entry.name) {
                 Ok(attr) => attr,
                 // Removed since it was read.
                 Err(Error::NotFound) => return true,
@@ -393,7 +393,7 @@ impl Filesystem for Door {
     fn read(
         &self,
         request: &Request,
-        ino: INodeNo,
+        _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -402,7 +402,8 @@ impl Filesystem for Door {
         reply: ReplyData,
     ) {
         let caller = caller(request);
-        answer!(self, Op::Read, reply, search: self.may_search(ino), bytes: [], |server, _| {
+        let search = self.server.volume.read_may_search(Handle(handle.0));
+        answer!(self, Op::Read, reply, search: search, bytes: [], |server, _| {
             let mut buffer = server.buffers.take(size as usize);
             server.volume.read(&caller, Handle(handle.0), offset, size, &mut buffer)?;
             Ok(buffer)
@@ -412,7 +413,7 @@ impl Filesystem for Door {
     fn write(
         &self,
         request: &Request,
-        ino: INodeNo,
+        _ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -422,7 +423,8 @@ impl Filesystem for Door {
         reply: ReplyWrite,
     ) {
         let caller = caller(request);
-        answer!(self, Op::Write, reply, search: self.may_search(ino), bytes: [data], |server, _| {
+        let search = self.server.volume.write_may_search(Handle(handle.0), data.len());
+        answer!(self, Op::Write, reply, search: search, bytes: [data], |server, _| {
             server.volume.write(&caller, Handle(handle.0), offset, data)
         });
     }
@@ -430,13 +432,14 @@ impl Filesystem for Door {
     fn flush(
         &self,
         request: &Request,
-        ino: INodeNo,
+        _ino: INodeNo,
         handle: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let caller = caller(request);
-        answer!(self, Op::Flush, reply, search: self.may_search(ino), bytes: [], |server, _| {
+        let search = self.server.volume.close_may_search(Handle(handle.0));
+        answer!(self, Op::Flush, reply, search: search, bytes: [], |server, _| {
             server.volume.flush(&caller, Handle(handle.0))
         });
     }
@@ -488,7 +491,7 @@ impl Filesystem for Door {
         let caller = caller(request);
         answer!(self, Op::Readdir, reply, search: self.may_search(ino), bytes: [], |server, out| {
             server.volume.read_dir(&caller, Handle(handle.0), offset, &mut |entry| {
-                let (kind, name) = (convert::file_type(entry.kind), OsStr::from_bytes(&entry.name));
+                let (kind, name) = (convert::file_type(entry.kind), OsStr::from_bytes(entry.name));
                 !out.add(INodeNo(entry.ino.0), entry.offset, kind, name)
             })
         });
@@ -558,7 +561,7 @@ impl Filesystem for Door {
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (caller, name) = (caller(request), name.as_bytes());
-        let search = self.server.volume.xattr_may_search(name) || self.may_search(ino);
+        let search = self.server.volume.xattr_may_search(Ino(ino.0), name);
         answer!(self, Op::Getxattr, reply, search: search, bytes: [name], |server, _| {
             xattr(server.volume.getxattr(&caller, Ino(ino.0), name)?, size)
         });

@@ -44,6 +44,17 @@ pub enum Target {
     Text(String),
 }
 
+impl Target {
+    /// How many vectors are searched for.
+    #[must_use]
+    pub fn vectors(&self) -> usize {
+        match self {
+            Target::Vectors { dim, values } => values.len() / (*dim as usize).max(1),
+            Target::Like { .. } | Target::Text(_) => 1,
+        }
+    }
+}
+
 /// A request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {

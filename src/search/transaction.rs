@@ -100,6 +100,16 @@ impl Transaction {
         Ok(())
     }
 
+    /// Query vectors that the next read searches for, as far as is known without parsing.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let arrived = self.arrived.iter().map(|arrived| match arrived {
+            Arrived::Json(request) | Arrived::Binary { request, .. } => request.target.vectors(),
+            Arrived::Refused(_) => 0,
+        });
+        arrived.sum::<usize>() + usize::from(!self.incoming.is_empty())
+    }
+
     fn answer_all(&mut self, answers: &mut dyn Answers) -> Result<()> {
         self.arrived_bytes = 0;
         for arrived in std::mem::take(&mut self.arrived) {

@@ -16,6 +16,9 @@ use crate::{Error, Result};
 /// Entries read from the catalog at once.
 const PAGE: usize = 1024;
 
+/// Entries that every listing begins with, which are not in the catalog.
+const DOTS: usize = 2;
+
 /// Every open directory of a volume.
 #[derive(Debug, Default)]
 pub(super) struct OpenDirs {
@@ -38,11 +41,21 @@ struct OpenDir {
     listing: Mutex<Listing>,
 }
 
-/// What a handle has read of its directory.
+/// What a handle has read of its directory. The names lie one after the other: a large directory would otherwise
+/// be as many small pieces of memory.
 #[derive(Debug, Default)]
 struct Listing {
-    entries: Vec<DirEntry>,
+    names: Vec<u8>,
+    entries: Vec<Listed>,
     is_complete: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    ino: Ino,
+    kind: Kind,
+    /// Where its name ends; it begins where the one before it ends.
+    end: usize,
 }
 
 impl OpenDirs {
@@ -103,7 +116,7 @@ impl Volume {
         caller: &Caller,
         handle: Handle,
         offset: u64,
-        emit: &mut dyn FnMut(&DirEntry) -> bool,
+        emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<()> {
         if control::is_control_handle(handle) {
             return self.control_read_dir(caller, handle, offset, emit);
@@ -118,19 +131,20 @@ impl Volume {
             while at >= listing.entries.len() && !listing.is_complete {
                 self.read_page(dir.ino, &mut listing)?;
             }
-            match listing.entries.get(at) {
-                Some(entry) if emit(entry) => at += 1,
+            match listing.get(at) {
+                Some(entry) if emit(&entry) => at += 1,
                 _ => return Ok(()),
             }
         }
     }
 
     fn read_page(&self, dir: Ino, listing: &mut Listing) -> Result<()> {
-        let after = listing.entries.get(2..).and_then(<[DirEntry]>::last).map(|entry| entry.name.clone());
+        let last = listing.entries.len().checked_sub(1).filter(|&last| last >= DOTS);
+        let after = last.and_then(|last| listing.get(last)).map(|entry| entry.name.to_vec());
         let page = self.names.entries(dir, after.as_deref(), PAGE)?;
         listing.is_complete = page.len() < PAGE;
         for entry in page {
-            listing.push(entry.ino, entry.kind, entry.name);
+            listing.push(entry.ino, entry.kind, &entry.name);
         }
         Ok(())
     }
@@ -164,18 +178,55 @@ impl Volume {
     pub fn may_search(&self, ino: Ino) -> bool {
         control::is_control(ino)
     }
+
+    /// Whether a read through this handle may run a search that a worker must not.
+    pub fn read_may_search(&self, handle: Handle) -> bool {
+        control::is_control_handle(handle) && !self.control_read_is_short(handle)
+    }
+
+    /// Whether writing `bytes` bytes through this handle may take long.
+    pub fn write_may_search(&self, handle: Handle, bytes: usize) -> bool {
+        control::is_control_handle(handle) && !self.control_write_is_short(handle, bytes)
+    }
+
+    /// Whether closing this handle may take long.
+    pub fn close_may_search(&self, handle: Handle) -> bool {
+        control::is_control_handle(handle) && !self.control_close_is_short(handle)
+    }
 }
 
 impl Listing {
     fn begin(dir: &OpenDir) -> Self {
         let mut listing = Self::default();
-        listing.push(dir.ino, Kind::Directory, b".".to_vec());
-        listing.push(dir.parent, Kind::Directory, b"..".to_vec());
+        listing.push(dir.ino, Kind::Directory, b".");
+        listing.push(dir.parent, Kind::Directory, b"..");
         listing
     }
 
-    fn push(&mut self, ino: Ino, kind: Kind, name: Vec<u8>) {
-        let offset = self.entries.len() as u64 + 1;
-        self.entries.push(DirEntry { offset, ino, kind, name });
+    fn push(&mut self, ino: Ino, kind: Kind, name: &[u8]) {
+        self.names.extend_from_slice(name);
+        self.entries.push(Listed { ino, kind, end: self.names.len() });
+    }
+
+    fn get(&self, at: usize) -> Option<DirEntry<'_>> {
+        let Listed { ino, kind, end } = *self.entries.get(at)?;
+        let begin = at.checked_sub(1).map_or(0, |before| self.entries[before].end);
+        Some(DirEntry { offset: at as u64 + 1, ino, kind, name: &self.names[begin..end] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_gives_back_what_was_put_in_at_the_offset_of_the_next() {
+        let mut listing = Listing::default();
+        listing.push(Ino(1), Kind::Directory, b".");
+        listing.push(Ino(7), Kind::File, b"name");
+        let entry = listing.get(1).unwrap();
+        assert_eq!((entry.offset, entry.ino, entry.kind, entry.name), (2, Ino(7), Kind::File, &b"name"[..]));
+        assert_eq!(listing.get(0).unwrap().name, b".");
+        assert!(listing.get(2).is_none());
     }
 }

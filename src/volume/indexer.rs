@@ -68,9 +68,11 @@ impl Volume {
         let weak = Arc::downgrade(self);
         let stop = Arc::clone(&self.indexer.stop);
         let thread = std::thread::Builder::new().name("vexfs-indexer".into()).spawn(move || {
+            // Asked once: the answer takes reading the files of a control group.
+            let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             while !stop.load(Ordering::Acquire) {
                 let Some(volume) = weak.upgrade() else { break };
-                if !volume.index_round() {
+                if !volume.index_round(threads) {
                     volume.indexer.rest();
                 }
             }
@@ -80,8 +82,7 @@ impl Volume {
     }
 
     /// One batch for every collection, or a piece of measuring where no batch waits anywhere. Returns whether there was something to do.
-    fn index_round(&self) -> bool {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    fn index_round(&self, threads: usize) -> bool {
         let mut worked = false;
         for collection in self.vectors.all() {
             let damages = store::damages();

@@ -4,7 +4,8 @@
 //! - `content`, `edits`, `ranges`: where the bytes of a file are, and how they change.
 //! - `txn`, `durability`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
-//! - `query`, `vector_attrs`, `indexer`: searches and their paths, computed attributes, the graph's thread.
+//! - `query`, `pace`, `vector_attrs`, `indexer`: searches and their paths, how long they take, computed attributes,
+//!   the graph's thread.
 //! - `check`, `scrub`: a store that nobody has open, checked and repaired; one that is in use, read to find damage.
 //! - `control`: the `.vexfs` directories, whose nodes exist only while somebody looks.
 //!
@@ -26,6 +27,7 @@ mod indexer;
 mod ingest;
 mod names;
 mod open_files;
+mod pace;
 mod query;
 mod ranges;
 mod recovery;
@@ -106,7 +108,9 @@ pub struct Volume {
     indexer: indexer::Indexer,
     scrub: scrub::Scrub,
     scratch: Pool<Scratch>,
+    pace: pace::Pace,
     allowed_below: query::AllowedCache,
+    paths: query::Paths,
     similar_answers: vector_attrs::SimilarAnswers,
     mountpoint: Option<PathBuf>,
     opened: Instant,
@@ -166,7 +170,9 @@ impl Volume {
             indexer: indexer::Indexer::default(),
             scrub: scrub::Scrub::default(),
             scratch: Pool::new(SCRATCHES, Scratch::default),
+            pace: pace::Pace::default(),
             allowed_below: query::AllowedCache::new(),
+            paths: query::Paths::new(),
             similar_answers: vector_attrs::SimilarAnswers::new(),
             mountpoint: options.mountpoint,
             opened: Instant::now(),

@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dashmap::DashMap;
+
 use super::Volume;
 use super::awaited::Awaited;
 use super::ingest::{GroupKey, State};
@@ -26,6 +28,12 @@ const ALLOWANCE: Duration = Duration::from_secs(30);
 
 /// How long a search is run again when a hit has lost its name: a change is committed, and about to be visible.
 const CATCH_UP: Duration = Duration::from_millis(500);
+
+/// Paths of hits that are kept.
+const PATHS: usize = 16 << 10;
+
+/// Paths of vector files by directory asked and file, and the state of names and directories that each was found in.
+pub(super) type Paths = DashMap<(Ino, Ino), ((u64, u64), Vec<u8>)>;
 
 /// A query vector and what is known about it.
 struct Asked<'a> {
@@ -266,6 +274,7 @@ impl Volume {
         answer.took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let kind = if answer.exact { SearchKind::Exact } else { SearchKind::Graph };
         self.metrics.search(kind, took);
+        self.pace.note(base, took);
         Ok(answer)
     }
 
@@ -306,6 +315,24 @@ impl Volume {
 
     /// The first of a file's recognised names below `base`, as a path relative to it.
     pub(super) fn hit_path(&self, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
+        // Taken before the names are read: what is read during a change is not kept.
+        let version = (self.vectors.tree(), self.vectors.names());
+        if let Some(known) = self.paths.get(&(base, ino))
+            && known.0 == version
+        {
+            return Ok(Some(known.1.clone()));
+        }
+        let path = self.find_path(base, ino)?;
+        if let Some(path) = &path {
+            if self.paths.len() >= PATHS {
+                self.paths.clear();
+            }
+            self.paths.insert((base, ino), (version, path.clone()));
+        }
+        Ok(path)
+    }
+
+    fn find_path(&self, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
         for link in self.names.links(ino)? {
             if format::recognise(&link.name).is_none() {
                 continue;

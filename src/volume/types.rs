@@ -106,8 +106,8 @@ pub struct Opened {
 }
 
 /// A listed directory entry.
-#[derive(Clone, Debug)]
-pub struct DirEntry {
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
     /// Cookie after this entry.
     pub offset: u64,
     /// Number.
@@ -115,7 +115,7 @@ pub struct DirEntry {
     /// Kind.
     pub kind: Kind,
     /// Name.
-    pub name: Vec<u8>,
+    pub name: &'a [u8],
 }
 
 /// How a rename treats the target.

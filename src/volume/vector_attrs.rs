@@ -1,5 +1,7 @@
 //! The computed attributes `user.vexfs.*`: a file's status and vector, its neighbours, a collection's settings.
 
+use std::time::Instant;
+
 use dashmap::DashMap;
 
 use super::Volume;
@@ -114,7 +116,11 @@ impl Volume {
         {
             return Ok(known.1.clone());
         }
+        let started = Instant::now();
         let answer = self.neighbors_of(caller, base, ino, None, b"the file", &options)?;
+        if let Some(member) = self.vectors.members(ino).first() {
+            self.pace.note(member.root, started.elapsed());
+        }
         let value = render::attribute(&answer, VALUE_MAX);
         if self.similar_answers.len() >= ANSWERS {
             self.similar_answers.clear();

@@ -147,9 +147,15 @@ impl Volume {
         self.commit(txn)
     }
 
-    /// Whether reading this attribute may run a search: see [`may_search`](Self::may_search).
-    pub fn xattr_may_search(&self, name: &[u8]) -> bool {
-        SEARCHES.iter().any(|prefix| name.starts_with(prefix))
+    /// Whether reading this attribute may run a search that a worker must not: see
+    /// [`may_search`](Self::may_search).
+    pub fn xattr_may_search(&self, ino: Ino, name: &[u8]) -> bool {
+        let searches = || SEARCHES.iter().any(|prefix| name.starts_with(prefix));
+        let is_short = || {
+            let members = self.vectors.members(ino);
+            members.first().is_none_or(|member| self.pace.is_short(member.root, 1))
+        };
+        control::is_control(ino) || (searches() && !is_short())
     }
 }
 

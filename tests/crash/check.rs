@@ -34,7 +34,7 @@ fn read_dir(volume: &Volume, dir: Ino, path: &str, found: &mut Found) -> Result<
     let handle = volume.open_dir(&ROOT, dir).map_err(|error| say("opendir", error))?;
     let mut entries = Vec::new();
     let listed = volume.read_dir(&ROOT, handle, 0, &mut |entry| {
-        entries.push((String::from_utf8_lossy(&entry.name).into_owned(), entry.ino, entry.kind));
+        entries.push((String::from_utf8_lossy(entry.name).into_owned(), entry.ino, entry.kind));
         true
     });
     volume.release_dir(handle);

@@ -120,7 +120,7 @@ pub fn walk(volume: &Volume, dir: Ino, path: &str, found: &mut Vec<String>) -> R
     let handle = volume.open_dir(&ROOT, dir)?;
     let mut entries = Vec::new();
     let read = volume.read_dir(&ROOT, handle, 0, &mut |entry| {
-        entries.push((String::from_utf8_lossy(&entry.name).into_owned(), entry.ino, entry.kind));
+        entries.push((String::from_utf8_lossy(entry.name).into_owned(), entry.ino, entry.kind));
         true
     });
     volume.release_dir(handle);

@@ -227,7 +227,7 @@ fn a_listing_keeps_its_offsets_while_names_come_and_go() {
                     return false;
                 }
                 last = entry.offset;
-                names.push(String::from_utf8(entry.name.clone()).unwrap());
+                names.push(String::from_utf8(entry.name.to_vec()).unwrap());
                 true
             })
             .unwrap();

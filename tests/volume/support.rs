@@ -182,7 +182,7 @@ impl Fs {
         let mut entries = Vec::new();
         self.volume
             .read_dir(&ROOT, handle, 0, &mut |entry| {
-                entries.push((String::from_utf8(entry.name.clone()).unwrap(), entry.ino, entry.kind));
+                entries.push((String::from_utf8(entry.name.to_vec()).unwrap(), entry.ino, entry.kind));
                 true
             })
             .unwrap();

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::{Access, Node, SAVED_BYTES, SAVED_QUERIES, SavedQuery, What};
 use crate::collection::Schema;
-use crate::namespace::Ino;
+use crate::namespace::{Ino, Kind};
 use crate::search::request::{RequestLimits, parse_query_file};
 use crate::search::transaction::{Answers, Transaction};
 use crate::search::{Answer, Request};
@@ -16,6 +16,9 @@ use crate::{Error, Result};
 
 /// The path under which `errors.jsonl` speaks of a refused configuration.
 const CONFIG_PATH: &str = ".vexfs/config";
+
+/// Longest part of a request that is taken in, and may be parsed, by the worker that receives it.
+const SHORT_BYTES: usize = 64 << 10;
 
 /// What reading `sync` gives once everything before it is indexed and durable.
 pub(super) const SYNCED: &[u8] = b"ok\n";
@@ -36,7 +39,7 @@ pub(in crate::volume) enum OpenControl {
     /// What has the graphs of a directory built anew.
     Rebuild { base: Ino },
     /// A directory, listed once.
-    Directory(Vec<DirEntry>),
+    Directory(Vec<(Vec<u8>, Kind, Ino)>),
 }
 
 /// A file that is taken whole at its close.
@@ -215,6 +218,39 @@ impl Volume {
         Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
     }
 
+    /// Whether reading an open control node takes a worker's moment only: a conversation that has nothing to search
+    /// for, or so little that searches here lately took no longer.
+    pub(in crate::volume) fn control_read_is_short(&self, handle: Handle) -> bool {
+        let Ok(open) = self.control.opened(handle) else { return true };
+        match &*open {
+            OpenControl::Bytes(_) => true,
+            // Locked while it is being answered: that may take long.
+            OpenControl::Query { base, transaction } => transaction
+                .try_lock()
+                .is_some_and(|transaction| self.pace.is_short(*base, transaction.waiting())),
+            OpenControl::Config { .. }
+            | OpenControl::Saved { .. }
+            | OpenControl::Sync
+            | OpenControl::Rebuild { .. }
+            | OpenControl::Directory(_) => false,
+        }
+    }
+
+    /// Whether writing `bytes` bytes to an open control node takes a worker's moment only: a conversation collects.
+    pub(in crate::volume) fn control_write_is_short(&self, handle: Handle, bytes: usize) -> bool {
+        let Ok(open) = self.control.opened(handle) else { return true };
+        match &*open {
+            OpenControl::Query { transaction, .. } => bytes <= SHORT_BYTES && !transaction.is_locked(),
+            _ => false,
+        }
+    }
+
+    /// Whether closing an open control node takes a worker's moment only: nothing is parsed then.
+    pub(in crate::volume) fn control_close_is_short(&self, handle: Handle) -> bool {
+        let open = self.control.opened(handle);
+        open.is_ok_and(|open| matches!(&*open, OpenControl::Query { .. } | OpenControl::Bytes(_)))
+    }
+
     fn saved_bytes(&self) -> usize {
         self.control.saved.iter().map(|query| query.bytes.lock().len()).sum()
     }
@@ -298,18 +334,14 @@ impl Volume {
 
     pub(in crate::volume) fn control_open_dir(&self, caller: &Caller, ino: Ino) -> Result<Handle> {
         let node = self.control.node(ino)?;
-        let mut entries = vec![(b".".to_vec(), crate::namespace::Kind::Directory, node.ino)];
-        entries.push((b"..".to_vec(), crate::namespace::Kind::Directory, node.parent));
+        let mut entries = vec![(b".".to_vec(), Kind::Directory, node.ino)];
+        entries.push((b"..".to_vec(), Kind::Directory, node.parent));
         for (name, kind) in self.control_names(caller, &node)? {
             // A listed name has no node yet: any number that is no ordinary inode's will do.
             let ino = Ino(super::BIT | xxhash_rust::xxh3::xxh3_64_with_seed(&name, node.ino.0));
             entries.push((name, kind, ino));
         }
-        let listed = (1..)
-            .zip(entries)
-            .map(|(offset, (name, kind, ino))| DirEntry { offset, ino, kind, name })
-            .collect();
-        Ok(self.control.handle(OpenControl::Directory(listed)))
+        Ok(self.control.handle(OpenControl::Directory(entries)))
     }
 
     pub(in crate::volume) fn control_read_dir(
@@ -317,13 +349,13 @@ impl Volume {
         _caller: &Caller,
         handle: Handle,
         offset: u64,
-        emit: &mut dyn FnMut(&DirEntry) -> bool,
+        emit: &mut dyn FnMut(&DirEntry<'_>) -> bool,
     ) -> Result<()> {
         let open = self.control.opened(handle)?;
         let OpenControl::Directory(entries) = &*open else { return Err(Error::NotDirectory) };
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(entries.len());
-        for entry in &entries[from..] {
-            if !emit(entry) {
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (at, (name, kind, ino)) in entries.iter().enumerate().skip(from) {
+            if !emit(&DirEntry { offset: at as u64 + 1, ino: *ino, kind: *kind, name }) {
                 break;
             }
         }

@@ -1,0 +1,87 @@
+//! How long searches took lately, which says where the next is to run: one that is short is answered by the worker
+//! that received it, because waking another thread would take a good part of the time that it needs.
+//!
+//! An expectation may be wrong once: a directory that has grown from few rows to many is searched by a worker before
+//! it is known, and the others answer meanwhile.
+
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use crate::namespace::Ino;
+
+/// The longest search that a worker may be kept from its queue with. A wake-up and its way back take a tenth of it,
+/// or all of it on a busy machine.
+const SHORT: Duration = Duration::from_micros(400);
+
+/// Directories that are remembered.
+const DIRECTORIES: usize = 1024;
+
+/// One part in so many of what was expected is given up with each search that took less.
+const FADE: u32 = 8;
+
+/// Times of searches, by the directory asked.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    lately: DashMap<Ino, Duration>,
+}
+
+impl Pace {
+    /// A search for one vector in `base` took `took`.
+    pub(super) fn note(&self, base: Ino, took: Duration) {
+        match self.lately.get_mut(&base) {
+            // What is slow at times is expected to be slow.
+            Some(mut lately) => *lately = took.max(*lately - (*lately).saturating_sub(took) / FADE),
+            None => {
+                if self.lately.len() >= DIRECTORIES {
+                    self.lately.clear();
+                }
+                self.lately.insert(base, took);
+            }
+        }
+    }
+
+    /// Whether searches for so many vectors in `base` are expected to be short. None is; what is not known is not.
+    pub(super) fn is_short(&self, base: Ino, vectors: usize) -> bool {
+        let vectors = u32::try_from(vectors).unwrap_or(u32::MAX);
+        let expected = || self.lately.get(&base).and_then(|lately| lately.checked_mul(vectors));
+        vectors == 0 || expected().is_some_and(|expected| expected <= SHORT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIR: Ino = Ino(7);
+
+    #[test]
+    fn what_is_not_known_is_not_short_and_nothing_is() {
+        let pace = Pace::default();
+        assert!(pace.is_short(DIR, 0) && !pace.is_short(DIR, 1));
+        pace.note(DIR, SHORT / 4);
+        assert!(pace.is_short(DIR, 4) && !pace.is_short(DIR, 5) && !pace.is_short(DIR, usize::MAX));
+        assert!(!pace.is_short(Ino(8), 1));
+    }
+
+    #[test]
+    fn one_long_search_is_remembered_for_a_while() {
+        let pace = Pace::default();
+        pace.note(DIR, SHORT * 2);
+        pace.note(DIR, SHORT / 8);
+        assert!(!pace.is_short(DIR, 1));
+        for _ in 0..64 {
+            pace.note(DIR, SHORT / 8);
+        }
+        assert!(pace.is_short(DIR, 1));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let pace = Pace::default();
+        for number in 0..3 * DIRECTORIES as u64 {
+            pace.note(Ino(number), SHORT);
+        }
+        assert!(pace.lately.len() <= DIRECTORIES);
+    }
+}
