@@ -1,8 +1,10 @@
 //! One face for fuser's replies: each takes the value that its operation makes, or an error number.
 
+use std::sync::Arc;
+
 use fuser::{
-    Errno, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    BackingId, Errno, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::convert;
@@ -66,23 +68,31 @@ fail!(
 );
 
 /// A file as `open` and `create` answer it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) handle: Handle,
     pub(super) flags: FopenFlags,
+    /// What the kernel reads and writes by itself.
+    pub(super) backing: Option<Arc<BackingId>>,
 }
 
 answer!(ReplyEmpty, (), |self, ()| self.ok());
 answer!(ReplyEntry, Attr, |self, attr| self.entry(&attr.ttl, &convert::attr(&attr), GENERATION));
 answer!(ReplyAttr, Attr, |self, attr| self.attr(&attr.ttl, &convert::attr(&attr)));
-answer!(ReplyOpen, Open, |self, open| self.opened(fuser::FileHandle(open.handle.0), open.flags));
-answer!(ReplyCreate, (Attr, Open), |self, (attr, open)| self.created(
-    &attr.ttl,
-    &convert::attr(&attr),
-    GENERATION,
-    fuser::FileHandle(open.handle.0),
-    open.flags,
-));
+answer!(ReplyOpen, Open, |self, open| {
+    let handle = fuser::FileHandle(open.handle.0);
+    match &open.backing {
+        Some(backing) => self.opened_passthrough(handle, open.flags, backing),
+        None => self.opened(handle, open.flags),
+    }
+});
+answer!(ReplyCreate, (Attr, Open), |self, (attr, open)| {
+    let (attr, ttl, handle) = (convert::attr(&attr), attr.ttl, fuser::FileHandle(open.handle.0));
+    match &open.backing {
+        Some(backing) => self.created_passthrough(&ttl, &attr, GENERATION, handle, open.flags, backing),
+        None => self.created(&ttl, &attr, GENERATION, handle, open.flags),
+    }
+});
 answer!(ReplyData, Pooled<Vec<u8>>, |self, bytes| self.data(&bytes));
 answer!(ReplyData, Vec<u8>, |self, bytes| self.data(&bytes));
 answer!(ReplyWrite, u32, |self, written| self.written(written));

@@ -300,14 +300,14 @@ mod tests {
 
     #[test]
     fn direct_io_bypasses_the_page_cache() {
-        let opened = Opened { handle: Handle(1), direct_io: true, keep_cache: false };
+        let opened = Opened { handle: Handle(1), direct_io: true, keep_cache: false, backing: None };
         let fopen = fopen_flags(&opened, open_flags(libc::O_RDWR));
         assert_eq!(fopen, FopenFlags::FOPEN_DIRECT_IO);
     }
 
     #[test]
     fn only_a_writer_is_flushed() {
-        let opened = Opened { handle: Handle(1), direct_io: false, keep_cache: true };
+        let opened = Opened { handle: Handle(1), direct_io: false, keep_cache: true, backing: None };
         let reader = fopen_flags(&opened, open_flags(libc::O_RDONLY));
         assert_eq!(reader, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
         assert_eq!(fopen_flags(&opened, open_flags(libc::O_WRONLY)), FopenFlags::FOPEN_KEEP_CACHE);

@@ -26,6 +26,7 @@ use super::answer::{Answer, Fail, GENERATION, Open, xattr};
 use super::convert::{self, caller};
 use super::errno::errno;
 use super::mount::Ending;
+use super::passthrough::Passthrough;
 use super::search_pool::{SearchPool, Turn};
 use crate::metrics::Op;
 use crate::namespace::Ino;
@@ -99,6 +100,7 @@ pub(super) struct Door {
 struct Server {
     volume: Arc<Volume>,
     buffers: BufferPool,
+    passthrough: Arc<Passthrough>,
 }
 
 impl Server {
@@ -206,8 +208,14 @@ impl Door {
     ///
     /// When the threads of the search pool cannot be started.
     pub(super) fn new(volume: Arc<Volume>, ending: Arc<Ending>) -> std::io::Result<Self> {
-        let server = Server { volume, buffers: BufferPool::new(IDLE_BUFFERS) };
+        let (buffers, passthrough) = (BufferPool::new(IDLE_BUFFERS), Arc::default());
+        let server = Server { volume, buffers, passthrough };
         Ok(Self { server: Arc::new(server), pool: SearchPool::start()?, ending })
+    }
+
+    /// The registrations of files, for the session that is made with this door.
+    pub(super) fn passthrough(&self) -> Arc<Passthrough> {
+        Arc::clone(&self.server.passthrough)
     }
 
     fn may_search(&self, ino: INodeNo) -> bool {
@@ -217,7 +225,12 @@ impl Door {
 
 impl Filesystem for Door {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        shake_hands(config)
+        shake_hands(config)?;
+        // Of the filesystems below the store none is stacked on another, or it is not done.
+        let can = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        config.set_max_stack_depth(1).map_err(out_of_range)?;
+        self.server.volume.set_passthrough(can);
+        Ok(())
     }
 
     fn destroy(&mut self) {
@@ -366,9 +379,9 @@ impl Filesystem for Door {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (caller, flags) = (caller(request), convert::open_flags(flags.0));
-        answer!(self, Op::Open, reply, search: self.may_search(ino), bytes: [], |server, _| {
+        answer!(self, Op::Open, reply, search: self.may_search(ino), bytes: [], |server, out| {
             let opened = server.volume.open_file(&caller, Ino(ino.0), flags)?;
-            Ok(Open { handle: opened.handle, flags: convert::fopen_flags(&opened, flags) })
+            Ok(server.passthrough.answer(&server.volume, ino.0, opened, flags, out))
         });
     }
 
@@ -383,10 +396,11 @@ impl Filesystem for Door {
         reply: ReplyCreate,
     ) {
         let (caller, name, flags) = (caller(request), name.as_bytes(), convert::open_flags(flags));
-        answer!(self, Op::Create, reply, search: self.may_search(parent), bytes: [name], |server, _| {
+        answer!(self, Op::Create, reply, search: self.may_search(parent), bytes: [name], |server, out| {
             let mode = convert::permissions(mode);
             let (attr, opened) = server.volume.create(&caller, Ino(parent.0), name, mode, flags)?;
-            Ok((attr, Open { handle: opened.handle, flags: convert::fopen_flags(&opened, flags) }))
+            let open = server.passthrough.answer(&server.volume, attr.ino.0, opened, flags, out);
+            Ok((attr, open))
         });
     }
 
@@ -454,8 +468,11 @@ impl Filesystem for Door {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        answer!(self, Op::Release, reply, search: self.may_search(ino), bytes: [], |server, _| {
-            server.volume.release(Handle(handle.0))
+        let search = self.server.volume.close_may_search(Handle(handle.0));
+        answer!(self, Op::Release, reply, search: search, bytes: [], |server, _| {
+            let released = server.volume.release(Handle(handle.0));
+            server.passthrough.released(ino, Handle(handle.0));
+            released
         });
     }
 
@@ -476,7 +493,7 @@ impl Filesystem for Door {
         let caller = caller(request);
         answer!(self, Op::Opendir, reply, search: self.may_search(ino), bytes: [], |server, _| {
             let handle = server.volume.open_dir(&caller, Ino(ino.0))?;
-            Ok(Open { handle, flags: fuser::FopenFlags::empty() })
+            Ok(Open { handle, flags: fuser::FopenFlags::empty(), backing: None })
         });
     }
 
@@ -714,7 +731,11 @@ mod tests {
 
     fn server(store: &Path) -> Arc<Server> {
         let options = VolumeOptions { store: store.into(), mountpoint: None, read_only: false };
-        Arc::new(Server { volume: Volume::open(options).unwrap(), buffers: BufferPool::new(1) })
+        Arc::new(Server {
+            volume: Volume::open(options).unwrap(),
+            buffers: BufferPool::new(1),
+            passthrough: Arc::default(),
+        })
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod errno;
 mod floor;
 mod mount;
 pub mod mounts;
+mod passthrough;
 mod search_pool;
 
 pub use attach::{remount, unmount};

@@ -120,8 +120,14 @@ impl Volume {
             mtime: inode.mtime,
             ctime: inode.ctime,
             btime: inode.btime,
-            ttl: TTL,
+            ttl: if self.is_changing(inode) { Duration::ZERO } else { TTL },
         }
+    }
+
+    /// Whether the kernel may change the file's size and time without knowing: through mapped pages.
+    fn is_changing(&self, inode: &Inode) -> bool {
+        matches!(inode.content, Content::Blob { .. })
+            && self.files.get(inode.ino).is_some_and(|file| file.state().backing.is_live())
     }
 
     /// Blocks that a blob takes; `None` when it is missing, so that a damaged file can still be removed.

@@ -148,12 +148,14 @@ impl Volume {
     /// [`finish`](Self::finish) for a caller that holds the inode's lock.
     pub(super) fn finish_locked(&self, file: &OpenFile, how: Finish) -> Result<Option<Error>> {
         let _io = file.lock_io();
-        let (is_dirty, is_orphan, has_overlay) = {
+        let (is_dirty, is_kept, has_overlay) = {
             let state = file.state();
-            (state.is_unsettled(), state.orphan, state.has_overlay())
+            // The kernel may have the blob: it is settled when that ends.
+            let is_kept = state.orphan || state.backing.is_backed();
+            (state.is_unsettled(), is_kept, state.has_overlay() || state.backing.is_live())
         };
         match how {
-            Finish::Settle if is_dirty && !is_orphan => self.settle_dirty(file),
+            Finish::Settle if is_dirty && !is_kept => self.settle_dirty(file),
             Finish::Settle | Finish::WriteBack => {
                 if has_overlay {
                     self.write_back(file)?;

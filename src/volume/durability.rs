@@ -117,6 +117,7 @@ impl Volume {
     pub fn sync(&self) -> Result<()> {
         let _one_at_a_time = self.syncing.lock();
         self.check_poison()?;
+        self.note_backed();
         // What is written from here on is added to something that this sync promises.
         self.volatile.clear();
         self.retry_unsettled();

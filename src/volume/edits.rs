@@ -80,7 +80,7 @@ impl Volume {
         }
         self.need_room_for(&edit, inode.size)?;
         match inode.content {
-            Content::Blob { id, sealed: false } if edit.keep(inode.size) > 0 => {
+            Content::Blob { id, sealed: false } if edit.keep(inode.size) > 0 || file.is_backed() => {
                 let blob = OpenBlob { id, file: self.blob_for_writing(file, id)? };
                 self.commit_dirty(txn, file, inode, Some(blob.clone()))?;
                 self.edit_in_place(file, &blob, edit)
@@ -234,7 +234,7 @@ impl Volume {
     }
 
     /// Whether the catalog has a dirty mark for this file.
-    fn has_mark(&self, file: &OpenFile) -> bool {
+    pub(super) fn has_mark(&self, file: &OpenFile) -> bool {
         file.state().dirty || self.stale_marks.contains(&file.ino) || self.unsettled.contains(&file.ino)
     }
 }

@@ -3,6 +3,7 @@
 //! Content is complete, and vectors follow it, when the last writer closes: at the flush of a `close(2)` while
 //! no other handle may write, or at the release of the last such handle when mapped pages came after that.
 
+use super::backing::Mode;
 use super::content::Finish;
 use super::edits::Edit;
 use super::open_files::OpenFile;
@@ -24,19 +25,27 @@ impl Volume {
             self.check_writable()?;
         }
         let _locked = self.names.lock(&[ino]);
-        match self.names.inode(ino)?.kind {
+        let mut inode = self.names.inode(ino)?;
+        match inode.kind {
             Kind::File => {}
             Kind::Directory => return Err(Error::IsDirectory),
             _ => return Err(Error::Invalid("only regular files are opened")),
         }
         let file = self.files.hold(ino);
-        if flags.truncate
-            && let Err(error) = self.edit_locked(&file, Edit::Resize { size: 0 }, caller.uid == 0)
-        {
-            self.let_go(&file);
-            return Err(error);
+        let mode = (|| {
+            if flags.truncate {
+                self.edit_locked(&file, Edit::Resize { size: 0 }, caller.uid == 0)?;
+                inode = self.names.inode(ino)?;
+            }
+            self.mode_for(&file, &inode, flags)
+        })();
+        match mode {
+            Ok(mode) => Ok(self.opened(file, flags, mode)),
+            Err(error) => {
+                self.let_go(&file);
+                Err(error)
+            }
         }
-        Ok(self.opened(file, flags))
     }
 
     /// Creates a file and opens it. An existing name is opened unless `flags.exclusive`.
@@ -61,7 +70,7 @@ impl Volume {
                 let file = self.files.get(inode.ino).ok_or(Error::BadHandle)?;
                 // An empty vector file is bad content too: its close says so.
                 file.state().fresh = crate::format::recognise(name).is_some();
-                Ok((self.attr(&inode), self.opened(file, flags)))
+                Ok((self.attr(&inode), self.opened(file, flags, Mode::Cached)))
             }
             Err(Error::Exists) if !flags.exclusive && name != super::CONTROL_NAME => {
                 let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
@@ -72,9 +81,15 @@ impl Volume {
         }
     }
 
-    fn opened(&self, file: std::sync::Arc<OpenFile>, flags: OpenFlags) -> Opened {
-        let handle = self.files.add_handle(file, flags);
-        Opened { handle, direct_io: false, keep_cache: !flags.truncate }
+    fn opened(&self, file: std::sync::Arc<OpenFile>, flags: OpenFlags, mode: Mode) -> Opened {
+        let handle = self.files.add_handle(file, flags, mode.clone());
+        let is_cached = matches!(mode, Mode::Cached);
+        let direct_io = matches!(mode, Mode::Direct);
+        let backing = match mode {
+            Mode::Backed(blob) => Some(blob),
+            Mode::Cached | Mode::Direct => None,
+        };
+        Opened { handle, direct_io, keep_cache: is_cached && !flags.truncate, backing }
     }
 
     /// Appends to `into` at most `size` bytes from `offset`; fewer only at the end of the file.
@@ -128,7 +143,8 @@ impl Volume {
             return self.control_flush(caller, handle);
         }
         let open = self.files.handle(handle)?;
-        if !open.flags.write {
+        // What the kernel writes by itself is complete at the release: a copy of the descriptor would go on unseen.
+        if !open.flags.write || matches!(open.mode, Mode::Backed(_)) {
             return Ok(());
         }
         open.close();
@@ -190,6 +206,7 @@ impl Volume {
         let open = self.files.handle(handle)?;
         self.check_poison()?;
         self.volatile.remove(&open.file.ino);
+        self.note_backed_file(&open.file);
         self.sync_content(&open.file)?;
         if open.file.state().has_overlay() {
             self.finish(&open.file, Finish::WriteBack)?;

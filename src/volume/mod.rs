@@ -2,6 +2,7 @@
 //!
 //! - `names`, `files`, `dirs`, `attrs`, `xattrs`: the ordinary filesystem, one method for each system call.
 //! - `content`, `edits`, `ranges`: where the bytes of a file are, and how they change.
+//! - `backing`: large ordinary files that the kernel reads and writes by itself.
 //! - `txn`, `durability`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
 //! - `query`, `pace`, `vector_attrs`, `indexer`: searches and their paths, how long they take, computed attributes,
@@ -17,6 +18,7 @@ pub mod types;
 
 mod attrs;
 mod awaited;
+mod backing;
 mod content;
 mod control;
 mod dirs;
@@ -54,7 +56,7 @@ use crate::metrics::Metrics;
 use crate::namespace::{Ino, Namespace};
 use crate::pool::Pool;
 use crate::search::Scratch;
-use crate::store::Store;
+use crate::store::{BlobId, Store};
 
 /// The control directory's name in every directory.
 const CONTROL_NAME: &[u8] = b".vexfs";
@@ -95,6 +97,10 @@ pub struct Volume {
     /// content was promised to anybody.
     volatile: DashSet<Ino>,
     read_only: bool,
+    /// Whether the kernel takes files to read and write by itself.
+    passthrough: AtomicBool,
+    /// Blobs that it has had for writing.
+    lent: DashSet<BlobId>,
     poisoned: OnceLock<String>,
     closing: AtomicBool,
     closed: AtomicBool,
@@ -159,6 +165,8 @@ impl Volume {
             unsettled: DashSet::new(),
             volatile: DashSet::new(),
             read_only: options.read_only,
+            passthrough: AtomicBool::new(false),
+            lent: DashSet::new(),
             poisoned: OnceLock::new(),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),

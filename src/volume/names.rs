@@ -445,6 +445,7 @@ impl Volume {
     /// status; to the kernel the change of names has happened.
     fn renamed(&self, txn: &mut Txn<'_>, inode: &mut Inode, links: &[Link]) -> Result<()> {
         if inode.kind == Kind::File {
+            self.settle_when_released(txn, inode.ino, links);
             self.settle(txn, inode, links, Why::Names)?;
         }
         Ok(())
@@ -452,6 +453,9 @@ impl Volume {
 
     /// Before a rename replaces a file: most of the new content is made durable while nothing is locked.
     fn sync_before_replacing(&self, moved: Ino) -> Result<()> {
+        if let Some(file) = self.files.get(moved) {
+            self.note_backed_file(&file);
+        }
         match self.inode(moved) {
             Ok(Inode { content: Content::Blob { id, .. }, .. }) => self.sync_blob_by_id(id),
             Ok(_) | Err(Error::NotFound) => Ok(()),

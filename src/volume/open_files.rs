@@ -12,6 +12,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::backing::{Backing, Mode};
 use super::types::{Handle, OpenFlags};
 use super::{Volume, control};
 use crate::namespace::{Content, Ino, Inode, Link, Time};
@@ -68,6 +69,8 @@ pub(super) struct State {
     pub(super) links: Option<Vec<Link>>,
     overlay: Option<Overlay>,
     version: u64,
+    /// What of it the kernel reads and writes by itself.
+    pub(super) backing: Backing,
 }
 
 impl State {
@@ -107,8 +110,23 @@ impl State {
         self.overlay.is_some()
     }
 
+    /// The size that is newer than the record; not while the kernel may change it at any moment.
     pub(super) fn overlaid_size(&self) -> Option<u64> {
-        self.overlay.map(|overlay| overlay.size)
+        self.overlay.filter(|_| !self.backing.is_live()).map(|overlay| overlay.size)
+    }
+
+    /// The time that is newer than the record.
+    pub(super) fn overlaid_mtime(&self) -> Option<Time> {
+        self.overlay.map(|overlay| overlay.mtime)
+    }
+
+    /// Takes what the kernel wrote by itself into the overlay.
+    fn look_at_blob(&mut self) {
+        if let Some(working) = &self.working
+            && let Some(overlay) = self.backing.look(&working.file)
+        {
+            self.overlay(overlay);
+        }
     }
 }
 
@@ -124,7 +142,8 @@ impl OpenFile {
 
     /// Applies what is newer than the record, and returns its version.
     pub(super) fn overlay_onto(&self, inode: &mut Inode) -> Option<u64> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.look_at_blob();
         let overlay = state.overlay?;
         inode.size = overlay.size;
         inode.mtime = overlay.mtime;
@@ -146,7 +165,8 @@ impl OpenFile {
         let mut tries = 0;
         loop {
             let (overlay, version) = {
-                let state = self.state.lock();
+                let mut state = self.state.lock();
+                state.look_at_blob();
                 (state.overlay, state.version)
             };
             let mut inode = read()?;
@@ -161,6 +181,11 @@ impl OpenFile {
             }
             return Ok(inode);
         }
+    }
+
+    /// Whether the kernel reads or writes its blob by itself.
+    pub(super) fn is_backed(&self) -> bool {
+        self.state.lock().backing.is_backed()
     }
 
     /// The open blob `id`, if this file has it.
@@ -180,6 +205,7 @@ impl OpenFile {
 pub(super) struct OpenHandle {
     pub(super) file: Arc<OpenFile>,
     pub(super) flags: OpenFlags,
+    pub(super) mode: Mode,
     /// Closed, and not written to since. Changed under the file's state.
     is_closed: Arc<AtomicBool>,
 }
@@ -206,8 +232,10 @@ impl OpenHandle {
     /// Takes the handle off its file's writers.
     pub(super) fn end(&self) {
         self.reopen();
+        let mut state = self.file.state();
+        state.look_at_blob();
+        state.backing.remove(&self.mode, self.flags.write);
         if self.flags.write {
-            let mut state = self.file.state();
             state.writers = state.writers.saturating_sub(1);
         }
     }
@@ -257,13 +285,26 @@ impl OpenFiles {
     }
 
     /// A handle to a file that the caller holds; the handle takes the hold over.
-    pub(super) fn add_handle(&self, file: Arc<OpenFile>, flags: OpenFlags) -> Handle {
-        if flags.write {
-            file.state().writers += 1;
+    pub(super) fn add_handle(&self, file: Arc<OpenFile>, flags: OpenFlags, mode: Mode) -> Handle {
+        {
+            let mut state = file.state();
+            state.writers += u32::from(flags.write);
+            state.backing.add(&mode, flags.write);
         }
         let number = self.last_handle.fetch_add(1, Ordering::Relaxed) + 1;
-        self.handles.insert(number, OpenHandle { file, flags, is_closed: Arc::default() });
+        self.handles.insert(number, OpenHandle { file, flags, mode, is_closed: Arc::default() });
         Handle(number)
+    }
+
+    /// The kernel treats a handle otherwise than it was made for.
+    pub(super) fn change_mode(&self, handle: Handle, mode: Mode) {
+        if let Some(mut open) = self.handles.get_mut(&handle.0) {
+            let writes = open.flags.write;
+            let old = std::mem::replace(&mut open.mode, mode);
+            let mut state = open.file.state();
+            state.backing.remove(&old, writes);
+            state.backing.add(&open.mode, writes);
+        }
     }
 
     /// # Errors
@@ -294,6 +335,11 @@ impl Volume {
     /// Whether a writer has changed the content of `ino` and not completed it.
     pub(in crate::volume) fn is_busy(&self, ino: Ino) -> bool {
         self.files.get(ino).is_some_and(|file| file.state().is_unsettled())
+    }
+
+    /// Whether the kernel reads or writes the content of `ino` by itself.
+    pub(in crate::volume) fn is_backed(&self, ino: Ino) -> bool {
+        self.files.get(ino).is_some_and(|file| file.is_backed())
     }
 
     /// The file behind a handle that allows writing.
@@ -357,7 +403,11 @@ mod tests {
     #[test]
     fn handles_end_once() {
         let files = OpenFiles::default();
-        let handle = files.add_handle(files.hold(Ino(5)), OpenFlags { write: true, ..OpenFlags::default() });
+        let handle = files.add_handle(
+            files.hold(Ino(5)),
+            OpenFlags { write: true, ..OpenFlags::default() },
+            Mode::Cached,
+        );
         assert_eq!(files.handle(handle).unwrap().file.state().writers, 1);
         files.remove_handle(handle).unwrap();
         assert!(matches!(files.remove_handle(handle), Err(Error::BadHandle)));

@@ -146,6 +146,7 @@ impl Volume {
 
     fn drop_blob(&self, id: BlobId) {
         self.unsynced.forget(id);
+        self.lent.remove(&id);
         self.store.drop_blob(id);
     }
 }

@@ -1,5 +1,7 @@
 //! What passes between the volume and its doors.
 
+use std::fs::File;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::namespace::{Ino, Kind, Time};
@@ -95,7 +97,7 @@ pub struct OpenFlags {
 }
 
 /// An open file, and how the kernel is to treat it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// Its handle.
     pub handle: Handle,
@@ -103,6 +105,9 @@ pub struct Opened {
     pub direct_io: bool,
     /// The kernel keeps what its page cache has of the file.
     pub keep_cache: bool,
+    /// The kernel reads and writes this file by itself, or the door says
+    /// [`refuse_backing`](super::Volume::refuse_backing).
+    pub backing: Option<Arc<File>>,
 }
 
 /// A listed directory entry.

@@ -12,6 +12,7 @@ mod index;
 mod lifecycle;
 mod manners;
 mod names;
+mod passthrough;
 mod real_data;
 mod tools;
 mod updates;

@@ -71,7 +71,7 @@ impl Volume {
     ) -> Result<Opened> {
         let node = self.control.node(ino)?;
         let base = node.base;
-        let mut opened = Opened { handle: Handle(0), direct_io: true, keep_cache: false };
+        let mut opened = Opened { handle: Handle(0), direct_io: true, keep_cache: false, backing: None };
         let open = match &node.what {
             What::Bytes(bytes) => {
                 if flags.write {

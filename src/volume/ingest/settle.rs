@@ -56,7 +56,7 @@ impl Volume {
         }
         let group = GroupKey::of(inode, links);
         // The close that ends the writing settles what is in flux now.
-        let in_flux = why != Why::Content && self.is_busy(inode.ino);
+        let in_flux = why != Why::Content && self.is_busy(inode.ino) || self.is_backed(inode.ino);
         let mut members: Vec<Member> = Vec::new();
         let mut complaint = None;
         let mut ready: Option<(FileKind, Prepared)> = None;
@@ -249,15 +249,23 @@ impl Volume {
                     inode.content = Content::Slot(slot.at());
                     return Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) });
                 }
-                if !sealed {
-                    self.store.seal_blob(id, map.bytes())?;
+                let own = self.blob_to_seal(txn, id)?;
+                let map = if own == id { map } else { self.store.map_blob(own)? };
+                if own != id {
+                    // What was checked may have changed before it was copied.
+                    check.layout(kind, map.bytes())?;
+                    self.keep_promise_in_blob(inode.ino, own, &self.store.open_blob(own)?)?;
+                    self.release_content(txn, inode.ino, inode.content);
+                }
+                if own != id || !sealed {
+                    self.store.seal_blob(own, map.bytes())?;
                     // The checksums are not on disk yet, whether the bytes are or not, and every commit that is made
                     // durable from here on may rely on them.
-                    self.unsynced.note(id);
-                    self.unsynced.seal(id);
+                    self.unsynced.note(own);
+                    self.unsynced.seal(own);
                 }
-                txn.seals(inode.ino, id);
-                inode.content = Content::Blob { id, sealed: true };
+                txn.seals(inode.ino, own);
+                inode.content = Content::Blob { id: own, sealed: true };
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Blob(map) })
             }
         }

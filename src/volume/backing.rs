@@ -1,0 +1,270 @@
+//! Files that the kernel reads and writes by itself: large ordinary ones, in their blob, without asking us (FUSE
+//! passthrough).
+//!
+//! ```text
+//! open ──▶ Mode::Backed: the door hands the blob to the kernel ──▶ read, write, mmap: kernel and blob alone
+//!          stat, fsync, truncate, fallocate ...: still asked here; size and time are looked up in the blob
+//! last release ──▶ size and time go into the record, the mark goes, names are settled
+//! ```
+//!
+//! All handles of an inode that use the kernel's page cache, or all that bypass us, must be of one kind at a time,
+//! and those that bypass us of one blob: the kernel refuses others. So the first handle decides for those beside it,
+//! and one that fits neither goes past the page cache and through us, which the kernel takes in either case.
+//!
+//! **Invariant:** while a handle is backed, the inode names that blob, unsealed: every change is made in place, and
+//! nothing is settled. A writing one has its inode marked dirty on disk, as what it does is not committed.
+//!
+//! **Invariant:** a blob that was ever handed over for writing is not sealed: pages of it may stay mapped after the
+//! handle has ended. Vectors get a copy.
+
+use std::fs::{File, FileTimes};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use super::open_files::{OpenBlob, OpenFile, Overlay};
+use super::types::{Handle, OpenFlags};
+use super::{Txn, Volume, edits};
+use crate::Result;
+use crate::format;
+use crate::namespace::{Content, Ino, Inode, Link, Mark, Time};
+use crate::store::BlobId;
+
+/// Smallest file that is worth it: below, handing a blob over costs more than asking for its bytes.
+const SMALLEST: u64 = 128 << 10;
+
+/// Free space that the store's filesystem must have for a file to be written in this way, in bytes: such writes do
+/// not ask whether they leave the reserve alone.
+const ROOM: u64 = 1 << 30;
+
+/// How the kernel treats a handle.
+#[derive(Clone, Debug)]
+pub(super) enum Mode {
+    /// Through its page cache.
+    Cached,
+    /// Past its page cache.
+    Direct,
+    /// By itself, in this blob.
+    Backed(Arc<File>),
+}
+
+/// Handles of a file, by mode, and what its blob was like when it was looked at last.
+#[derive(Debug, Default)]
+pub(super) struct Backing {
+    cached: u32,
+    readers: u32,
+    writers: u32,
+    /// Length and time of the blob that are in the record or the overlay; while there are writers.
+    seen: Option<(u64, SystemTime)>,
+}
+
+impl Backing {
+    pub(super) fn is_backed(&self) -> bool {
+        self.readers + self.writers > 0
+    }
+
+    /// Whether the blob changes without us.
+    pub(super) fn is_live(&self) -> bool {
+        self.writers > 0
+    }
+
+    pub(super) fn add(&mut self, mode: &Mode, writes: bool) {
+        self.count(mode, writes, |count| *count += 1);
+    }
+
+    pub(super) fn remove(&mut self, mode: &Mode, writes: bool) {
+        self.count(mode, writes, |count| *count = count.saturating_sub(1));
+        if !self.is_live() {
+            self.seen = None;
+        }
+    }
+
+    fn count(&mut self, mode: &Mode, writes: bool, change: impl FnOnce(&mut u32)) {
+        match mode {
+            Mode::Cached => change(&mut self.cached),
+            Mode::Backed(_) if writes => change(&mut self.writers),
+            Mode::Backed(_) => change(&mut self.readers),
+            Mode::Direct => {}
+        }
+    }
+
+    /// What the kernel changed in `blob` since the last look.
+    pub(super) fn look(&mut self, blob: &File) -> Option<Overlay> {
+        let seen = self.seen?;
+        let metadata = blob.metadata().ok()?;
+        let now = (metadata.len(), metadata.modified().ok()?);
+        if now == seen {
+            return None;
+        }
+        self.seen = Some(now);
+        let mtime = Time::from(now.1);
+        Some(Overlay { size: now.0, mtime, ctime: mtime })
+    }
+}
+
+impl Volume {
+    /// Says whether the door can hand files to the kernel. At first it cannot.
+    pub fn set_passthrough(&self, can: bool) {
+        self.passthrough.store(can, Ordering::Release);
+    }
+
+    /// The kernel does not take a file that [`open_file`](Self::open_file) offered: the handle goes past its page
+    /// cache instead.
+    pub fn refuse_backing(&self, handle: Handle) {
+        self.files.change_mode(handle, Mode::Direct);
+    }
+
+    /// How the kernel is to treat a handle that is about to be made. The caller holds the inode's lock and the file,
+    /// whose content is `content` after an `O_TRUNC`.
+    ///
+    /// # Errors
+    ///
+    /// Those of a commit and of opening the blob.
+    pub(super) fn mode_for(&self, file: &OpenFile, inode: &Inode, flags: OpenFlags) -> Result<Mode> {
+        let (is_backed, has_cached) = {
+            let state = file.state();
+            (state.backing.is_backed(), state.backing.cached > 0)
+        };
+        let blob = match inode.content {
+            Content::Blob { id, .. } if !has_cached && self.may_back(file, inode, is_backed)? => {
+                OpenBlob { id, file: self.blob_for_reading(file, id)? }
+            }
+            _ if is_backed => return Ok(Mode::Direct),
+            _ => return Ok(Mode::Cached),
+        };
+        if flags.write {
+            if !is_backed && self.room_for_backing()? < ROOM {
+                return Ok(Mode::Cached);
+            }
+            self.begin_backed_writing(file, inode, &blob)?;
+        }
+        Ok(Mode::Backed(blob.file))
+    }
+
+    fn room_for_backing(&self) -> Result<u64> {
+        let space = self.store.space()?;
+        Ok(space.available.saturating_mul(space.block_bytes))
+    }
+
+    /// Whether the kernel may read and write the blob of this file in place.
+    fn may_back(&self, file: &OpenFile, inode: &Inode, is_backed: bool) -> Result<bool> {
+        if !self.passthrough.load(Ordering::Acquire)
+            || !matches!(inode.content, Content::Blob { sealed: false, .. })
+            || edits::is_privileged(inode.mode)
+            || (inode.size < SMALLEST && !is_backed)
+        {
+            return Ok(false);
+        }
+        // Content that a vector may be read from changes by commits only.
+        Ok(!file.state().orphan && !is_vector_file(&self.links_of(file.ino)?))
+    }
+
+    /// From here on the blob may change without us.
+    fn begin_backed_writing(&self, file: &OpenFile, inode: &Inode, blob: &OpenBlob) -> Result<()> {
+        let _io = file.lock_io();
+        if !self.has_mark(file) {
+            let mut txn = self.begin()?;
+            self.names.put_mark(&mut txn.batch, Mark::Dirty, file.ino);
+            self.commit(txn)?;
+        }
+        self.stale_marks.remove(&file.ino);
+        self.unsettled.remove(&file.ino);
+        let mut state = file.state();
+        state.dirty = true;
+        if state.working().is_none_or(|working| working.id != blob.id) {
+            state.set_working(Some(blob.clone()));
+        }
+        if state.backing.seen.is_none() {
+            // After a kill the later of the two times counts: without a write they must be the same.
+            let known = state.overlaid_mtime().unwrap_or(inode.mtime);
+            if let Some(mtime) = known.to_system() {
+                blob.file.set_times(FileTimes::new().set_modified(mtime))?;
+            }
+            let metadata = blob.file.metadata()?;
+            state.backing.seen = Some((metadata.len(), metadata.modified()?));
+        }
+        drop(state);
+        self.lent.insert(blob.id);
+        self.unsynced.note(blob.id);
+        self.changed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Before a sync: what the kernel wrote without us is not known to be on disk.
+    pub(super) fn note_backed(&self) {
+        for file in self.files.all() {
+            self.note_backed_file(&file);
+        }
+    }
+
+    /// The same for one file.
+    pub(super) fn note_backed_file(&self, file: &OpenFile) {
+        let state = file.state();
+        if let (true, Some(blob)) = (state.backing.is_live(), state.working()) {
+            self.unsynced.note(blob.id);
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+
+    /// The blob that vectors may be read from in the place of the blob `id`: a copy of it when somebody may still
+    /// write it through mapped pages.
+    pub(super) fn blob_to_seal(&self, txn: &mut Txn<'_>, id: BlobId) -> Result<BlobId> {
+        if !self.lent.contains(&id) {
+            return Ok(id);
+        }
+        let (copy, _) = self.store.clone_blob(id)?;
+        txn.made_blob(copy);
+        self.unsynced.note(copy);
+        Ok(copy)
+    }
+
+    /// A file that the kernel has got a name of a vector file: it is settled when the kernel lets go of it, also
+    /// after a kill.
+    pub(super) fn settle_when_released(&self, txn: &mut Txn<'_>, ino: Ino, links: &[Link]) {
+        let Some(file) = self.files.get(ino).filter(|file| file.is_backed()) else { return };
+        if !is_vector_file(links) {
+            return;
+        }
+        if !self.has_mark(&file) {
+            self.names.put_mark(&mut txn.batch, Mark::Dirty, ino);
+        }
+        self.stale_marks.remove(&ino);
+        file.state().dirty = true;
+    }
+}
+
+fn is_vector_file(links: &[Link]) -> bool {
+    links.iter().any(|link| format::recognise(&link.name).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_changed_in_the_blob_is_seen_once() {
+        let mut blob = tempfile::tempfile().unwrap();
+        let mut backing = Backing::default();
+        let mode = Mode::Backed(Arc::new(blob.try_clone().unwrap()));
+        backing.add(&mode, true);
+        let metadata = blob.metadata().unwrap();
+        backing.seen = Some((metadata.len(), metadata.modified().unwrap()));
+        assert!(backing.look(&blob).is_none());
+        blob.write_all(b"abc").unwrap();
+        assert_eq!(backing.look(&blob).unwrap().size, 3);
+        assert!(backing.look(&blob).is_none());
+        backing.remove(&mode, true);
+        assert!(!backing.is_backed() && backing.seen.is_none());
+    }
+
+    #[test]
+    fn readers_are_backed_and_nothing_changes_by_them() {
+        let mut backing = Backing::default();
+        backing.add(&Mode::Backed(Arc::new(tempfile::tempfile().unwrap())), false);
+        assert!(backing.is_backed() && !backing.is_live());
+        backing.add(&Mode::Direct, true);
+        assert!(!backing.is_live());
+    }
+}

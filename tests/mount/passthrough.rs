@@ -1,0 +1,162 @@
+//! Large ordinary files, which the kernel reads and writes by itself where the daemon may let it. Everything here
+//! holds without that too; that it is so is asserted for root.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, SystemTime};
+
+use crate::harness::{Mount, f32_bytes, wait_for};
+
+const MIB: usize = 1 << 20;
+
+/// A plain file of `len` bytes that is closed.
+fn large(mount: &Mount, path: &str, len: usize) -> Vec<u8> {
+    let content: Vec<u8> = (0..len).map(|at| (at / 4096 + at).to_le_bytes()[0]).collect();
+    fs::write(mount.path(path), &content).unwrap();
+    content
+}
+
+fn open(mount: &Mount, path: &str) -> File {
+    OpenOptions::new().read(true).write(true).open(mount.path(path)).unwrap()
+}
+
+/// How many requests of a kind the daemon has answered.
+fn answered(mount: &Mount, op: &str) -> u64 {
+    let metrics = fs::read_to_string(mount.path(".vexfs/metrics")).unwrap();
+    let name = format!("vexfs_fuse_ops_total{{op=\"{op}\",result=\"ok\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| count.parse().unwrap())
+}
+
+#[test]
+fn the_kernel_reads_and_writes_large_ordinary_files_by_itself() {
+    if !nix::unistd::geteuid().is_root() {
+        // The kernel lets only root do it; the other tests here run all the same.
+        return;
+    }
+    let mount = Mount::new();
+    let mut content = large(&mount, "big.bin", 2 * MIB);
+    let file = open(&mount, "big.bin");
+    let before = (answered(&mount, "read"), answered(&mount, "write"));
+    file.write_all_at(b"new bytes", 4090).unwrap();
+    content[4090..4099].copy_from_slice(b"new bytes");
+    let mut read = vec![0; content.len()];
+    file.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == content);
+    // What reads the metrics reads through the daemon as well.
+    assert!(answered(&mount, "read") - before.0 <= 4);
+    assert_eq!(answered(&mount, "write"), before.1);
+}
+
+#[test]
+fn size_time_and_bytes_are_those_of_the_last_write_while_open_and_after() {
+    let mut mount = Mount::new();
+    let mut content = large(&mount, "big.bin", MIB);
+    let path = mount.path("big.bin");
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+
+    let file = open(&mount, "big.bin");
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), old, "opening changes nothing");
+    file.write_all_at(&[7; 10], MIB as u64 + 5).unwrap();
+    content.resize(MIB + 5, 0);
+    content.extend([7; 10]);
+    let seen = fs::metadata(&path).unwrap();
+    assert_eq!(seen.len(), content.len() as u64);
+    assert!(seen.modified().unwrap() > old);
+
+    // Others that write: at the end, by a shorter length, by a hole.
+    let mut append = OpenOptions::new().append(true).open(&path).unwrap();
+    append.write_all(b"end").unwrap();
+    content.extend(b"end");
+    assert_eq!(fs::metadata(&path).unwrap().len(), content.len() as u64);
+    file.set_len(MIB as u64 / 2).unwrap();
+    content.truncate(MIB / 2);
+    assert_eq!(fs::metadata(&path).unwrap().len(), content.len() as u64);
+    append.write_all(b"after").unwrap();
+    content.extend(b"after");
+    file.sync_all().unwrap();
+    assert!(fs::read(&path).unwrap() == content);
+
+    drop((file, append));
+    assert!(fs::read(&path).unwrap() == content);
+    let last = fs::metadata(&path).unwrap();
+    assert_eq!(
+        (last.len(), last.mtime_nsec()),
+        (content.len() as u64, fs::metadata(&path).unwrap().mtime_nsec())
+    );
+    mount.remount();
+    assert!(fs::read(&path).unwrap() == content);
+    let again = fs::metadata(&path).unwrap();
+    assert_eq!((again.len(), again.modified().unwrap()), (last.len(), last.modified().unwrap()));
+}
+
+#[test]
+fn what_was_written_survives_the_death_of_the_daemon() {
+    let mut mount = Mount::new();
+    let mut content = large(&mount, "big.bin", MIB);
+    let file = open(&mount, "big.bin");
+    file.write_all_at(b"written", 123).unwrap();
+    file.write_all_at(b"and longer", MIB as u64).unwrap();
+    content[123..130].copy_from_slice(b"written");
+    content.extend(b"and longer");
+    mount.kill();
+    drop(file);
+    mount.start();
+    assert!(fs::read(mount.path("big.bin")).unwrap() == content);
+    assert_eq!(fs::metadata(mount.path("big.bin")).unwrap().len(), content.len() as u64);
+}
+
+#[test]
+fn handles_of_a_file_that_grows_and_shrinks_agree() {
+    let mount = Mount::new();
+    fs::write(mount.path("f"), b"small").unwrap();
+    // Opened while it is small, so this one goes through the page cache, and so does whoever comes beside it.
+    let early = open(&mount, "f");
+    early.write_all_at(&vec![1; MIB], 0).unwrap();
+    let late = open(&mount, "f");
+    late.write_all_at(&[2; 100], 500).unwrap();
+    let mut got = [0; 100];
+    early.read_exact_at(&mut got, 500).unwrap();
+    assert_eq!(got, [2; 100]);
+    drop((early, late));
+
+    // Alone, it is large from the beginning; then it is emptied and written anew beside the first.
+    let first = open(&mount, "f");
+    first.read_exact_at(&mut got, 500).unwrap();
+    assert_eq!(got, [2; 100]);
+    fs::write(mount.path("f"), vec![3; 2 * MIB]).unwrap();
+    first.read_exact_at(&mut got, MIB as u64).unwrap();
+    assert_eq!(got, [3; 100]);
+    first.write_all_at(&[4; 100], 0).unwrap();
+    let read = fs::read(mount.path("f")).unwrap();
+    assert!(read.len() == 2 * MIB && read[..100] == [4; 100] && read[100] == 3);
+
+    // Unlinked, it goes on until the last has let go.
+    fs::remove_file(mount.path("f")).unwrap();
+    first.write_all_at(&[5; 100], 0).unwrap();
+    first.read_exact_at(&mut got, 0).unwrap();
+    assert_eq!((got, first.metadata().unwrap().len()), ([5; 100], 2 * MIB as u64));
+}
+
+#[test]
+fn a_large_file_that_gets_a_name_of_a_vector_file_is_indexed_once_nobody_writes_it() {
+    let mut mount = Mount::new();
+    mount.mkdir("d");
+    let rows = 600;
+    let header = |rows: u32| [rows.to_le_bytes(), 128u32.to_le_bytes()].concat();
+    let values: Vec<f32> = (0..rows * 128).map(|at| (at % 97) as f32 + 1.0).collect();
+    let content = [header(rows), f32_bytes(&values)].concat();
+    fs::write(mount.path("d/part"), &content).unwrap();
+    let file = open(&mount, "d/part");
+    file.write_all_at(&content[..100], 0).unwrap();
+    fs::rename(mount.path("d/part"), mount.path("d/v.fbin")).unwrap();
+    drop(file);
+    // The kernel ends a handle some time after its last close has returned.
+    wait_for("the file to be settled", || mount.try_attribute("d/v.fbin", "user.vexfs.rows").is_ok());
+    assert_eq!(mount.attribute("d/v.fbin", "user.vexfs.rows"), rows.to_string());
+    assert!(fs::read(mount.path("d/v.fbin")).unwrap() == content);
+    mount.remount();
+    assert_eq!(mount.attribute("d/v.fbin", "user.vexfs.rows"), rows.to_string());
+    assert!(fs::read(mount.path("d/v.fbin")).unwrap() == content);
+}
