@@ -220,6 +220,8 @@ pub struct Metrics {
     ops: [OpMetrics; Op::ALL.len()],
     searches: [Histogram; SearchKind::ALL.len()],
     vectors_indexed: AtomicU64,
+    /// Most bytes of a stack that each operation used, where that is measured.
+    stacks: [AtomicU64; Op::ALL.len()],
 }
 
 impl Metrics {
@@ -242,6 +244,11 @@ impl Metrics {
         self.searches[kind as usize].record(took);
     }
 
+    /// Notes that an operation used `bytes` bytes of its thread's stack.
+    pub fn stack(&self, op: Op, bytes: usize) {
+        self.stacks[op as usize].fetch_max(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Counts vectors that the index took in.
     pub fn vectors_indexed(&self, count: u64) {
         self.vectors_indexed.fetch_add(count, Ordering::Relaxed);
@@ -259,8 +266,21 @@ impl Metrics {
         head(&mut text, "vexfs_vectors_indexed_total", "counter", "Vectors taken in by the index.");
         let indexed = self.vectors_indexed.load(Ordering::Relaxed);
         sample(&mut text, "vexfs_vectors_indexed_total", &[], indexed);
+        self.render_stacks(&mut text);
         render_gauges(&mut text, gauges);
         text
+    }
+
+    fn render_stacks(&self, text: &mut String) {
+        const NAME: &str = "vexfs_stack_high_water_bytes";
+        let stack = |op: Op| self.stacks[op as usize].load(Ordering::Relaxed);
+        let mut measured = Op::ALL.into_iter().filter(|&op| stack(op) > 0).peekable();
+        if measured.peek().is_some() {
+            head(text, NAME, "gauge", "Most bytes of a thread's stack in use during an operation.");
+        }
+        for op in measured {
+            sample(text, NAME, &[("op", op.name())], stack(op));
+        }
     }
 
     fn render_ops(&self, text: &mut String) {
@@ -483,6 +503,17 @@ vexfs_fuse_op_seconds_count{op=\"lookup\"} 5"
         metrics.vectors_indexed(4);
         let text = metrics.render(&[]);
         assert_eq!(lines(&text, "vexfs_vectors_indexed"), ["vexfs_vectors_indexed_total 7"]);
+    }
+
+    #[test]
+    fn the_deepest_stack_of_each_operation_is_kept() {
+        let metrics = Metrics::new();
+        for bytes in [2000, 3000, 1000] {
+            metrics.stack(Op::Read, bytes);
+        }
+        let text = metrics.render(&[]);
+        let expected = ["vexfs_stack_high_water_bytes{op=\"read\"} 3000"];
+        assert_eq!(lines(&text, "vexfs_stack_high_water_bytes"), expected);
     }
 
     #[test]

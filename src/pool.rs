@@ -4,6 +4,8 @@
 //! A pool knows nothing of what it holds. Taking and returning never waits: an empty pool makes a new object, a full
 //! one drops what comes back.
 
+pub mod stack;
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -23,6 +25,23 @@ struct Shared<T> {
     restore: Box<dyn Fn(&mut T) -> bool + Send + Sync>,
     hits: AtomicU64,
     misses: AtomicU64,
+    in_use: AtomicU64,
+    most_in_use: AtomicU64,
+}
+
+/// What a pool has done so far, for the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Objects that were there when they were wanted.
+    pub hits: u64,
+    /// Objects that had to be made.
+    pub misses: u64,
+    /// Objects that are taken.
+    pub in_use: u64,
+    /// Most objects that were taken at one time.
+    pub most_in_use: u64,
+    /// Objects that wait to be taken.
+    pub idle: u64,
 }
 
 impl<T> Pool<T> {
@@ -44,6 +63,8 @@ impl<T> Pool<T> {
             restore: Box::new(restore),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            in_use: AtomicU64::new(0),
+            most_in_use: AtomicU64::new(0),
         };
         Pool { shared: Arc::new(shared) }
     }
@@ -51,6 +72,8 @@ impl<T> Pool<T> {
     /// An idle object, or a new one.
     #[must_use]
     pub fn take(&self) -> Pooled<T> {
+        let in_use = self.shared.in_use.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.most_in_use.fetch_max(in_use, Ordering::Relaxed);
         let object = match self.shared.idle.pop() {
             Some(object) => {
                 self.shared.hits.fetch_add(1, Ordering::Relaxed);
@@ -74,6 +97,18 @@ impl<T> Pool<T> {
     #[must_use]
     pub fn misses(&self) -> u64 {
         self.shared.misses.load(Ordering::Relaxed)
+    }
+
+    /// What the pool has done so far.
+    #[must_use]
+    pub fn used(&self) -> PoolUse {
+        PoolUse {
+            hits: self.hits(),
+            misses: self.misses(),
+            in_use: self.shared.in_use.load(Ordering::Relaxed),
+            most_in_use: self.shared.most_in_use.load(Ordering::Relaxed),
+            idle: self.idle() as u64,
+        }
     }
 
     /// Objects that wait to be taken.
@@ -125,9 +160,9 @@ impl<T> DerefMut for Pooled<T> {
 
 impl<T> Drop for Pooled<T> {
     fn drop(&mut self) {
-        if let (Some(mut object), Some(home)) = (self.object.take(), self.home.take())
-            && (home.restore)(&mut object)
-        {
+        let (Some(mut object), Some(home)) = (self.object.take(), self.home.take()) else { return };
+        home.in_use.fetch_sub(1, Ordering::Relaxed);
+        if (home.restore)(&mut object) {
             // A full pool hands the object back, and it is dropped here.
             drop(home.idle.push(object));
         }
@@ -140,23 +175,31 @@ impl<T: fmt::Debug> fmt::Debug for Pooled<T> {
     }
 }
 
-/// Byte buffers in four sizes.
+/// Largest class of which as many idle buffers are kept as the pool is told, and how many are kept of larger ones.
+const IDLE_ALL_UP_TO: usize = 64 << 10;
+const IDLE_LARGE: usize = 4;
+
+/// Byte buffers in five sizes.
 #[derive(Debug)]
 pub struct BufferPool {
-    classes: [Pool<Vec<u8>>; 4],
+    classes: [Pool<Vec<u8>>; 5],
     oversized: AtomicU64,
+    /// Bytes that were asked for, and that the buffers given had room for.
+    asked: AtomicU64,
+    given: AtomicU64,
 }
 
 impl BufferPool {
-    /// Capacities of the classes in bytes.
-    pub const CLASSES: [usize; 4] = [1 << 10, 4 << 10, 16 << 10, 64 << 10];
+    /// Capacities of the classes in bytes. The last is the largest read that a kernel sends at once.
+    pub const CLASSES: [usize; 5] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 1 << 20];
 
     /// A pool that keeps up to `capacity` idle buffers of each class.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let class = |bytes| {
             Pool::with_restore(
-                capacity,
+                // Idle large ones would be memory that is missed elsewhere.
+                if bytes > IDLE_ALL_UP_TO { capacity.min(IDLE_LARGE) } else { capacity },
                 move || Vec::with_capacity(bytes),
                 move |buffer: &mut Vec<u8>| {
                     buffer.clear();
@@ -165,20 +208,46 @@ impl BufferPool {
                 },
             )
         };
-        BufferPool { classes: Self::CLASSES.map(class), oversized: AtomicU64::new(0) }
+        BufferPool {
+            classes: Self::CLASSES.map(class),
+            oversized: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            given: AtomicU64::new(0),
+        }
     }
 
     /// An empty buffer with room for at least `bytes`. Above the largest class it is made for this use, and freed
     /// after it.
     #[must_use]
     pub fn take(&self, bytes: usize) -> Pooled<Vec<u8>> {
+        self.asked.fetch_add(bytes as u64, Ordering::Relaxed);
         for (class, size) in self.classes.iter().zip(Self::CLASSES) {
             if bytes <= size {
+                self.given.fetch_add(size as u64, Ordering::Relaxed);
                 return class.take();
             }
         }
+        self.given.fetch_add(bytes as u64, Ordering::Relaxed);
         self.oversized.fetch_add(1, Ordering::Relaxed);
         Pooled { object: Some(Box::new(Vec::with_capacity(bytes))), home: None }
+    }
+
+    /// What each class has done so far, by its capacity.
+    pub fn used(&self) -> impl Iterator<Item = (usize, PoolUse)> + '_ {
+        Self::CLASSES.into_iter().zip(&self.classes).map(|(size, class)| (size, class.used()))
+    }
+
+    /// Buffers that were made for one use, being larger than the largest class.
+    #[must_use]
+    pub fn oversized(&self) -> u64 {
+        self.oversized.load(Ordering::Relaxed)
+    }
+
+    /// The part of all buffers' room that nobody asked for: their classes are larger than what they are used for.
+    #[must_use]
+    pub fn fragmentation(&self) -> f64 {
+        let (asked, given) = (self.asked.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed));
+        if given == 0 { 0.0 } else { 1.0 - asked as f64 / given as f64 }
     }
 
     /// How often [`take`](Self::take) found an idle buffer.
@@ -255,13 +324,26 @@ mod tests {
     #[test]
     fn buffers_come_empty_and_with_the_capacity_of_their_class() {
         let pool = BufferPool::new(2);
-        for (bytes, want) in [(0, 1024), (1024, 1024), (1025, 4096), (65_536, 65_536), (70_000, 70_000)] {
+        for (bytes, want) in [(0, 1024), (1024, 1024), (1025, 4096), (65_536, 65_536), (2 << 20, 2 << 20)] {
             let mut buffer = pool.take(bytes);
             assert!(buffer.is_empty());
             assert!(buffer.capacity() >= want, "{bytes}: {}", buffer.capacity());
             buffer.resize(bytes, 1);
         }
         assert_eq!((pool.hits(), pool.misses()), (1, 4));
+    }
+
+    #[test]
+    fn use_is_counted_by_class_and_fragmentation_over_all() {
+        let pool = BufferPool::new(2);
+        let taken = [pool.take(512), pool.take(512)];
+        drop(taken);
+        drop(pool.take(1024));
+        let (size, first) = pool.used().next().unwrap();
+        let expected = PoolUse { hits: 1, misses: 2, in_use: 0, most_in_use: 2, idle: 2 };
+        assert_eq!((size, first), (1024, expected));
+        assert!((pool.fragmentation() - (1.0 - 2048.0 / 3072.0)).abs() < 1e-9);
+        assert_eq!(pool.oversized(), 0);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) struct Mount {
     store: Option<PathBuf>,
     /// An existing directory
     mountpoint: PathBuf,
-    /// ro, rw, exec, noexec, allow_other, threads=N, scrub=BYTES_PER_SECOND; what fstab says to others is accepted
+    /// ro, rw, exec, noexec, allow_other, threads=N, scrub=BYTES_PER_SECOND, stack_probe; what fstab says to others is accepted
     #[arg(short = 'o', value_name = "OPT", value_delimiter = ',', action = clap::ArgAction::Append)]
     options: Vec<String>,
     /// Stay in the foreground
@@ -86,6 +86,7 @@ pub(super) fn parse_options(words: &[String]) -> Result<Options, Failure> {
                 "rw" => options.read_only = false,
                 "noexec" => options.mount.no_exec = true,
                 "exec" => options.mount.no_exec = false,
+                "stack_probe" => options.mount.stack_probe = true,
                 "allow_other" => options.mount.allow_other = true,
                 _ if is_for_others(word) => {}
                 _ => return Err(usage(format!("unknown mount option '{word}'"))),
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(options("").unwrap(), Options::default());
         assert_eq!(options("rw,ro").unwrap(), Options { read_only: true, ..Options::default() });
         let all = options("noexec,allow_other,threads=64,ro,rw").unwrap();
-        let mount = MountOptions { no_exec: true, allow_other: true, threads: 64 };
+        let mount = MountOptions { no_exec: true, allow_other: true, threads: 64, stack_probe: false };
         assert_eq!(all, Options { read_only: false, scrub: None, mount });
         assert_eq!(options("scrub=1000000").unwrap().scrub, Some(1_000_000));
         assert_eq!(options("scrub=1000000,scrub=off").unwrap().scrub, None);

@@ -25,12 +25,12 @@ use fuser::{
 use super::answer::{Answer, Fail, GENERATION, Open, xattr};
 use super::convert::{self, caller};
 use super::errno::errno;
-use super::mount::Ending;
+use super::mount::{Ending, MountOptions};
 use super::passthrough::Passthrough;
 use super::search_pool::{SearchPool, Turn};
 use crate::metrics::Op;
 use crate::namespace::Ino;
-use crate::pool::BufferPool;
+use crate::pool::stack;
 use crate::volume::{Caller, Handle, SetAttr, Volume};
 use crate::{Error, Result};
 
@@ -43,9 +43,6 @@ const MAX_BACKGROUND: u16 = 64;
 /// Most that one `copy_file_range` copies: its answer has 32 bits. The caller asks again for the rest, which may be
 /// up to 2^63.
 const MAX_COPY_BYTES: u64 = 1 << 30;
-
-/// Idle buffers kept of each size.
-const IDLE_BUFFERS: usize = 16;
 
 /// What is asked of the kernel, where it has it.
 ///
@@ -99,13 +96,29 @@ pub(super) struct Door {
 #[derive(Debug)]
 struct Server {
     volume: Arc<Volume>,
-    buffers: BufferPool,
     passthrough: Arc<Passthrough>,
+    /// The stack that each operation uses is measured.
+    stack_probe: bool,
 }
 
 impl Server {
     /// Does the work and sends its result.
     fn answer<R, V>(&self, op: Op, started: Instant, reply: R, work: impl FnOnce(&Self, &mut R) -> Result<V>)
+    where
+        R: Answer<V>,
+    {
+        if self.stack_probe {
+            let (ok, bytes) = stack::measured(|| self.worked(op, reply, work));
+            self.volume.metrics().stack(op, bytes);
+            self.volume.metrics().op(op, started.elapsed(), ok);
+        } else {
+            let ok = self.worked(op, reply, work);
+            self.volume.metrics().op(op, started.elapsed(), ok);
+        }
+    }
+
+    /// Does the work and sends its result; whether that is a success.
+    fn worked<R, V>(&self, op: Op, reply: R, work: impl FnOnce(&Self, &mut R) -> Result<V>) -> bool
     where
         R: Answer<V>,
     {
@@ -123,11 +136,10 @@ impl Server {
                 }
             }
         }));
-        let ok = answered.unwrap_or_else(|panic| {
+        answered.unwrap_or_else(|panic| {
             log_panic(op.name(), panic.as_ref());
             false
-        });
-        self.volume.metrics().op(op, started.elapsed(), ok);
+        })
     }
 
     /// The queue of the search pool is full.
@@ -207,9 +219,12 @@ impl Door {
     /// # Errors
     ///
     /// When the threads of the search pool cannot be started.
-    pub(super) fn new(volume: Arc<Volume>, ending: Arc<Ending>) -> std::io::Result<Self> {
-        let (buffers, passthrough) = (BufferPool::new(IDLE_BUFFERS), Arc::default());
-        let server = Server { volume, buffers, passthrough };
+    pub(super) fn new(
+        volume: Arc<Volume>,
+        ending: Arc<Ending>,
+        options: &MountOptions,
+    ) -> std::io::Result<Self> {
+        let server = Server { volume, passthrough: Arc::default(), stack_probe: options.stack_probe };
         Ok(Self { server: Arc::new(server), pool: SearchPool::start()?, ending })
     }
 
@@ -418,7 +433,7 @@ impl Filesystem for Door {
         let caller = caller(request);
         let search = self.server.volume.read_may_search(Handle(handle.0));
         answer!(self, Op::Read, reply, search: search, bytes: [], |server, _| {
-            let mut buffer = server.buffers.take(size as usize);
+            let mut buffer = server.volume.buffers().take(size as usize);
             server.volume.read(&caller, Handle(handle.0), offset, size, &mut buffer)?;
             Ok(buffer)
         });
@@ -733,8 +748,8 @@ mod tests {
         let options = VolumeOptions { store: store.into(), mountpoint: None, read_only: false };
         Arc::new(Server {
             volume: Volume::open(options).unwrap(),
-            buffers: BufferPool::new(1),
             passthrough: Arc::default(),
+            stack_probe: false,
         })
     }
 
@@ -760,7 +775,8 @@ mod tests {
     fn what_may_search_takes_copies_of_its_bytes_to_the_pool() {
         let store = tempfile::tempdir().unwrap();
         let volume = server(&store.path().join("store")).volume.clone();
-        let door = Door::new(volume.clone(), Arc::new(Ending::new(volume.clone()))).unwrap();
+        let door = Door::new(volume.clone(), Arc::new(Ending::new(volume.clone())), &MountOptions::default())
+            .unwrap();
         let (sender, answers) = channel();
         for search in [false, true] {
             let (reply, threads) = (Reply(Some(sender.clone())), channel());

@@ -31,6 +31,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Threads that answer the kernel, within [`THREADS`](Self::THREADS).
     pub threads: usize,
+    /// The stack that each operation uses is measured, which costs some microseconds of each.
+    pub stack_probe: bool,
 }
 
 impl MountOptions {
@@ -40,7 +42,7 @@ impl MountOptions {
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { no_exec: false, allow_other: false, threads: 4 }
+        Self { no_exec: false, allow_other: false, threads: 4, stack_probe: false }
     }
 }
 
@@ -84,7 +86,7 @@ fn serve(
     }
     // As mount(8) resolves it before it compares.
     let store = volume.store_dir().canonicalize()?;
-    let door = Door::new(volume, ending.clone())?;
+    let door = Door::new(volume, ending.clone(), options)?;
     let passthrough = door.passthrough();
     let config = session_config(options);
     let connection = match attach::attach(&store, mountpoint, options)? {

@@ -63,6 +63,11 @@ impl Lock {
         self.last_end_was_unclean
     }
 
+    /// The file that is locked, which lies in the store.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Records that everything is on the disk. The lock stays held.
     pub(super) fn mark_clean(&self) -> io::Result<()> {
         self.file.set_len(0)

@@ -355,7 +355,8 @@ impl Store {
     ///
     /// I/O errors.
     pub fn space(&self) -> Result<Space> {
-        let stat = nix::sys::statvfs::statvfs(&self.home.dir).map_err(|errno| io(errno.into()))?;
+        // By the descriptor: a path is copied to the stack, a kilobyte of it.
+        let stat = nix::sys::statvfs::fstatvfs(self.home.lock.file()).map_err(|errno| io(errno.into()))?;
         Ok(Space {
             block_bytes: stat.fragment_size(),
             blocks: stat.blocks(),

@@ -54,7 +54,7 @@ use crate::Result;
 use crate::catalog::{self, Catalog};
 use crate::metrics::Metrics;
 use crate::namespace::{Ino, Namespace};
-use crate::pool::Pool;
+use crate::pool::{BufferPool, Pool};
 use crate::search::Scratch;
 use crate::store::{BlobId, Store};
 
@@ -63,6 +63,9 @@ const CONTROL_NAME: &[u8] = b".vexfs";
 
 /// Search scratches that are kept: one for each thread that may search.
 const SCRATCHES: usize = 16;
+
+/// Buffers of each size that are kept.
+const IDLE_BUFFERS: usize = 16;
 
 /// What a volume is opened with.
 #[derive(Clone, Debug)]
@@ -114,6 +117,7 @@ pub struct Volume {
     indexer: indexer::Indexer,
     scrub: scrub::Scrub,
     scratch: Pool<Scratch>,
+    buffers: BufferPool,
     pace: pace::Pace,
     allowed_below: query::AllowedCache,
     paths: query::Paths,
@@ -178,6 +182,7 @@ impl Volume {
             indexer: indexer::Indexer::default(),
             scrub: scrub::Scrub::default(),
             scratch: Pool::new(SCRATCHES, Scratch::default),
+            buffers: BufferPool::new(IDLE_BUFFERS),
             pace: pace::Pace::default(),
             allowed_below: query::AllowedCache::new(),
             paths: query::Paths::new(),
@@ -197,6 +202,11 @@ impl Volume {
     /// What the doors count.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// Buffers for what passes through the doors.
+    pub fn buffers(&self) -> &BufferPool {
+        &self.buffers
     }
 
     /// Why changes are refused, when they are.

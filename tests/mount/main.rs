@@ -14,5 +14,6 @@ mod manners;
 mod names;
 mod passthrough;
 mod real_data;
+mod stack;
 mod tools;
 mod updates;

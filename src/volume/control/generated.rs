@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Control;
 use crate::collection::{Collection, RecallEstimate};
+use crate::metrics::Gauge;
 use crate::namespace::{Ino, Time};
 use crate::volume::Volume;
 use crate::volume::query::permits;
@@ -271,7 +272,7 @@ impl Volume {
         #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
         let (scrubbed, passes) = (progress.bytes as f64, progress.passes as f64);
         let up = if self.refusal().is_none() { 1.0 } else { 0.0 };
-        self.metrics.render(&[
+        let mut gauges: Vec<Gauge<'_>> = vec![
             ("vexfs_up", None, up),
             ("vexfs_damaged_places", None, damaged),
             ("vexfs_scrub_bytes", None, scrubbed),
@@ -279,9 +280,31 @@ impl Volume {
             ("vexfs_vectors", None, vectors),
             ("vexfs_vectors_pending", None, pending),
             ("vexfs_control_nodes", None, self.control.known_nodes()),
-        ])
+        ];
+        let buffers = self.buffers.used().map(|(size, used)| (format!("buffer_{}k", size >> 10), used));
+        let pools: Vec<_> = buffers.chain([("search_scratch".to_owned(), self.scratch.used())]).collect();
+        for (name, used) in &pools {
+            let label = Some(("pool", name.as_str()));
+            #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+            let values =
+                [used.hits, used.misses, used.in_use, used.most_in_use, used.idle].map(|it| it as f64);
+            gauges.extend(POOL_GAUGES.into_iter().zip(values).map(|(gauge, value)| (gauge, label, value)));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+        gauges.push(("vexfs_buffers_oversized", None, self.buffers.oversized() as f64));
+        gauges.push(("vexfs_buffers_fragmentation", None, self.buffers.fragmentation()));
+        self.metrics.render(&gauges)
     }
 }
+
+/// What is shown of each pool, as [`PoolUse`](crate::pool::PoolUse) has it.
+const POOL_GAUGES: [&str; 5] = [
+    "vexfs_pool_hits",
+    "vexfs_pool_misses",
+    "vexfs_pool_in_use",
+    "vexfs_pool_most_in_use",
+    "vexfs_pool_idle",
+];
 
 /// The last message about something in a directory's `.vexfs`.
 pub(super) fn last_note(control: &Control, base: Ino) -> Option<String> {
