@@ -162,8 +162,7 @@ pub fn nearest(
         Some(_) if !wants_graph => Plan::Scan,
         // Without a filter `exact_below` has decided already, and nobody's filter makes the walk long.
         Some(_) if allowed.is_none() && total > k as u64 => {
-            let Beam { max_visited, max_frontier, .. } = Beam::new(k, ef);
-            Plan::Walk { max_visited, max_frontier }
+            Plan::Walk { max_visited: Beam::new(k, ef).max_visited, outlook: None }
         }
         Some(graph) => {
             let (nodes, quant) = (graph.hnsw.len() as u64, graph.hnsw.params().quant);
@@ -171,9 +170,9 @@ pub fn nearest(
         }
     };
     let walked = match (graph, plan) {
-        (Some(graph), Plan::Walk { max_visited, max_frontier }) => {
+        (Some(graph), Plan::Walk { max_visited, outlook }) => {
             let accepts_most = allowed.is_none();
-            let beam = Beam { max_visited, max_frontier, accepts_most, ..Beam::new(k, ef) };
+            let beam = Beam { max_visited, outlook, accepts_most, ..Beam::new(k, ef) };
             search.by_graph(graph, beam, context.scratch)?
         }
         _ => None,

@@ -4,9 +4,10 @@
 //! The estimate of a walk holds for a filter that has nothing to do with the query. Where the rows that pass lie
 //! far from the query, a walk visits many times more; so it gets a budget, and what it does not finish within
 //! is scanned. A walk that gave up then costs at most the budget's share more than the scan alone. Most that give
-//! up do so long before: by how many nodes they meet that do not pass and are as near as those that do.
+//! up do so long before, by the share of what they meet that passes.
 
 use crate::index::Quant;
+use crate::index::hnsw::Outlook;
 
 /// Share of the scan's cost that a walk may use up in vain when at least half of the rows are refused. It rises
 /// to all of it where none is: there a walk has no filter to be unlucky with.
@@ -16,8 +17,8 @@ const BUDGET: f64 = 0.5;
 /// the query, and it would need many times more.
 const PATIENCE: f64 = 1.5;
 
-/// How many standard errors more nodes a walk may meet than [`PATIENCE`] allows: small beams meet by chance.
-const CHANCE: f64 = 3.0;
+/// Share of the scan's cost after which a walk is given up if little of what it met passes.
+const LOOK: f64 = 0.01;
 
 /// Share of the budget that a walk must be expected to need at most, so that few walks give up.
 const EXPECTED: f64 = 0.8;
@@ -44,7 +45,7 @@ pub struct Case {
 }
 
 /// How a search goes about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Plan {
     /// Every row that may be returned is compared.
     Scan,
@@ -52,8 +53,8 @@ pub enum Plan {
     Walk {
         /// Visited nodes after which the walk gives up and everything is scanned.
         max_visited: usize,
-        /// Nodes as near as those to be returned, whether they pass or not, after which it gives up as well.
-        max_frontier: usize,
+        /// When it gives up before.
+        outlook: Option<Outlook>,
     },
 }
 
@@ -69,16 +70,13 @@ impl Case {
         if self.expected_visits() > EXPECTED * budget {
             return Plan::Scan;
         }
-        Plan::Walk {
-            max_visited: rounded(budget.min(PATIENCE * self.expected_visits())),
-            max_frontier: rounded(self.patient_frontier()),
-        }
-    }
-
-    /// Nodes that a walk may meet on its way to `ef` that pass.
-    fn patient_frontier(&self) -> f64 {
-        let ef = self.ef as f64;
-        (PATIENCE * ef + CHANCE * ef.sqrt()) / self.selectivity()
+        let outlook = Outlook {
+            selectivity: self.selectivity(),
+            patience: PATIENCE,
+            visited: rounded(scan * LOOK / visited_ns(self.dim, self.quant)),
+        };
+        let max_visited = rounded(budget.min(PATIENCE * self.expected_visits()));
+        Plan::Walk { max_visited, outlook: Some(outlook) }
     }
 
     /// Share of the rows that may be returned.

@@ -42,6 +42,12 @@ impl Frontier {
         self.entries.len()
     }
 
+    /// How many of them are accepted.
+    #[inline]
+    pub(super) fn count_accepted(&self) -> usize {
+        self.accepted
+    }
+
     /// Adds a node that was not met before. Returns whether it is the one that is expanded next.
     #[inline]
     pub(super) fn offer(&mut self, new_key: f32, node: u32, accepted: bool) -> bool {

@@ -39,7 +39,7 @@ use build::BuildScratch;
 use nodes::Nodes;
 
 pub use absence::Absence;
-pub use search::{Beam, Found, SearchScratch};
+pub use search::{Beam, Found, Outlook, SearchScratch};
 pub use verify::Report;
 
 /// How a graph is built.

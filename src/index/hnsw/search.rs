@@ -25,9 +25,8 @@ pub struct Beam<'a> {
     pub ef: usize,
     /// Rows visited after which the search gives up: see [`Found::exhausted`].
     pub max_visited: usize,
-    /// Most nodes as near as the `ef` that are kept, accepted or not: all of them are expanded. Where there are more,
-    /// what is accepted lies far from the query, and the search gives up before it has gone there.
-    pub max_frontier: usize,
+    /// How what is accepted may be told to lie far from the query, `None` to go there whatever it costs.
+    pub outlook: Option<Outlook>,
     /// Whether `accept` is asked only of what the walk found, and not of every row that it meets: for searches that
     /// are refused hardly anything. When it refuses more than an eighth after all, the search is made anew with it.
     pub accepts_most: bool,
@@ -44,10 +43,32 @@ impl Beam<'_> {
             k,
             ef,
             max_visited: ef.saturating_mul(256).max(16_384),
-            max_frontier: usize::MAX,
+            outlook: None,
             accepts_most: false,
             without: None,
         }
+    }
+}
+
+/// What is expected of a filter. All nodes that are as near as the results are expanded, whether they are accepted or
+/// not; so where clearly fewer of them are accepted than of all, a search costs many times more, and gives up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// Share of all rows that is accepted, above 0.
+    pub selectivity: f64,
+    /// How many times fewer than that may be accepted among those met.
+    pub patience: f64,
+    /// Rows visited before this is judged.
+    pub visited: usize,
+}
+
+impl Outlook {
+    /// Standard errors that the accepted may fall short by chance.
+    const CHANCE: f64 = 3.0;
+
+    fn is_bad(&self, frontier: &Frontier) -> bool {
+        let expected = frontier.len() as f64 * self.selectivity;
+        (frontier.count_accepted() as f64) < expected / self.patience - Self::CHANCE * expected.sqrt()
     }
 }
 
@@ -59,8 +80,8 @@ pub struct Found {
     pub neighbors: Vec<Neighbor>,
     /// Nodes visited: codes compared.
     pub visited: usize,
-    /// The search met [`Beam::max_visited`] or [`Beam::max_frontier`]: nearer rows may be missing, and a scan of what is
-    /// accepted is the better way.
+    /// The search met [`Beam::max_visited`], or the [`Outlook`] was bad: nearer rows may be missing, and a scan
+    /// of what is accepted is the better way.
     pub exhausted: bool,
     /// `keep_going` said no: nearer rows may be missing.
     pub stopped: bool,
@@ -131,7 +152,7 @@ impl Seen<'_> {
 pub(super) struct Budget<'k> {
     visited: usize,
     max_visited: usize,
-    max_frontier: usize,
+    outlook: Option<Outlook>,
     expanded: usize,
     keep_going: &'k mut dyn FnMut() -> bool,
     exhausted: bool,
@@ -153,7 +174,7 @@ impl<'k> Budget<'k> {
         Budget {
             visited: 0,
             max_visited,
-            max_frontier: usize::MAX,
+            outlook: None,
             expanded: 0,
             keep_going,
             exhausted: false,
@@ -161,15 +182,25 @@ impl<'k> Budget<'k> {
         }
     }
 
-    /// Whether one more node may be expanded while the frontier holds `met`.
+    /// Whether one more node may be expanded.
     #[inline]
-    fn expand(&mut self, met: usize) -> bool {
+    fn expand(&mut self) -> bool {
         self.expanded += 1;
         if self.expanded.is_multiple_of(EXPANSIONS_PER_CHECK) && !self.stopped {
             self.stopped = !(self.keep_going)();
         }
-        self.exhausted |= self.visited >= self.max_visited || met > self.max_frontier;
+        self.exhausted |= self.visited >= self.max_visited;
         !self.stopped && !self.exhausted
+    }
+
+    /// Gives up when the nodes met so far say that it is not worth going on.
+    #[inline]
+    fn judge(&mut self, frontier: &Frontier) {
+        if let Some(outlook) = self.outlook
+            && self.visited >= outlook.visited
+        {
+            self.exhausted |= outlook.is_bad(frontier);
+        }
     }
 }
 
@@ -205,8 +236,7 @@ impl Hnsw {
         assert_eq!(query.metric, self.metric, "the query's metric");
         let guard = pin();
         let view = self.view(&guard);
-        let mut budget =
-            Budget { max_frontier: beam.max_frontier, ..Budget::new(beam.max_visited, keep_going) };
+        let mut budget = Budget { outlook: beam.outlook, ..Budget::new(beam.max_visited, keep_going) };
         let mut neighbors = Vec::new();
         if let Some(entry) = self.entry(&guard)
             && beam.k > 0
@@ -229,7 +259,7 @@ impl Hnsw {
                         && neighbors.last().is_some_and(|end| end.key == last.key)
                 });
                 let too_few = accepts_most && (refused > ef / 8 || neighbors.len() < beam.k);
-                if !(too_few || tied && ef < MAX_TIES) || !budget.expand(0) {
+                if !(too_few || tied && ef < MAX_TIES) || !budget.expand() {
                     break;
                 }
                 if too_few {
@@ -310,7 +340,7 @@ pub(super) fn greedy(
                 }
             });
         }
-        if nearest == here || !budget.expand(0) {
+        if nearest == here || !budget.expand() {
             return nearest;
         }
     }
@@ -346,7 +376,8 @@ pub(super) fn walk(
         }
     }
     while let Some((key, node)) = frontier.expand() {
-        if key > frontier.bound() || !budget.expand(frontier.len()) {
+        budget.judge(frontier);
+        if key > frontier.bound() || !budget.expand() {
             break;
         }
         let mut fresh = 0;
