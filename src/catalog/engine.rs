@@ -5,11 +5,12 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 
+use super::active::Active;
 use super::tally::Tally;
 use super::{Table, seal};
 use crate::format::record;
@@ -38,6 +39,9 @@ pub struct Catalog {
     /// The number of the last commit. Held during a commit, as the engine's own lock is, so that numbers are in the
     /// order of the journal.
     commits: Mutex<u64>,
+    /// The number of the last commit that is known to be on disk; 0 before the first sync.
+    persisted: AtomicU64,
+    active: Active,
     tally: Tally,
 }
 
@@ -111,7 +115,15 @@ impl Catalog {
         })?;
         let (tally, durable) = Tally::open(dir)?;
         let (closed, dir) = (AtomicBool::new(false), dir.to_path_buf());
-        let catalog = Self { engine: Some(engine), dir, closed, commits: Mutex::new(0), tally };
+        let catalog = Self {
+            engine: Some(engine),
+            dir,
+            closed,
+            commits: Mutex::new(0),
+            persisted: AtomicU64::new(0),
+            active: Active::default(),
+            tally,
+        };
         let last = match catalog.get(Table::Meta, COMMITS)? {
             Some(bytes) => record::decode("meta", &bytes)?,
             None => 0,
@@ -182,14 +194,23 @@ impl Catalog {
         Batch { catalog: self, inner: self.engine().database.batch().durability(Some(PersistMode::Buffer)) }
     }
 
-    /// Makes every commit that has returned survive a power cut.
+    /// Makes every commit that has returned survive a power cut: one flush of the journal, or none when all of them
+    /// are known to. Commits go on meanwhile.
     ///
     /// # Errors
     ///
-    /// [`Error::Catalog`] when the sync fails; the engine then refuses further commits.
+    /// I/O errors, [`Error::Catalog`]. What is on disk is then unknown: the caller commits nothing more.
     pub fn persist(&self) -> Result<()> {
         let durable = *self.commits.lock();
-        self.engine().database.persist(PersistMode::SyncAll)?;
+        if self.persisted.load(Ordering::Acquire) >= durable {
+            return Ok(());
+        }
+        match self.active.journal(&self.dir) {
+            Ok(journal) => journal.sync_data()?,
+            // Such as too many open files: the engine has its journal open.
+            Err(_) => self.engine().database.persist(PersistMode::SyncData)?,
+        }
+        self.persisted.fetch_max(durable, Ordering::AcqRel);
         Ok(self.tally.note(durable)?)
     }
 

@@ -50,7 +50,7 @@ pub fn drop_torn_tail(dir: &Path) -> Result<()> {
 }
 
 /// The journal with the highest number.
-fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
+pub(super) fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest: Option<(u64, PathBuf)> = None;
     let listing = match fs::read_dir(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

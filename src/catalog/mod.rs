@@ -9,6 +9,7 @@
 //! catalog that has lost what was persisted, or whose files are not those that were closed, is not opened: see
 //! `tally` and `seal`.
 
+mod active;
 mod engine;
 mod journal;
 mod seal;

@@ -159,12 +159,18 @@ impl Volume {
         settled.and(synced)
     }
 
-    /// Persists the catalog after the bytes that its commits rely on.
+    /// Makes everything durable that was committed before this call, after the bytes that it relies on. Callers that
+    /// come together share the flushes.
     pub(super) fn persist(&self) -> Result<()> {
         self.check_poison()?;
-        self.sync_blobs(true)?;
-        self.sync_slots()?;
-        self.catalog.persist().inspect_err(|error| self.poison("sync of the catalog", error))
+        self.flushes.share(|| {
+            self.check_poison()?;
+            self.sync_blobs(true)?;
+            self.sync_slots()?;
+            self.catalog.persist().inspect_err(|error| self.poison("sync of the catalog", error))
+        })?;
+        // Another one's flush may have failed.
+        self.check_poison()
     }
 
     /// Makes what was written to a blob durable, if that is not known already.

@@ -3,7 +3,7 @@
 //! - `names`, `files`, `dirs`, `attrs`, `xattrs`: the ordinary filesystem, one method for each system call.
 //! - `content`, `edits`, `ranges`: where the bytes of a file are, and how they change.
 //! - `backing`: large ordinary files that the kernel reads and writes by itself.
-//! - `txn`, `durability`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
+//! - `txn`, `durability`, `flushes`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
 //! - `query`, `pace`, `vector_attrs`, `indexer`: searches and their paths, how long they take, computed attributes,
 //!   the graph's thread.
@@ -25,6 +25,7 @@ mod dirs;
 mod durability;
 mod edits;
 mod files;
+mod flushes;
 mod indexer;
 mod ingest;
 mod names;
@@ -112,6 +113,7 @@ pub struct Volume {
     /// Whether something was committed or written since the last sync.
     changed: AtomicBool,
     syncing: Mutex<()>,
+    flushes: flushes::Flushes,
     background: durability::Background,
     control: control::Control,
     indexer: indexer::Indexer,
@@ -177,6 +179,7 @@ impl Volume {
             active: AtomicUsize::new(0),
             changed: AtomicBool::new(true),
             syncing: Mutex::new(()),
+            flushes: flushes::Flushes::default(),
             background: durability::Background::default(),
             control: control::Control::default(),
             indexer: indexer::Indexer::default(),

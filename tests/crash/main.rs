@@ -20,6 +20,7 @@ mod survivors;
 mod workload;
 
 mod cuts;
+mod flushes;
 mod live;
 mod mutations;
 mod recording;

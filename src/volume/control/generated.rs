@@ -271,12 +271,17 @@ impl Volume {
         let progress = self.scrub.progress();
         #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
         let (scrubbed, passes) = (progress.bytes as f64, progress.passes as f64);
+        let (asked, run) = self.flushes.counts();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
+        let (asked, run) = (asked as f64, run as f64);
         let up = if self.refusal().is_none() { 1.0 } else { 0.0 };
         let mut gauges: Vec<Gauge<'_>> = vec![
             ("vexfs_up", None, up),
             ("vexfs_damaged_places", None, damaged),
             ("vexfs_scrub_bytes", None, scrubbed),
             ("vexfs_scrub_passes", None, passes),
+            ("vexfs_syncs_asked", None, asked),
+            ("vexfs_syncs_run", None, run),
             ("vexfs_vectors", None, vectors),
             ("vexfs_vectors_pending", None, pending),
             ("vexfs_control_nodes", None, self.control.known_nodes()),
