@@ -214,6 +214,12 @@ impl Catalog {
         Ok(self.tally.note(durable)?)
     }
 
+    /// Whether every commit that has returned is known to survive a power cut.
+    #[must_use]
+    pub fn is_persisted(&self) -> bool {
+        self.persisted.load(Ordering::Acquire) >= *self.commits.lock()
+    }
+
     /// Bytes that the catalog takes on disk.
     ///
     /// # Errors

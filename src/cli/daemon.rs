@@ -101,6 +101,7 @@ pub(super) fn serve(plan: Plan, announce: bool) -> Outcome {
         mountpoint: Some(plan.mountpoint.clone()),
         read_only: plan.options.read_only,
     })?;
+    volume.set_sync_mode(plan.options.sync);
     if let Some(bytes_per_second) = plan.options.scrub {
         volume.start_scrub(bytes_per_second)?;
     }

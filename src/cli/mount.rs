@@ -11,6 +11,7 @@ use super::exit::{Code, Failure, Outcome};
 use super::{daemon, say};
 use crate::fuse::{self, MountOptions, mounts};
 use crate::store;
+use crate::volume::SyncMode;
 
 /// Dead mounts on one directory that are taken away before giving up.
 const DEAD_MOUNTS: usize = 16;
@@ -22,7 +23,7 @@ pub(super) struct Mount {
     store: Option<PathBuf>,
     /// An existing directory
     mountpoint: PathBuf,
-    /// ro, rw, exec, noexec, allow_other, threads=N, scrub=BYTES_PER_SECOND, stack_probe; what fstab says to others is accepted
+    /// ro, rw, exec, noexec, allow_other, threads=N, sync=always|normal|off, scrub=BYTES_PER_SECOND, stack_probe; what fstab says to others is accepted
     #[arg(short = 'o', value_name = "OPT", value_delimiter = ',', action = clap::ArgAction::Append)]
     options: Vec<String>,
     /// Stay in the foreground
@@ -48,6 +49,8 @@ pub(super) struct Options {
     pub(super) read_only: bool,
     /// Bytes per second at which all checksums are read in the background.
     pub(super) scrub: Option<u64>,
+    /// When changes are made durable.
+    pub(super) sync: SyncMode,
     pub(super) mount: MountOptions,
 }
 
@@ -84,6 +87,8 @@ pub(super) fn parse_options(words: &[String]) -> Result<Options, Failure> {
             None => match word {
                 "ro" => options.read_only = true,
                 "rw" => options.read_only = false,
+                "sync" => options.sync = SyncMode::Always,
+                "async" => options.sync = SyncMode::Normal,
                 "noexec" => options.mount.no_exec = true,
                 "exec" => options.mount.no_exec = false,
                 "stack_probe" => options.mount.stack_probe = true,
@@ -102,6 +107,14 @@ pub(super) fn parse_options(words: &[String]) -> Result<Options, Failure> {
                     ))
                 })?;
             }
+            Some(("sync", mode)) => {
+                options.sync = match mode {
+                    "always" => SyncMode::Always,
+                    "normal" => SyncMode::Normal,
+                    "off" => SyncMode::Off,
+                    _ => return Err(usage(format!("sync={mode}: want always, normal or off"))),
+                }
+            }
             Some(("scrub", "off")) => options.scrub = None,
             Some(("scrub", rate)) => {
                 let parsed = rate.parse().ok().filter(|&rate| rate > 0);
@@ -118,9 +131,9 @@ pub(super) fn parse_options(words: &[String]) -> Result<Options, Failure> {
 
 /// Whether an option is for mount(8), for who reads fstab, or says what holds for every mount of ours.
 fn is_for_others(word: &str) -> bool {
-    const WORDS: [&str; 16] = [
+    const WORDS: [&str; 15] = [
         "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "noowner",
-        "group", "nogroup", "async", "nosuid", "nodev", "noatime",
+        "group", "nogroup", "nosuid", "nodev", "noatime",
     ];
     const BEGINNINGS: [&str; 4] = ["x-", "X-", "user=", "comment="];
     WORDS.contains(&word) || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
@@ -222,7 +235,16 @@ mod tests {
         assert_eq!(options("rw,ro").unwrap(), Options { read_only: true, ..Options::default() });
         let all = options("noexec,allow_other,threads=64,ro,rw").unwrap();
         let mount = MountOptions { no_exec: true, allow_other: true, threads: 64, stack_probe: false };
-        assert_eq!(all, Options { read_only: false, scrub: None, mount });
+        assert_eq!(all, Options { mount, ..Options::default() });
+        for (text, mode) in [
+            ("sync", SyncMode::Always),
+            ("sync=always", SyncMode::Always),
+            ("sync=off,sync=normal", SyncMode::Normal),
+            ("sync,async", SyncMode::Normal),
+            ("sync=off", SyncMode::Off),
+        ] {
+            assert_eq!(options(text).unwrap().sync, mode, "{text}");
+        }
         assert_eq!(options("scrub=1000000").unwrap().scrub, Some(1_000_000));
         assert_eq!(options("scrub=1000000,scrub=off").unwrap().scrub, None);
     }
@@ -237,7 +259,8 @@ mod tests {
     #[test]
     fn an_unknown_option_is_named() {
         for (text, named) in [
-            ("ro,sync", "'sync'"),
+            ("ro,dirsync", "'dirsync'"),
+            ("sync=never", "always, normal or off"),
             ("suid", "'suid'"),
             ("max_read=1", "'max_read'"),
             ("threads", "'threads'"),

@@ -8,6 +8,7 @@ use fuser::{
 };
 
 use super::convert;
+use crate::metrics::Op;
 use crate::pool::Pooled;
 use crate::store::Space;
 use crate::volume::{Attr, Handle};
@@ -21,6 +22,25 @@ const NAME_MAX: u32 = 255;
 
 /// Longest value of an extended attribute that the kernel passes on, in bytes; it turns a longer one into EIO.
 const XATTR_MAX: usize = 65_536;
+
+/// Whether an operation may have changed what is to be durable before it is answered, where that is asked. A release is
+/// not waited for by anybody.
+pub(super) fn is_change(op: Op) -> bool {
+    match op {
+        Op::Setattr
+        | Op::Mknod
+        | Op::Mkdir
+        | Op::Unlink
+        | Op::Rmdir
+        | Op::Symlink
+        | Op::Rename
+        | Op::Link => true,
+        Op::Open | Op::Create | Op::Write | Op::Flush | Op::Fsync | Op::Fsyncdir => true,
+        Op::Setxattr | Op::Removexattr | Op::Fallocate | Op::CopyFileRange => true,
+        Op::Lookup | Op::Getattr | Op::Readlink | Op::Read | Op::Release | Op::Statfs | Op::Lseek => false,
+        Op::Opendir | Op::Readdir | Op::Releasedir | Op::Getxattr | Op::Listxattr => false,
+    }
+}
 
 /// A reply that an error can be sent with.
 pub(super) trait Fail {

@@ -22,7 +22,7 @@ use fuser::{
     WriteFlags,
 };
 
-use super::answer::{Answer, Fail, GENERATION, Open, xattr};
+use super::answer::{Answer, Fail, GENERATION, Open, is_change, xattr};
 use super::convert::{self, caller};
 use super::errno::errno;
 use super::mount::{Ending, MountOptions};
@@ -125,7 +125,12 @@ impl Server {
         // The reply is inside: when the work panics, dropping it unsent answers EIO.
         let answered = catch_unwind(AssertUnwindSafe(|| {
             let mut reply = reply;
-            match work(self, &mut reply) {
+            let done = work(self, &mut reply);
+            let done = match is_change(op) {
+                true => done.and_then(|value| self.volume.acknowledge().map(|()| value)),
+                false => done,
+            };
+            match done {
                 Ok(value) => {
                     reply.ok(value);
                     true

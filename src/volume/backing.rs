@@ -24,7 +24,7 @@ use std::time::SystemTime;
 
 use super::open_files::{OpenBlob, OpenFile, Overlay};
 use super::types::{Handle, OpenFlags};
-use super::{Txn, Volume, edits};
+use super::{SyncMode, Txn, Volume, edits};
 use crate::Result;
 use crate::format;
 use crate::namespace::{Content, Ino, Inode, Link, Mark, Time};
@@ -103,9 +103,10 @@ impl Backing {
 }
 
 impl Volume {
-    /// Says whether the door can hand files to the kernel. At first it cannot.
+    /// Says whether the door can hand files to the kernel. At first it cannot, and where every write is to be durable
+    /// it never can: nobody hears of what the kernel writes by itself.
     pub fn set_passthrough(&self, can: bool) {
-        self.passthrough.store(can, Ordering::Release);
+        self.passthrough.store(can && self.sync_mode() != SyncMode::Always, Ordering::Release);
     }
 
     /// The kernel does not take a file that [`open_file`](Self::open_file) offered: the handle goes past its page

@@ -164,13 +164,13 @@ impl Volume {
         }
     }
 
-    /// Makes a directory's entries survive a power cut.
+    /// Makes a directory's entries survive a power cut, unless the mode is [`SyncMode::Off`](super::SyncMode::Off).
     ///
     /// # Errors
     ///
     /// `NotFound`, `Poisoned`, I/O errors; a failed sync poisons the volume.
     pub fn fsync_dir(&self, ino: Ino) -> Result<()> {
-        if control::is_control(ino) { Ok(()) } else { self.persist() }
+        if control::is_control(ino) { Ok(()) } else { self.persist_as_asked() }
     }
 
     /// Whether an operation on this node may run a search, so that it must not run on a worker that answers

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Volume;
+use super::{SyncMode, Volume};
 use crate::namespace::{Content, Ino, Mark};
 use crate::store::BlobId;
 use crate::{Error, Result};
@@ -68,6 +68,10 @@ impl Unsynced {
         if blobs.get(&id).is_some_and(|written| written.at == at) {
             blobs.remove(&id);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.blobs.lock().is_empty()
     }
 
     fn list(&self, sealed_only: bool) -> Vec<BlobId> {
@@ -165,12 +169,48 @@ impl Volume {
         self.check_poison()?;
         self.flushes.share(|| {
             self.check_poison()?;
-            self.sync_blobs(true)?;
+            self.sync_blobs(self.sync_mode() != SyncMode::Always)?;
             self.sync_slots()?;
             self.catalog.persist().inspect_err(|error| self.poison("sync of the catalog", error))
         })?;
         // Another one's flush may have failed.
         self.check_poison()
+    }
+
+    /// Says when changes are made durable: [`SyncMode::Normal`], unless this is called once, before the volume is used.
+    pub fn set_sync_mode(&self, mode: SyncMode) {
+        if self.sync_mode.set(mode).is_err() {
+            tracing::warn!(?mode, "the volume keeps the mode that was set first");
+        }
+    }
+
+    pub(super) fn sync_mode(&self) -> SyncMode {
+        self.sync_mode.get().copied().unwrap_or_default()
+    }
+
+    /// Called by a door after a change, before it answers: under [`SyncMode::Always`] returns when the change is
+    /// durable, otherwise at once. It is not done inside the change, because there locks are held: those who wait for
+    /// the disk together share a flush.
+    ///
+    /// # Errors
+    ///
+    /// `Poisoned`, I/O errors; the volume is then poisoned, and the change may not be durable.
+    pub fn acknowledge(&self) -> Result<()> {
+        let is_due = self.sync_mode() == SyncMode::Always && !self.is_all_durable();
+        if is_due { self.persist() } else { Ok(()) }
+    }
+
+    /// Whether a flush would find nothing to do.
+    fn is_all_durable(&self) -> bool {
+        self.unsynced.is_empty() && self.catalog.is_persisted()
+    }
+
+    /// Makes durable what somebody asked to be, unless the mode is that he is not waited for.
+    pub(super) fn persist_as_asked(&self) -> Result<()> {
+        match self.sync_mode() {
+            SyncMode::Always | SyncMode::Normal => self.persist(),
+            SyncMode::Off => self.check_poison(),
+        }
     }
 
     /// Makes what was written to a blob durable, if that is not known already.

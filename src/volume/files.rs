@@ -7,7 +7,7 @@ use super::backing::Mode;
 use super::content::Finish;
 use super::edits::Edit;
 use super::open_files::OpenFile;
-use super::{Attr, Caller, Handle, OpenFlags, Opened, Volume, control};
+use super::{Attr, Caller, Handle, OpenFlags, Opened, SyncMode, Volume, control};
 use crate::namespace::{Content, Ino, Kind};
 use crate::{Error, Result};
 
@@ -194,7 +194,7 @@ impl Volume {
     }
 
     /// Makes a file survive a power cut: its content, and everything in the catalog. `data_only` spares nothing
-    /// here, because size and content are committed together.
+    /// here, because size and content are committed together. Under [`SyncMode::Off`] it does nothing.
     ///
     /// # Errors
     ///
@@ -205,6 +205,9 @@ impl Volume {
         }
         let open = self.files.handle(handle)?;
         self.check_poison()?;
+        if self.sync_mode() == SyncMode::Off {
+            return Ok(());
+        }
         self.volatile.remove(&open.file.ino);
         self.note_backed_file(&open.file);
         self.sync_content(&open.file)?;

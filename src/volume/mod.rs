@@ -113,6 +113,7 @@ pub struct Volume {
     /// Whether something was committed or written since the last sync.
     changed: AtomicBool,
     syncing: Mutex<()>,
+    sync_mode: OnceLock<SyncMode>,
     flushes: flushes::Flushes,
     background: durability::Background,
     control: control::Control,
@@ -179,6 +180,7 @@ impl Volume {
             active: AtomicUsize::new(0),
             changed: AtomicBool::new(true),
             syncing: Mutex::new(()),
+            sync_mode: OnceLock::new(),
             flushes: flushes::Flushes::default(),
             background: durability::Background::default(),
             control: control::Control::default(),

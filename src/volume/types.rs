@@ -77,6 +77,18 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
 }
 
+/// When changes are made to survive a power cut. Process death loses nothing in any of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Before the call that made a change returns: see [`acknowledge`](super::Volume::acknowledge).
+    Always,
+    /// When a sync asks for it, and every few seconds.
+    #[default]
+    Normal,
+    /// Every few seconds; a sync of a file or directory returns at once.
+    Off,
+}
+
 /// Number of an open file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle(pub u64);

@@ -72,7 +72,7 @@ fn a_wrong_command_line_is_a_usage_error() {
 
 #[test]
 fn an_unknown_mount_option_is_named() {
-    refused(&["mount", "-o", "ro,sync", "dir"], 2, "unknown mount option 'sync'");
+    refused(&["mount", "-o", "ro,dirsync", "dir"], 2, "unknown mount option 'dirsync'");
     refused(&["mount", "-o", "uid=0", "dir"], 2, "unknown mount option 'uid'");
     refused(&["mount", "-o", "threads=0", "dir"], 2, "threads=0: want a number from 1 to 64");
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use vexfs::volume::SyncMode;
+
 use crate::check::check;
 use crate::image::{Event, Image};
 use crate::random::Random;
@@ -24,10 +26,10 @@ fn temporary() -> tempfile::TempDir {
 }
 
 /// Works on a new store.
-fn record(seed: u64, steps: usize) -> (Tape, History) {
+fn record(mode: SyncMode, seed: u64, steps: usize) -> (Tape, History) {
     let store = temporary();
     let recording = Recording::start(store.path(), Image::empty());
-    let mut run = Run::new(store.path(), &recording, seed).unwrap();
+    let mut run = Run::new(store.path(), &recording, mode, seed).unwrap();
     run.work(steps).unwrap();
     if seed.is_multiple_of(2) {
         run.end().unwrap();
@@ -77,7 +79,18 @@ fn cuts() -> usize {
 
 /// Records the work of a seed, changes the tape, cuts it `count` times, and returns what was lost.
 pub fn failures(seed: u64, names: Names, count: usize, mutate: &impl Fn(&mut Tape)) -> Vec<String> {
-    let (mut tape, history) = record(seed, STEPS);
+    failures_of(SyncMode::Normal, seed, names, count, mutate)
+}
+
+/// The same of a volume that is worked on in another mode.
+fn failures_of(
+    mode: SyncMode,
+    seed: u64,
+    names: Names,
+    count: usize,
+    mutate: &impl Fn(&mut Tape),
+) -> Vec<String> {
+    let (mut tape, history) = record(mode, seed, STEPS);
     mutate(&mut tape);
     let cut_once = |number: usize| {
         let mut random = Random(seed << 32 | number as u64);
@@ -89,20 +102,34 @@ pub fn failures(seed: u64, names: Names, count: usize, mutate: &impl Fn(&mut Tap
     (0..count).filter_map(cut_once).collect()
 }
 
-fn cut_often(first_seed: u64, names: Names, count: usize) {
+fn cut_often(mode: SyncMode, first_seed: u64, names: Names, count: usize) {
     let runs = (first_seed..).zip((0..count).step_by(CUTS_OF_RUN));
-    let lost: Vec<String> =
-        runs.flat_map(|(seed, done)| failures(seed, names, CUTS_OF_RUN.min(count - done), &|_| {})).collect();
-    println!("{count} cuts, seeds from {first_seed}, names {names:?}: {} lost something", lost.len());
+    let lost: Vec<String> = runs
+        .flat_map(|(seed, done)| failures_of(mode, seed, names, CUTS_OF_RUN.min(count - done), &|_| {}))
+        .collect();
+    println!(
+        "{count} cuts, {mode:?}, seeds from {first_seed}, names {names:?}: {} lost something",
+        lost.len()
+    );
     assert!(lost.is_empty(), "{}", lost[..lost.len().min(8)].join("\n"));
 }
 
 #[test]
 fn what_was_synced_survives_cuts_and_nothing_is_half_there() {
-    cut_often(number("CRASH_SEED", 1), Names::Ordered, cuts());
+    cut_often(SyncMode::Normal, number("CRASH_SEED", 1), Names::Ordered, cuts());
 }
 
 #[test]
 fn what_was_synced_survives_cuts_that_scatter_names() {
-    cut_often(number("CRASH_SEED", 1_001), Names::Scattered, cuts());
+    cut_often(SyncMode::Normal, number("CRASH_SEED", 1_001), Names::Scattered, cuts());
+}
+
+#[test]
+fn what_returned_survives_cuts_where_every_change_is_synced() {
+    cut_often(SyncMode::Always, number("CRASH_SEED", 3_001), Names::Ordered, cuts());
+}
+
+#[test]
+fn nothing_is_half_there_where_a_sync_is_not_waited_for() {
+    cut_often(SyncMode::Off, number("CRASH_SEED", 4_001), Names::Ordered, cuts());
 }

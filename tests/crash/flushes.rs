@@ -1,7 +1,7 @@
 //! How many flushes of the disk a promise costs.
 
 use vexfs::namespace::Ino;
-use vexfs::volume::{Handle, OpenFlags, Volume};
+use vexfs::volume::{Handle, OpenFlags, SyncMode, Volume};
 
 use crate::image::Image;
 use crate::recorder::{Call, Recording};
@@ -83,5 +83,49 @@ fn an_fsync_costs_no_more_flushes_than_there_are_places_to_flush() {
         assert_eq!(nothing, 0, "nothing changed");
         volume.release(small).unwrap();
         volume.release(large).unwrap();
+    });
+}
+
+#[test]
+fn a_volume_that_syncs_always_flushes_before_it_acknowledges() {
+    with_volume(|volume, recording| {
+        volume.set_sync_mode(SyncMode::Always);
+        volume.acknowledge().unwrap();
+        let named = flushes(recording, |number| {
+            volume.mkdir(&ROOT, Ino::ROOT, format!("d{number}").as_bytes(), 0o755).unwrap();
+            volume.acknowledge().unwrap();
+        });
+        assert_eq!(named, 1, "names: the journal");
+        let large = create(volume, "large");
+        volume.write(&ROOT, large, 0, &[1; 100_000]).unwrap();
+        volume.acknowledge().unwrap();
+        let in_place = flushes(recording, |number| {
+            volume.write(&ROOT, large, 0, &[number as u8; 4096]).unwrap();
+            volume.acknowledge().unwrap();
+        });
+        assert_eq!(in_place, 1, "written in place: the blob");
+        assert_eq!(flushes(recording, |_| volume.acknowledge().unwrap()), 0, "nothing changed");
+        volume.release(large).unwrap();
+    });
+}
+
+#[test]
+fn a_volume_that_syncs_by_itself_does_not_flush_for_an_fsync() {
+    with_volume(|volume, recording| {
+        volume.set_sync_mode(SyncMode::Off);
+        let file = create(volume, "file");
+        let synced = flushes(recording, |number| {
+            volume.write(&ROOT, file, 0, &[number as u8; 4096]).unwrap();
+            volume.fsync(file, false).unwrap();
+            volume.fsync_dir(Ino::ROOT).unwrap();
+            volume.acknowledge().unwrap();
+        });
+        assert_eq!(synced, 0);
+        let asked = flushes(recording, |number| {
+            volume.write(&ROOT, file, 0, &[number as u8; 4096]).unwrap();
+            volume.sync().unwrap();
+        });
+        assert_eq!(asked, 1);
+        volume.release(file).unwrap();
     });
 }

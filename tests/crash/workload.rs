@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use vexfs::Result;
 use vexfs::namespace::Ino;
-use vexfs::volume::{Caller, Handle, OpenFlags, RenameMode, SetAttr, Volume, VolumeOptions, XattrMode};
+use vexfs::volume::{
+    Caller, Handle, OpenFlags, RenameMode, SetAttr, SyncMode, Volume, VolumeOptions, XattrMode,
+};
 
 use crate::random::Random;
 use crate::recorder::Recording;
@@ -52,14 +54,16 @@ pub struct Run<'a> {
     pub volume: Arc<Volume>,
     pub history: History,
     recording: &'a Recording,
+    mode: SyncMode,
     random: Random,
 }
 
 impl<'a> Run<'a> {
-    /// Opens a new store, and makes the collection.
-    pub fn new(store: &Path, recording: &'a Recording, seed: u64) -> Result<Self> {
+    /// Opens a new store, and makes the collection. What `mode` promises is noted.
+    pub fn new(store: &Path, recording: &'a Recording, mode: SyncMode, seed: u64) -> Result<Self> {
         let volume = open(store)?;
-        let mut run = Self { volume, history: History::new(), recording, random: Random(seed) };
+        volume.set_sync_mode(mode);
+        let mut run = Self { volume, history: History::new(), recording, mode, random: Random(seed) };
         run.mkdir("v")?;
         run.configure()?;
         Ok(run)
@@ -74,9 +78,13 @@ impl<'a> Run<'a> {
         change: impl FnOnce(&mut History, &mut Tree),
     ) -> Result<()> {
         let start = self.recording.position();
-        let result = call(&self.volume);
+        let result = call(&self.volume).and_then(|()| self.volume.acknowledge());
         let mut tree = self.history.tree().clone();
         change(&mut self.history, &mut tree);
+        let persists = persists || self.mode == SyncMode::Always;
+        if self.mode == SyncMode::Always {
+            durable_all(&mut self.history, &mut tree);
+        }
         let end = if result.is_ok() { self.recording.position() } else { usize::MAX };
         self.history.steps.push(Step { what, start, end, tree, persists });
         result
@@ -245,7 +253,12 @@ impl<'a> Run<'a> {
 
     fn fsync(&mut self, path: &str, handle: Handle, file: FileId) -> Result<()> {
         let call = |volume: &Volume| volume.fsync(handle, false);
-        self.step(format!("fsync {path}"), true, call, |history, _| history.set_durable(file, false))
+        let holds = self.mode != SyncMode::Off;
+        self.step(format!("fsync {path}"), holds, call, |history, _| {
+            if holds {
+                history.set_durable(file, false);
+            }
+        })
     }
 
     fn close(&mut self, path: &str, handle: Handle) -> Result<()> {
@@ -417,7 +430,7 @@ impl<'a> Run<'a> {
 
     fn fsync_dir(&mut self) -> Result<()> {
         let call = |volume: &Volume| volume.fsync_dir(Ino::ROOT);
-        self.step("fsync of the root".into(), true, call, |_, _| {})
+        self.step("fsync of the root".into(), self.mode != SyncMode::Off, call, |_, _| {})
     }
 
     fn sync(&mut self) -> Result<()> {

@@ -227,6 +227,36 @@ fn a_busy_mount_is_refused_or_taken_off_lazily_and_ends_with_its_last_user() {
 }
 
 #[test]
+fn a_mount_syncs_as_often_as_it_was_asked_to() {
+    let syncs_of = |option: &str| {
+        let mount = Mount::with_options(&["-o", option]);
+        let asked = || {
+            let metrics = fs::read_to_string(mount.path(".vexfs/metrics")).unwrap();
+            let line = metrics.lines().find(|line| line.starts_with("vexfs_syncs_asked ")).map(str::to_owned);
+            line.unwrap_or_else(|| panic!("{metrics}")).split(' ').nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        let before = asked();
+        for number in 0..50 {
+            fs::create_dir(mount.path(format!("d{number}"))).unwrap();
+        }
+        let made = asked();
+        for _ in 0..50 {
+            fs::write(mount.path("f"), b"bytes").unwrap();
+            fs::File::open(mount.path("f")).unwrap().sync_all().unwrap();
+        }
+        (made - before, asked() - made)
+    };
+    // The volume syncs by itself now and then.
+    let some = 0..25;
+    let (made, synced) = syncs_of("sync=always");
+    assert!(made >= 50 && synced >= 100, "always: {made}, {synced}");
+    let (made, synced) = syncs_of("sync=normal");
+    assert!(some.contains(&made) && synced >= 50, "normal: {made}, {synced}");
+    let (made, synced) = syncs_of("sync=off");
+    assert!(some.contains(&made) && some.contains(&synced), "off: {made}, {synced}");
+}
+
+#[test]
 fn what_the_kernel_forgets_the_daemon_forgets() {
     let mount = Mount::new();
     mount.mkdir("docs");
