@@ -7,7 +7,7 @@ use vexfs::namespace::{Ino, Kind};
 use vexfs::search::{Options, Request, Target};
 use vexfs::volume::{OpenFlags, Volume};
 
-use crate::reference::{History, Node};
+use crate::reference::{History, Node, Step};
 use crate::workload::{DIM, ROOT, is_vector};
 
 /// What was found in a volume.
@@ -96,6 +96,30 @@ pub fn check(volume: &Volume, history: &History, cut: usize) -> Result<(), Strin
     failures.truncate(12);
     let range = format!("steps {} to {}", candidates.start(), candidates.end());
     Err(format!("like none of {range}:\n{}", failures.join("\n")))
+}
+
+/// Goes on from a volume as it is after a step that failed: it must be as before that step, or as after it. What its
+/// files hold now is what they are expected to hold from here on.
+pub fn adopt(volume: &Volume, history: &mut History, position: usize) -> Result<(), String> {
+    let found = read_all(volume)?;
+    let last = history.steps.len() - 1;
+    let compared = |step: usize| compare(&found, history, step, position);
+    let as_it_is = match (compared(last), compared(last - 1)) {
+        (Ok(()), _) => last,
+        (_, Ok(())) => last - 1,
+        (Err(after), Err(before)) => return Err(format!("neither {after}\n  nor {before}")),
+    };
+    let tree = history.steps[as_it_is].tree.clone();
+    for (path, node) in &tree.nodes {
+        if let (Node::File(file), FoundNode::File { content: Some(content), .. }) = (node, &found.nodes[path])
+            && history.content(*file)[..] != content[..]
+        {
+            history.set_content(*file, content.clone());
+        }
+    }
+    let what = format!("as after step {as_it_is}");
+    history.steps.push(Step { what, start: position, end: usize::MAX, tree, persists: false });
+    Ok(())
 }
 
 fn compare(found: &Found, history: &History, step: usize, cut: usize) -> Result<(), String> {

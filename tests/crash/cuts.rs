@@ -19,7 +19,7 @@ const STEPS: usize = 120;
 const CUTS_OF_RUN: usize = 40;
 
 /// A directory in memory, where the system has one: cuts are many.
-fn temporary() -> tempfile::TempDir {
+pub fn temporary() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
     tempfile::Builder::new().prefix("vexfs-crash-").tempdir_in(place).unwrap()
@@ -55,7 +55,7 @@ fn place(tape: &Tape, random: &mut Random) -> usize {
 }
 
 /// Opens what is left, compares, works on, closes, and opens again.
-fn survive(image: &Image, history: &History, cut: usize) -> Result<(), String> {
+pub fn survive(image: &Image, history: &History, cut: usize) -> Result<(), String> {
     let store = temporary();
     image.write_to(store.path());
     let volume = open(store.path()).map_err(|error| format!("open: {error}"))?;
@@ -68,7 +68,7 @@ fn survive(image: &Image, history: &History, cut: usize) -> Result<(), String> {
 }
 
 /// A number from the environment, or `default`.
-fn number<T: std::str::FromStr>(name: &str, default: T) -> T {
+pub fn number<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 

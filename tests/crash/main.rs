@@ -20,6 +20,7 @@ mod survivors;
 mod workload;
 
 mod cuts;
+mod faults;
 mod flushes;
 mod live;
 mod mutations;
