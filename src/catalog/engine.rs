@@ -124,6 +124,8 @@ impl Catalog {
             active: Active::default(),
             tally,
         };
+        // It has blocks ahead from now on. Without a journal to sync, `persist` leaves that to the engine.
+        drop(catalog.active.journal(&catalog.dir));
         let last = match catalog.get(Table::Meta, COMMITS)? {
             Some(bytes) => record::decode("meta", &bytes)?,
             None => 0,

@@ -111,7 +111,11 @@ impl Volume {
                 if blob.file.metadata()?.len() > size {
                     blob.file.set_len(size)?;
                 }
-                Err(name_full_disk(error))
+                let error = name_full_disk(error);
+                if matches!(error, Error::NoSpace) {
+                    self.forget_room();
+                }
+                Err(error)
             }
         }
     }

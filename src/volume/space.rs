@@ -9,8 +9,11 @@ use super::Volume;
 use crate::store::Space;
 use crate::{Error, Result};
 
-/// Bytes that only deletions, syncs and the catalog's own upkeep may use.
-const RESERVE: u64 = 64 << 20;
+/// Most bytes that only deletions, syncs and the catalog's own upkeep may use.
+const RESERVE_MAX: u64 = 64 << 20;
+
+/// On a small filesystem the reserve is this part of it.
+const RESERVE_PART: u64 = 16;
 
 /// Most bytes that are handed out before the filesystem is asked again: others use it too.
 const GRANT_MAX: u64 = 64 << 20;
@@ -45,14 +48,24 @@ impl Volume {
     /// I/O errors.
     pub fn statfs(&self) -> Result<Space> {
         let space = self.store.space()?;
-        let reserve = RESERVE / space.block_bytes.max(1);
+        let reserve = reserve(&space) / space.block_bytes.max(1);
         Ok(Space { available: space.available.saturating_sub(reserve), ..space })
     }
+
+    /// The filesystem had no room although it was granted: somebody else took it.
+    pub(super) fn forget_room(&self) {
+        self.room.granted.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of a filesystem that are kept.
+fn reserve(space: &Space) -> u64 {
+    RESERVE_MAX.min(space.blocks.saturating_mul(space.block_bytes) / RESERVE_PART)
 }
 
 /// What may be written after a change of `need` bytes, or `None` when it does not fit.
 fn grant(space: Space, need: i64) -> Option<i64> {
-    let available = space.available.saturating_mul(space.block_bytes).saturating_sub(RESERVE);
+    let available = space.available.saturating_mul(space.block_bytes).saturating_sub(reserve(&space));
     let left = i64::try_from(available).unwrap_or(i64::MAX).checked_sub(need).filter(|&left| left >= 0)?;
     Some((left / 2).min(i64::try_from(GRANT_MAX).unwrap_or(i64::MAX)))
 }
@@ -61,16 +74,24 @@ fn grant(space: Space, need: i64) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn space(available_bytes: u64) -> Space {
+    fn space(bytes: u64, available_bytes: u64) -> Space {
         let available = available_bytes / 4096;
-        Space { block_bytes: 4096, blocks: available, free: available, available, files: 1, files_free: 1 }
+        Space { block_bytes: 4096, blocks: bytes / 4096, free: available, available, files: 1, files_free: 1 }
     }
 
     #[test]
     fn the_reserve_is_never_granted() {
-        assert_eq!(grant(space(RESERVE), 1), None);
-        assert_eq!(grant(space(RESERVE + 8192), 8192), Some(0));
-        assert_eq!(grant(space(RESERVE + 16384), 8192), Some(4096));
-        assert_eq!(grant(space(1 << 50), 1), Some(64 << 20));
+        let large = |available| space(1 << 50, available);
+        assert_eq!(grant(large(RESERVE_MAX), 1), None);
+        assert_eq!(grant(large(RESERVE_MAX + 8192), 8192), Some(0));
+        assert_eq!(grant(large(RESERVE_MAX + 16384), 8192), Some(4096));
+        assert_eq!(grant(large(1 << 50), 1), Some(64 << 20));
+    }
+
+    #[test]
+    fn a_small_filesystem_keeps_a_part_of_itself() {
+        let small = |available| space(256 << 20, available);
+        assert_eq!(grant(small(16 << 20), 1), None);
+        assert_eq!(grant(small((16 << 20) + 8192), 8192), Some(0));
     }
 }

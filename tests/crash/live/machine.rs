@@ -70,6 +70,9 @@ pub(super) const FILESYSTEMS: [Below; 3] = [
     },
 ];
 
+/// A disk that is soon full.
+pub(super) const SMALL: Below = Below { name: "small ext4", disk_bytes: 128 << 20, ..FILESYSTEMS[0] };
+
 impl Below {
     /// Whether its mkfs is installed. ext4's has to be; xfs is used where it is.
     pub(super) fn is_installed(&self) -> bool {

@@ -10,7 +10,7 @@
 //! - [`load`]: what users do, each client in a collection of its own.
 //! - [`model`]: which states of a collection the returned system calls allow.
 //! - [`check`]: what a mounted store shows, compared with the model and with itself.
-//! - `cuts`, `kills`, `faults`, `hygiene`: the tests.
+//! - `cuts`, `kills`, `faults`, `full`, `hygiene`: the tests.
 //!
 //! They need root, loop devices and FUSE, and fail with a sentence where these are missing.
 
@@ -18,6 +18,7 @@ mod check;
 mod cuts;
 mod device;
 mod faults;
+mod full;
 mod hygiene;
 mod kills;
 mod load;
