@@ -125,11 +125,14 @@ impl Server {
         // The reply is inside: when the work panics, dropping it unsent answers EIO.
         let answered = catch_unwind(AssertUnwindSafe(|| {
             let mut reply = reply;
-            let done = work(self, &mut reply);
-            let done = match is_change(op) {
-                true => done.and_then(|value| self.volume.acknowledge().map(|()| value)),
-                false => done,
-            };
+            // Not in one expression: each copy of the result takes of the stack.
+            let mut done = work(self, &mut reply);
+            if done.is_ok()
+                && is_change(op)
+                && let Err(error) = self.volume.acknowledge()
+            {
+                done = Err(error);
+            }
             match done {
                 Ok(value) => {
                     reply.ok(value);
