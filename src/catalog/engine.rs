@@ -10,15 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
 
+use tempfile::TempDir;
+
 use super::active::Active;
+use super::checkpoint::{self, Tables};
 use super::tally::Tally;
-use super::{Table, seal};
+use super::{Table, journal, seal};
 use crate::format::record;
 use crate::{Error, Result};
 
 /// Memory for cached blocks. The catalog of a million small files is a few hundred MiB on disk; this holds
 /// its working set without counting against the vectors.
 const CACHE_BYTES: u64 = 32 << 20;
+
+/// The same for a copy that is only read.
+const COPY_CACHE_BYTES: u64 = 8 << 20;
 
 /// Memory for rows not yet written to a sorted table, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 << 20;
@@ -43,6 +49,8 @@ pub struct Catalog {
     persisted: AtomicU64,
     active: Active,
     tally: Tally,
+    /// What a copy lies in, which goes after the engine.
+    scratch: Option<TempDir>,
 }
 
 /// The engine and its tables, in the order of their numbers.
@@ -75,13 +83,26 @@ impl Catalog {
             make(dir)?;
         }
         seal::check(dir)?;
-        let (catalog, durable) = Self::open_as_it_is(dir)?;
-        let last = *catalog.commits.lock();
-        if last < durable {
-            let what = format!("the journal ends with commit {last}, and {durable} were durable");
-            let (file, offset) = end_of_journal(dir);
-            return Err(Error::Corrupt { file, offset, what });
+        Self::open_whole(dir, CACHE_BYTES)
+    }
+
+    /// Opens a copy of the catalog in `dir`, which is not changed and must stay as long: nobody has it open. The
+    /// copy is made below `scratch` and vanishes with the value. With `may_be_torn` the copy's journal ends
+    /// [behind its last whole commit](super::drop_torn_tail).
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); I/O errors.
+    pub fn open_copy(dir: &Path, scratch: &Path, may_be_torn: bool) -> Result<Self> {
+        seal::check(dir)?;
+        let scratch = tempfile::Builder::new().prefix("vexfs-catalog-").tempdir_in(scratch)?;
+        let copy = scratch.path().join("catalog");
+        checkpoint::copy(dir, &copy, Tables::Pointed)?;
+        if may_be_torn {
+            journal::drop_torn_tail(&copy)?;
         }
+        let mut catalog = Self::open_whole(&copy, COPY_CACHE_BYTES)?;
+        catalog.scratch = Some(scratch);
         Ok(catalog)
     }
 
@@ -92,17 +113,29 @@ impl Catalog {
     /// As [`open`](Self::open), except for the commits that are gone.
     pub fn open_shortened(dir: &Path) -> Result<Self> {
         seal::check(dir)?;
-        let (catalog, _) = Self::open_as_it_is(dir)?;
+        let (catalog, _) = Self::open_as_it_is(dir, CACHE_BYTES)?;
         let last = *catalog.commits.lock();
         catalog.tally.note(last)?;
         Ok(catalog)
     }
 
+    /// Opens a catalog that has every commit that was durable.
+    fn open_whole(dir: &Path, cache_bytes: u64) -> Result<Self> {
+        let (catalog, durable) = Self::open_as_it_is(dir, cache_bytes)?;
+        let last = *catalog.commits.lock();
+        if last < durable {
+            let what = format!("the journal ends with commit {last}, and {durable} were durable");
+            let (file, offset) = end_of_journal(dir);
+            return Err(Error::Corrupt { file, offset, what });
+        }
+        Ok(catalog)
+    }
+
     /// Opens the catalog. Returns how many commits it should have, too.
-    fn open_as_it_is(dir: &Path) -> Result<(Self, u64)> {
+    fn open_as_it_is(dir: &Path, cache_bytes: u64) -> Result<(Self, u64)> {
         seal::remove(dir)?;
         let engine = contain(|| {
-            let database = Database::builder(dir).cache_size(CACHE_BYTES).worker_threads(1).open()?;
+            let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(1).open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
             let tables = tables.collect::<Result<Vec<_>, _>>()?;
@@ -123,6 +156,7 @@ impl Catalog {
             persisted: AtomicU64::new(0),
             active: Active::default(),
             tally,
+            scratch: None,
         };
         // It has blocks ahead from now on. Without a journal to sync, `persist` leaves that to the engine.
         drop(catalog.active.journal(&catalog.dir));
@@ -132,6 +166,17 @@ impl Catalog {
         };
         *catalog.commits.lock() = last;
         Ok((catalog, durable))
+    }
+
+    /// Makes `to`, which is not there yet, a catalog with everything that is committed now. Nobody commits
+    /// meanwhile. It is not whole before [`sync_copy`].
+    ///
+    /// # Errors
+    ///
+    /// I/O errors; what was made of `to` stays.
+    pub fn checkpoint(&self, to: &Path) -> Result<()> {
+        checkpoint::copy(&self.dir, to, Tables::Linked)?;
+        Ok(Tally::open(to)?.0.note(*self.commits.lock())?)
     }
 
     fn engine(&self) -> &Engine {
@@ -237,11 +282,34 @@ impl Drop for Catalog {
         // Its threads have ended when this returns.
         drop(self.engine.take());
         if *self.closed.get_mut()
-            && let Err(error) = seal::write(&self.dir)
+            && self.scratch.is_none()
+            && let Err(error) = seal::write(&self.dir, true)
         {
             tracing::warn!(%error, "the next open of the catalog does not check its files");
         }
     }
+}
+
+/// Makes `to` a copy of the catalog in `from`, which nobody has open, and makes it durable but for its own entry.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] when files are not those that were closed; I/O errors. What was made of `to` stays.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    seal::check(from)?;
+    checkpoint::copy(from, to, Tables::Linked)?;
+    sync_copy(to)
+}
+
+/// Closes the catalog that [`Catalog::checkpoint`] left in `dir`, and makes it survive a power cut, but for its own
+/// entry.
+///
+/// # Errors
+///
+/// I/O errors.
+pub fn sync_copy(dir: &Path) -> Result<()> {
+    seal::write(dir, false)?;
+    checkpoint::sync(dir)
 }
 
 impl Batch<'_> {
@@ -296,7 +364,7 @@ fn make(dir: &Path) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    drop(Catalog::open_as_it_is(&new)?);
+    drop(Catalog::open_as_it_is(&new, CACHE_BYTES)?);
     nix::unistd::syncfs(File::open(&new)?).map_err(io::Error::from)?;
     fs::rename(&new, dir)?;
     match dir.parent() {
@@ -370,6 +438,58 @@ mod tests {
         let catalog = Catalog::open(dir.path()).unwrap();
         assert_eq!(catalog.get(Table::Meta, b"kept").unwrap().as_deref(), Some(&b"1"[..]));
         assert_eq!(catalog.get(Table::Meta, b"dropped").unwrap(), None);
+    }
+
+    fn put(catalog: &Catalog, key: &str, value: &[u8]) {
+        let mut batch = catalog.batch();
+        batch.put(Table::Inline, key, value);
+        batch.commit().unwrap();
+    }
+
+    /// Name of the newest journal.
+    fn journal_of(dir: &Path) -> String {
+        end_of_journal(dir).0.replace("catalog/", "")
+    }
+
+    fn keys(catalog: &Catalog) -> Vec<String> {
+        let pairs = catalog.scan(Table::Inline, b"", None);
+        pairs.map(|pair| String::from_utf8(pair.unwrap().0).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_has_what_was_committed_and_a_copy_of_it_leaves_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(&dir.path().join("catalog")).unwrap();
+        let mut want: Vec<String> = Vec::new();
+        for round in 0..6 {
+            // More than a memtable holds, so that tables and journals change while copies are made.
+            for number in 0..40 {
+                let key = format!("{round}-{number:03}");
+                put(&catalog, &key, &vec![round; 300 << 10]);
+                want.push(key);
+            }
+            let checkpoint = dir.path().join(format!("checkpoint-{round}"));
+            catalog.checkpoint(&checkpoint).unwrap();
+            sync_copy(&checkpoint).unwrap();
+            for _ in 0..2 {
+                let copy = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap();
+                assert_eq!(keys(&copy), want, "round {round}");
+                put(&copy, "only in the copy", b"x");
+            }
+        }
+        drop(catalog);
+        let first = Catalog::open_copy(&dir.path().join("checkpoint-0"), dir.path(), false).unwrap();
+        assert_eq!(keys(&first), want[..40]);
+        drop(first);
+        // What is gone of a copy is missed, as in any catalog.
+        let checkpoint = dir.path().join("checkpoint-5");
+        let journal = checkpoint.join(journal_of(&checkpoint));
+        File::options().write(true).open(journal).unwrap().set_len(0).unwrap();
+        let lost = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap_err();
+        assert!(matches!(lost, Error::Corrupt { .. }), "{lost}");
+        let left = std::fs::read_dir(dir.path()).unwrap();
+        let left = left.filter(|entry| entry.as_ref().unwrap().path().to_string_lossy().contains("vexfs-"));
+        assert_eq!(left.count(), 0, "copies vanish");
     }
 
     #[test]

@@ -7,15 +7,16 @@
 //! **Promise.** [`Batch::commit`] applies a [`Batch`] atomically; once it returned, the death of the
 //! process loses nothing of it. [`Catalog::persist`] makes everything committed so far survive a power cut. A
 //! catalog that has lost what was persisted, or whose files are not those that were closed, is not opened: see
-//! `tally` and `seal`.
+//! `tally` and `seal`. [`Catalog::checkpoint`] makes a second catalog of it, at a cost that hardly depends on its size.
 
 mod active;
+mod checkpoint;
 mod engine;
 mod journal;
 mod seal;
 mod tally;
 
-pub use engine::{Batch, Catalog, Value};
+pub use engine::{Batch, Catalog, Value, copy, sync_copy};
 pub use journal::drop_torn_tail;
 
 /// The tables of the catalog. Keys are compared as bytes, so integers in keys are big-endian.

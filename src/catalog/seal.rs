@@ -12,6 +12,8 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::checkpoint::TABLES;
+use super::tally;
 use crate::format::record;
 use crate::{Error, Result};
 
@@ -22,7 +24,7 @@ const NAME: &str = "closed";
 const READ_MAX: u64 = 1 << 20;
 
 /// Files of the directory itself that change otherwise.
-const NOT_LISTED: [&str; 3] = [NAME, "durable", "lock"];
+const NOT_LISTED: [&str; 3] = [NAME, tally::NAME, "lock"];
 
 /// One file: its name below the catalog's directory, its length, the checksum of its bytes if it is small.
 #[derive(Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
@@ -77,10 +79,14 @@ pub(super) fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the list, when the engine has ended.
-pub(super) fn write(dir: &Path) -> io::Result<()> {
+/// Writes the list, when the engine has ended. Of a copy that shares tables with a catalog in use these are left out:
+/// there may be one among them that the engine was writing, and that the copy does not need.
+pub(super) fn write(dir: &Path, with_tables: bool) -> io::Result<()> {
     let mut listed = Vec::new();
     list(dir, "", &mut listed)?;
+    if !with_tables {
+        listed.retain(|file| !Path::new(&file.name).parent().is_some_and(|parent| parent.ends_with(TABLES)));
+    }
     let mut bytes = record::encode(&listed);
     bytes.extend(xxh3_64(&bytes).to_le_bytes());
     let mut options = File::options();
@@ -123,7 +129,7 @@ mod tests {
         fs::write(&current, b"12345").unwrap();
         fs::write(dir.path().join("0.jnl"), b"journal").unwrap();
         assert!(!check(dir.path()).unwrap());
-        write(dir.path()).unwrap();
+        write(dir.path(), true).unwrap();
         assert!(check(dir.path()).unwrap());
         fs::write(dir.path().join("0.jnl"), b"another").unwrap();
         assert!(check(dir.path()).unwrap());

@@ -15,7 +15,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The file's name in the catalog's directory.
-const NAME: &str = "durable";
+pub(super) const NAME: &str = "durable";
 
 const MAGIC: [u8; 8] = *b"VEXDUR\0\0";
 

@@ -19,6 +19,7 @@ use nix::unistd;
 use super::exit::{Code, Failure, Outcome};
 use super::mount::Plan;
 use super::notify;
+use super::say;
 use crate::fuse::{self, Mounted, mounts};
 use crate::volume::{Volume, VolumeOptions};
 
@@ -101,6 +102,11 @@ pub(super) fn serve(plan: Plan, announce: bool) -> Outcome {
         mountpoint: Some(plan.mountpoint.clone()),
         read_only: plan.options.read_only,
     })?;
+    if !plan.options.read_only
+        && let Some(reason) = volume.refusal()
+    {
+        say(&format!("{}: {reason}, mounted read-only", plan.store.display()));
+    }
     volume.set_sync_mode(plan.options.sync);
     if let Some(bytes_per_second) = plan.options.scrub {
         volume.start_scrub(bytes_per_second)?;
@@ -177,8 +183,12 @@ fn unmount_on(signals: SigSet, mounted: &Arc<Mounted>) -> Result<(), Failure> {
 
 /// Turns stderr into the store's log, says the word to the parent, and closes stdout.
 fn leave_terminal(store: &Path) -> io::Result<()> {
-    let log = open_log(store)?;
     let null = OpenOptions::new().write(true).open("/dev/null")?;
+    let log = match open_log(store) {
+        // Nothing is written into a store that cannot be written.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => null.try_clone()?,
+        other => other?,
+    };
     let mut stdout = io::stdout().lock();
     // A parent that is gone was interrupted: whoever wanted the mount does not want it any more.
     writeln!(stdout, "{READY}")?;

@@ -1,8 +1,9 @@
 //! The command line. Data goes to stdout, messages to stderr as `vexfs: ...`.
 //!
-//! One file for each command. `mount` serves a store, `fsck` checks one that is not mounted, and `bench` runs the
-//! engine in a store of its own, which vanishes; the others work through the files of a mount, as any program
-//! could, and never open a store. Under the name `mount.fuse.vexfs` the program is a helper of mount(8).
+//! One file for each command. `mount` serves a store, `fsck` checks one that is not mounted, `snapshot restore` brings
+//! one back, and `bench` runs the engine in a store of its own, which vanishes; the others work through the files of a
+//! mount, as any program could, and never open a store. Under the name `mount.fuse.vexfs` the program is a helper of
+//! mount(8).
 
 mod bench;
 mod control;
@@ -15,6 +16,7 @@ mod mount;
 mod notify;
 mod output;
 mod search;
+mod snapshot;
 mod stats;
 mod status;
 mod umount;
@@ -56,6 +58,8 @@ enum Command {
     Index(index::Index),
     /// Check a store that is not mounted, and repair it
     Fsck(fsck::Fsck),
+    /// Keep read-only views of everything as it was, and go back to one
+    Snapshot(snapshot::Snapshot),
     /// Measure on this machine
     Bench(bench::Bench),
 }
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Search(command) => command.run(),
         Command::Index(command) => command.run(),
         Command::Fsck(command) => command.run(),
+        Command::Snapshot(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     finish(outcome).into()

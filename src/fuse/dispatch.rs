@@ -31,7 +31,7 @@ use super::search_pool::{SearchPool, Turn};
 use crate::metrics::Op;
 use crate::namespace::Ino;
 use crate::pool::stack;
-use crate::volume::{Caller, Handle, SetAttr, Volume};
+use crate::volume::{Caller, Handle, SetAttr, Views, Volume};
 use crate::{Error, Result};
 
 /// Largest write that the kernel sends in one request.
@@ -95,7 +95,7 @@ pub(super) struct Door {
 /// What an answer is made with, on whichever thread.
 #[derive(Debug)]
 struct Server {
-    volume: Arc<Volume>,
+    volume: Views,
     passthrough: Arc<Passthrough>,
     /// The stack that each operation uses is measured.
     stack_probe: bool,
@@ -232,6 +232,7 @@ impl Door {
         ending: Arc<Ending>,
         options: &MountOptions,
     ) -> std::io::Result<Self> {
+        let volume = Views::new(volume);
         let server = Server { volume, passthrough: Arc::default(), stack_probe: options.stack_probe };
         Ok(Self { server: Arc::new(server), pool: SearchPool::start()?, ending })
     }
@@ -752,19 +753,17 @@ mod tests {
         }
     }
 
-    fn server(store: &Path) -> Arc<Server> {
+    fn volume(store: &Path) -> Arc<Volume> {
         let options = VolumeOptions { store: store.into(), mountpoint: None, read_only: false };
-        Arc::new(Server {
-            volume: Volume::open(options).unwrap(),
-            passthrough: Arc::default(),
-            stack_probe: false,
-        })
+        Volume::open(options).unwrap()
     }
 
     #[test]
     fn each_request_gets_one_answer_and_a_panic_is_eio() {
         let store = tempfile::tempdir().unwrap();
-        let server = server(&store.path().join("store"));
+        let volume = volume(&store.path().join("store"));
+        let server =
+            Server { volume: Views::new(volume.clone()), passthrough: Arc::default(), stack_probe: false };
         let (sender, answers) = channel();
         let started = Instant::now();
         let reply = || Reply(Some(sender.clone()));
@@ -776,13 +775,13 @@ mod tests {
         assert_eq!(got, [Ok(7), Err(libc::EDOM), Err(libc::EIO), Err(libc::EAGAIN)]);
         let counted = server.volume.metrics().render(&[]);
         assert!(counted.contains("vexfs_fuse_ops_total{op=\"write\",result=\"error\"} 3"), "{counted}");
-        server.volume.close().unwrap();
+        volume.close().unwrap();
     }
 
     #[test]
     fn what_may_search_takes_copies_of_its_bytes_to_the_pool() {
         let store = tempfile::tempdir().unwrap();
-        let volume = server(&store.path().join("store")).volume.clone();
+        let volume = volume(&store.path().join("store"));
         let door = Door::new(volume.clone(), Arc::new(Ending::new(volume.clone())), &MountOptions::default())
             .unwrap();
         let (sender, answers) = channel();

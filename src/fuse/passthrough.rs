@@ -12,7 +12,7 @@ use fuser::{BackingId, FopenFlags, INodeNo, Notifier, ReplyCreate, ReplyOpen};
 
 use super::answer::Open;
 use super::convert;
-use crate::volume::{Handle, OpenFlags, Opened, Volume};
+use crate::volume::{Handle, OpenFlags, Opened, Views};
 
 /// A reply that files can be registered through.
 pub(super) trait Register {
@@ -57,7 +57,7 @@ impl Passthrough {
     /// asked again.
     pub(super) fn answer(
         &self,
-        volume: &Volume,
+        volume: &Views,
         ino: u64,
         opened: Opened,
         flags: OpenFlags,

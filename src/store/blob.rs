@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,9 @@ use crate::{Error, Result};
 /// Bytes copied at once where the kernel cannot copy by itself.
 const COPY_BYTES: usize = 64 << 10;
 
+/// The command of `fcntl` that chooses the signal for a broken lease, from `asm-generic/fcntl.h`.
+const F_SETSIG: i32 = 10;
+
 /// Descriptors that no user's open file takes.
 const OWN_FILES: u64 = 128;
 
@@ -38,6 +41,8 @@ const OWN_FILES: u64 = 128;
 pub(super) struct Blobs {
     dir: PathBuf,
     next: AtomicU64,
+    /// Nothing of the filesystem below can be changed.
+    read_only: bool,
     /// Blobs found at open and not adopted since; `None` after the sweep.
     orphans: Mutex<Option<HashSet<u64>>>,
     /// For each of the 256 directories.
@@ -54,21 +59,23 @@ struct Entries {
 }
 
 impl Blobs {
-    /// Opens the blobs below the store directory, making the directories for them on first use.
+    /// Opens the blobs below the store directory, making the directories for them on first use unless it is
+    /// `read_only`.
     ///
     /// # Errors
     ///
     /// I/O errors.
-    pub(super) fn open(store_dir: &Path, damage: Arc<DamageLog>) -> Result<Self> {
+    pub(super) fn open(store_dir: &Path, read_only: bool, damage: Arc<DamageLog>) -> Result<Self> {
         let dir = store_dir.join("blobs");
-        let (found, made) = list(&dir).map_err(store_error)?;
+        let (found, made) = list(&dir, !read_only).map_err(store_error)?;
         if made {
             sync_dir(&dir).map_err(store_error)?;
         }
         let next = found.iter().max().map_or(0, |last| last.saturating_add(1));
         let entries =
             (0..256).map(|_| Entries { made: AtomicU64::new(1), synced: AtomicU64::new(0) }).collect();
-        Ok(Self { dir, next: AtomicU64::new(next), orphans: Mutex::new(Some(found)), entries, damage })
+        let orphans = Mutex::new(Some(found));
+        Ok(Self { dir, next: AtomicU64::new(next), read_only, orphans, entries, damage })
     }
 
     fn path(&self, id: BlobId) -> PathBuf {
@@ -77,6 +84,22 @@ impl Blobs {
 
     fn entries(&self, id: BlobId) -> &Entries {
         &self.entries[usize::from(low_byte(id))]
+    }
+
+    /// Every blob has a number below this one.
+    pub(super) fn end(&self) -> u64 {
+        self.next.load(Ordering::SeqCst)
+    }
+
+    /// Whether it was found at open and nothing has named it since.
+    pub(super) fn is_orphan(&self, id: BlobId) -> bool {
+        self.orphans.lock().as_ref().is_some_and(|orphans| orphans.contains(&id.0))
+    }
+
+    /// Bytes of the disk that these blobs take, each as if it shared nothing with another.
+    pub(super) fn bytes_of(&self, ids: &[BlobId]) -> u64 {
+        let bytes = |&id: &BlobId| fs::metadata(self.path(id)).map_or(0, |meta| meta.blocks() * 512);
+        ids.iter().map(bytes).sum()
     }
 
     pub(super) fn adopt(&self, id: BlobId) {
@@ -122,7 +145,7 @@ impl Blobs {
     }
 
     pub(super) fn open_blob(&self, id: BlobId, write: bool) -> Result<File> {
-        open_file(&self.path(id), write).map_err(|error| match error.kind() {
+        open_file(&self.path(id), write && !self.read_only).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::Corrupt {
                 file: format!("blobs/{}", relative_path(id)),
                 offset: 0,
@@ -130,6 +153,23 @@ impl Blobs {
             },
             _ => store_error(error),
         })
+    }
+
+    /// Whether anybody has it open for writing, mappings included. What cannot be found out counts as yes.
+    pub(super) fn is_open_for_writing(&self, id: BlobId) -> bool {
+        let file = match self.open_blob(id, false) {
+            Ok(file) => file,
+            Err(Error::Corrupt { .. }) => return false,
+            Err(_) => return true,
+        };
+        // A read lease is given only while nobody has the file open for writing. Whoever opens it while the lease is
+        // held waits until it is returned, and the holder gets a signal: one that is ignored by default.
+        let fcntl = |command, argument: i32| {
+            // SAFETY: these commands take an integer and touch no memory; the file is open.
+            Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), command, argument) })
+        };
+        let leased = fcntl(F_SETSIG, libc::SIGURG).and_then(|_| fcntl(libc::F_SETLEASE, libc::F_RDLCK));
+        leased.and_then(|_| fcntl(libc::F_SETLEASE, libc::F_UNLCK)).is_err()
     }
 
     pub(super) fn clone_blob(&self, id: BlobId) -> Result<(BlobId, File)> {
@@ -231,15 +271,16 @@ fn id_of(name: &Path, low: u8) -> Option<u64> {
     (relative_path(BlobId(id)) == format!("{low:02x}/{name}")).then_some(id)
 }
 
-/// Lists the blobs in all 256 directories. Makes those that are missing; the flag says whether any was.
-fn list(dir: &Path) -> io::Result<(HashSet<u64>, bool)> {
+/// Lists the blobs in all 256 directories. Makes those that are missing if it is to `make` them; the flag says
+/// whether any was made.
+fn list(dir: &Path, make: bool) -> io::Result<(HashSet<u64>, bool)> {
     let (mut found, mut any_made) = (HashSet::new(), false);
     for low in 0..=u8::MAX {
         let sub = dir.join(format!("{low:02x}"));
         let listing = match fs::read_dir(&sub) {
             Ok(listing) => listing,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                any_made |= make_dir(&sub)?;
+                any_made |= make && make_dir(&sub)?;
                 continue;
             }
             Err(error) => return Err(error),
@@ -406,17 +447,15 @@ impl BlobMap {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn blobs(dir: &Path) -> Blobs {
         make_dir(&dir.join("blobs")).unwrap();
-        Blobs::open(dir, Arc::default()).unwrap()
+        Blobs::open(dir, false, Arc::default()).unwrap()
     }
 
     fn count(dir: &Path) -> usize {
-        list(&dir.join("blobs")).unwrap().0.len()
+        list(&dir.join("blobs"), true).unwrap().0.len()
     }
 
     /// A file of 4 MiB with 8 KiB of data in the middle and at the end.
@@ -433,6 +472,24 @@ mod tests {
         let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
         file.read_exact_at(&mut bytes, 0).unwrap();
         bytes
+    }
+
+    #[test]
+    fn a_blob_that_somebody_may_write_is_known_by_its_mapping_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = blobs(dir.path());
+        let (id, file) = blobs.create().unwrap();
+        file.set_len(4096).unwrap();
+        assert!(blobs.is_open_for_writing(id));
+        // SAFETY: nobody else uses the file, and it keeps its length.
+        let mapped = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+        drop(file);
+        assert!(blobs.is_open_for_writing(id));
+        drop(mapped);
+        assert!(!blobs.is_open_for_writing(id));
+        let _reader = blobs.open_blob(id, false).unwrap();
+        assert!(!blobs.is_open_for_writing(id));
+        assert!(!blobs.is_open_for_writing(BlobId(77)));
     }
 
     #[test]

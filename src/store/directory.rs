@@ -77,6 +77,16 @@ pub(super) fn is_store(dir: &Path) -> bool {
     dir.join(IDENTITY).exists()
 }
 
+/// Whether the filesystem that `dir` is on cannot be written.
+///
+/// # Errors
+///
+/// I/O errors.
+pub(super) fn is_on_read_only_filesystem(dir: &Path) -> io::Result<bool> {
+    let flags = nix::sys::statvfs::statvfs(dir)?.flags();
+    Ok(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
+}
+
 /// Refuses a directory that has files but no `VEXFS`: it is somebody's home, or a store that lost its head.
 fn refuse_foreign(dir: &Path) -> Result<()> {
     let mut foreign: Option<OsString> = None;

@@ -12,6 +12,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::directory::open_file;
 use super::io;
 use crate::{Error, Result};
 
@@ -56,6 +57,23 @@ impl Lock {
         file.write_all_at(text.as_bytes(), 0).map_err(io)?;
         file.set_len(text.len() as u64).map_err(io)?;
         Ok(Self { file, last_end_was_unclean })
+    }
+
+    /// Locks a store that cannot be written: other readers are let in, a writer is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub(super) fn acquire_for_reading(dir: &Path) -> Result<Self> {
+        let file = open_file(&dir.join("lock"), false).map_err(io)?;
+        let last_end_was_unclean = file.metadata().map_err(io)?.len() > 0;
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(file) => Ok(Self { file, last_end_was_unclean }),
+            Err((file, Errno::EWOULDBLOCK)) => {
+                Err(Error::StoreLocked { path: dir.to_path_buf(), holder: read_holder(file) })
+            }
+            Err((_, errno)) => Err(io(errno.into())),
+        }
     }
 
     /// Whether the last holder ended without [`mark_clean`](Self::mark_clean).

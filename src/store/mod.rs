@@ -21,6 +21,13 @@
 //!    [`sync_blob`](Store::sync_blob) for every blob that a commit names and that is not durable yet; persist
 //!    the catalog; [`reclaim`](Store::reclaim) with the mark.
 //! 5. *End:* the same, then [`close`](Store::close).
+//!
+//! **Snapshots** name slots and blobs as well. What they name is not reused, removed or written in place, however
+//! the newest commit lets go of it: [`Store::share_all`] while nothing changes, when one is taken;
+//! [`Store::hold`] between the adoptions and the sweep, when the store opens; [`Store::share_only`] when one is gone.
+//! The file `snapshots` has their directories.
+//!
+//! A store on a filesystem that is **read-only** opens for reading: nothing of it is made, swept or written.
 
 mod blob;
 mod check;
@@ -30,7 +37,9 @@ mod lock;
 mod quarantine;
 pub mod rows;
 mod segment;
+mod shared;
 mod slots;
+mod snapshots;
 mod sums;
 mod watch;
 
@@ -42,10 +51,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags};
 use parking_lot::Mutex;
 
 pub use self::blob::BlobMap;
+pub use self::shared::Named;
 pub use self::slots::Slot;
+pub use self::snapshots::Draft;
 pub use self::watch::damages;
 
 use self::blob::Blobs;
@@ -53,6 +65,7 @@ use self::damage::DamageLog;
 use self::lock::Lock;
 use self::quarantine::Quarantine;
 use self::segment::Home;
+use self::shared::Shared;
 use self::slots::Slots;
 use crate::{Error, Result};
 
@@ -77,6 +90,10 @@ pub struct BlobId(pub u64);
 /// Largest content that goes into a slot, in bytes: a vector of 16384 f64 with its `.npy` header.
 pub const SLOT_MAX: usize = 132 << 10;
 
+/// Where a restored catalog is put together, and where files lie that are worthless when the process ends.
+const CATALOG_NEW: &str = "catalog.new";
+const SCRATCH: &str = "scratch";
+
 /// The store directory, open and locked. The lock is held until the store and every [`Slot`] of it are gone.
 pub struct Store {
     home: Arc<Home>,
@@ -88,6 +105,7 @@ pub struct Store {
     /// The first failure of a sync: one that succeeds later would say nothing about what was lost.
     failure: OnceLock<String>,
     closed: AtomicBool,
+    read_only: bool,
 }
 
 impl Store {
@@ -95,7 +113,9 @@ impl Store {
     /// the lock file so that a second process can say who holds it: `pid 4711, mounted at /mnt/v`.
     ///
     /// When the last process to hold the store did not [`close`](Self::close) it, what that process wrote is
-    /// made durable first.
+    /// made durable first. What was begun and not ended of snapshots, restores and copies is removed.
+    ///
+    /// On a read-only filesystem none of this happens, and the store must be there.
     ///
     /// # Errors
     ///
@@ -104,6 +124,16 @@ impl Store {
     /// file `VEXFS` is damaged; I/O errors.
     pub fn open(dir: &Path, holder: &str) -> Result<Arc<Self>> {
         let dir = directory::prepare(dir)?;
+        let read_only = directory::is_on_read_only_filesystem(&dir).map_err(io)?;
+        if read_only {
+            if !directory::is_store(&dir) {
+                let why = "has no file VEXFS, and its filesystem is read-only".into();
+                return Err(Error::Store { path: dir, why });
+            }
+            let id = directory::identity(&dir)?;
+            let lock = Lock::acquire_for_reading(&dir)?;
+            return Self::assemble(dir, lock, id, read_only);
+        }
         let lock = Lock::acquire(&dir, holder)?;
         if lock.last_end_was_unclean() {
             let root = File::open(&dir).map_err(io)?;
@@ -117,9 +147,19 @@ impl Store {
         if any_made {
             directory::sync_dir(&dir).map_err(io)?;
         }
+        snapshots::clean(&dir).map_err(io)?;
+        for name in [CATALOG_NEW, SCRATCH] {
+            snapshots::remove_dir(&dir.join(name)).map_err(io)?;
+        }
+        directory::make_dir(&dir.join(SCRATCH)).map_err(io)?;
+        Self::assemble(dir, lock, id, read_only)
+    }
+
+    fn assemble(dir: PathBuf, lock: Lock, id: String, read_only: bool) -> Result<Arc<Self>> {
         let damage = Arc::new(DamageLog::default());
-        let blobs = Blobs::open(&dir, Arc::clone(&damage))?;
-        let home = Arc::new(Home { dir, lock, quarantine: Quarantine::default(), damage });
+        let blobs = Blobs::open(&dir, read_only, Arc::clone(&damage))?;
+        let (quarantine, shared) = (Quarantine::default(), Shared::default());
+        let home = Arc::new(Home { dir, lock, quarantine, shared, damage });
         let slots = Slots::open(Arc::clone(&home))?;
         Ok(Arc::new(Self {
             home,
@@ -128,7 +168,9 @@ impl Store {
             blobs,
             syncing: Mutex::new(()),
             failure: OnceLock::new(),
-            closed: AtomicBool::new(false),
+            // Refused for the same reasons: nothing new may be written.
+            closed: AtomicBool::new(read_only),
+            read_only,
         }))
     }
 
@@ -148,6 +190,43 @@ impl Store {
     #[must_use]
     pub fn catalog_dir(&self) -> PathBuf {
         self.home.dir.join("catalog")
+    }
+
+    /// Where a catalog is put together that is to take the place of the one in use.
+    #[must_use]
+    pub fn new_catalog_dir(&self) -> PathBuf {
+        self.home.dir.join(CATALOG_NEW)
+    }
+
+    /// Puts the catalog in [`new_catalog_dir`](Self::new_catalog_dir), which is durable but for its entry, in the
+    /// place of the one in use, and removes that. Whenever the process or the power ends, the store has the one or
+    /// the other. Neither is open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] on a filesystem that cannot exchange two names; I/O errors.
+    pub fn exchange_catalogs(&self) -> Result<()> {
+        let (new, old) = (self.new_catalog_dir(), self.catalog_dir());
+        match nix::fcntl::renameat2(AT_FDCWD, &new, AT_FDCWD, &old, RenameFlags::RENAME_EXCHANGE) {
+            Err(Errno::EINVAL | Errno::ENOSYS) => {
+                return Err(Error::Unsupported("exchanging two directories on the store's filesystem"));
+            }
+            other => other.map_err(|errno| io(errno.into()))?,
+        }
+        directory::sync_dir(&self.home.dir).map_err(io)?;
+        snapshots::remove_dir(&new).map_err(io)
+    }
+
+    /// A directory for files that are worthless when the process ends.
+    #[must_use]
+    pub fn scratch_dir(&self) -> PathBuf {
+        if self.read_only { std::env::temp_dir() } else { self.home.dir.join(SCRATCH) }
+    }
+
+    /// Whether the filesystem that the store is on cannot be written.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// The directory for checkpoints of graphs. It exists.
@@ -340,13 +419,70 @@ impl Store {
         self.home.quarantine.mark()
     }
 
-    /// Makes space freed before `mark` usable again: removes blobs, returns slots to the free list. A slot in a
-    /// segment that is being read waits for the next call.
+    /// Makes space freed before `mark` usable again, unless a snapshot names it: removes blobs, returns slots to the
+    /// free list. A slot in a segment that is being read waits for the next call.
     pub fn reclaim(&self, mark: u64) {
         self.slots.reclaim(mark);
         for id in self.home.quarantine.take_blobs(mark) {
-            self.blobs.remove(id);
+            if !self.home.shared.hold_blob(id) {
+                self.blobs.remove(id);
+            }
         }
+    }
+
+    /// A snapshot names everything that is live now. Nothing is written, freed or committed meanwhile.
+    pub fn share_all(&self) {
+        self.home.shared.add(self.slots.live().into_iter(), self.blobs.end());
+    }
+
+    /// Snapshots name these: what nothing else names is held for them. Called once, between the adoptions and the
+    /// sweep.
+    pub fn hold(&self, named: Named) {
+        let slots = self.slots.hold(&named);
+        let blobs: Vec<BlobId> = named.blobs().filter(|&id| self.blobs.is_orphan(id)).collect();
+        for id in named.blobs() {
+            self.blobs.adopt(id);
+        }
+        self.home.shared.replace(named);
+        for freed in slots {
+            self.home.shared.hold_slot(freed);
+        }
+        for id in blobs {
+            self.home.shared.hold_blob(id);
+        }
+    }
+
+    /// From now on snapshots name these and no others. What was held for one that is gone is freed, into the
+    /// quarantine.
+    pub fn share_only(&self, named: Named) {
+        let (slots, blobs) = self.home.shared.replace(named);
+        for freed in slots {
+            self.home.quarantine.free_slot(freed);
+        }
+        for id in blobs {
+            self.home.quarantine.drop_blob(id);
+        }
+    }
+
+    /// Whether a blob belongs to the newest commit alone, so that it may be written in place. Otherwise a snapshot
+    /// names it as well, and whoever wants to write works on a [clone](Self::clone_blob).
+    #[must_use]
+    pub fn may_write_in_place(&self, id: BlobId) -> bool {
+        !self.home.shared.has_blob(id)
+    }
+
+    /// Whether anybody may write a blob without asking, because it is open for writing or mapped so. Those who have it
+    /// open through [`open_blob`](Self::open_blob) count.
+    #[must_use]
+    pub fn is_blob_open_for_writing(&self, id: BlobId) -> bool {
+        self.blobs.is_open_for_writing(id)
+    }
+
+    /// Bytes that are taken for snapshots alone: of blobs as if they shared no extents.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let (slots, blobs) = self.home.shared.held();
+        self.slots.bytes_of(&slots) + self.blobs.bytes_of(&blobs)
     }
 
     /// Total, free and available bytes of the filesystem below the store, and its inode counts.
@@ -375,6 +511,9 @@ impl Store {
     /// As [`sync`](Self::sync). The end then counts as unclean.
     pub fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
+        if self.read_only {
+            return Ok(());
+        }
         self.sync()?;
         self.home.lock.mark_clean().map_err(io)
     }

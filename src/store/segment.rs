@@ -21,6 +21,7 @@ use super::damage::DamageLog;
 use super::directory::{create_file, open_file, sync_dir};
 use super::lock::Lock;
 use super::quarantine::Quarantine;
+use super::shared::Shared;
 use super::watch::Watch;
 use super::{SlotRef, io as store_error};
 use crate::{Error, Result};
@@ -47,6 +48,7 @@ pub(super) struct Home {
     pub(super) dir: PathBuf,
     pub(super) lock: Lock,
     pub(super) quarantine: Quarantine,
+    pub(super) shared: Shared,
     pub(super) damage: Arc<DamageLog>,
 }
 
@@ -349,6 +351,21 @@ impl Segment {
         self.first_open_word.fetch_min(slot / u64::BITS, Ordering::Relaxed);
     }
 
+    /// Notes that a slot is named by a snapshot alone; `false` when something else has it.
+    pub(super) fn set_held(&self, slot: u32) -> bool {
+        if slot >= self.slots || self.bit(&self.taken, slot) {
+            return false;
+        }
+        self.set_taken(slot);
+        self.set_freed(slot)
+    }
+
+    /// A bit for each slot that is taken and not on its way back.
+    pub(super) fn live(&self) -> Vec<u64> {
+        let words = self.taken.iter().zip(&self.freed);
+        words.map(|(taken, freed)| taken.load(Ordering::Acquire) & !freed.load(Ordering::Acquire)).collect()
+    }
+
     /// Notes that a taken slot goes into the quarantine; `false` when it is free or there already.
     pub(super) fn set_freed(&self, slot: u32) -> bool {
         self.bit(&self.taken, slot)
@@ -459,6 +476,7 @@ mod tests {
             dir: dir.to_path_buf(),
             lock,
             quarantine: Quarantine::default(),
+            shared: Shared::default(),
             damage: Arc::default(),
         })
     }

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::quarantine::FreedSlot;
 use super::segment::{self, Damage, Found, Home, Segment};
+use super::shared::Named;
 use super::{SLOT_MAX, SlotRef, io};
 use crate::{Error, Result};
 
@@ -264,10 +265,43 @@ impl Slots {
         Ok(())
     }
 
-    /// Makes slots freed before `mark` free. Those in a segment that is being read stay in the quarantine.
+    /// Which slots are live now: a word of bits after the other for each segment.
+    pub(super) fn live(&self) -> Vec<(u32, Vec<u64>)> {
+        self.segments.read().iter().map(|(&number, segment)| (number, segment.live())).collect()
+    }
+
+    /// Holds the slots that only snapshots name, before the first is written.
+    pub(super) fn hold(&self, named: &Named) -> Vec<FreedSlot> {
+        let mut held = Vec::new();
+        for at in named.slots() {
+            match self.segment(at.segment) {
+                Ok(segment) => {
+                    if segment.set_held(at.slot) {
+                        held.push(at);
+                    }
+                }
+                Err(error) => tracing::error!(%error, "a snapshot names a slot that is not there"),
+            }
+        }
+        held
+    }
+
+    /// Bytes of segments that these slots take.
+    pub(super) fn bytes_of(&self, slots: &[FreedSlot]) -> u64 {
+        let segments = self.segments.read();
+        let stride =
+            |slot: &FreedSlot| segments.get(&slot.segment).map_or(0, |segment| u64::from(segment.stride()));
+        slots.iter().map(stride).sum()
+    }
+
+    /// Makes slots freed before `mark` free, unless a snapshot names them. Those in a segment that is being read
+    /// stay in the quarantine.
     pub(super) fn reclaim(&self, mark: u64) {
         let mut pinned = Vec::new();
         for (stamp, freed) in self.home.quarantine.take_slots(mark) {
+            if self.home.shared.hold_slot(freed) {
+                continue;
+            }
             let segment = self.segments.read().get(&freed.segment).cloned();
             let segment = segment.expect("a slot was freed in this segment, and segments stay");
             if segment.is_pinned() {

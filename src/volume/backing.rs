@@ -14,8 +14,11 @@
 //! **Invariant:** while a handle is backed, the inode names that blob, unsealed: every change is made in place, and
 //! nothing is settled. A writing one has its inode marked dirty on disk, as what it does is not committed.
 //!
-//! **Invariant:** a blob that was ever handed over for writing is not sealed: pages of it may stay mapped after the
-//! handle has ended. Vectors get a copy.
+//! **Invariant:** a blob that was handed over for writing is not sealed as long as pages of it may stay mapped, which
+//! may be after the handle has ended. Vectors get a copy.
+//!
+//! **Invariant:** a blob that a snapshot shares is not handed over, and no snapshot is taken of one that the kernel has:
+//! it would change under the snapshot.
 
 use std::fs::{File, FileTimes};
 use std::sync::Arc;
@@ -23,12 +26,13 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::open_files::{OpenBlob, OpenFile, Overlay};
+use super::txn::Active;
 use super::types::{Handle, OpenFlags};
 use super::{SyncMode, Txn, Volume, edits};
-use crate::Result;
 use crate::format;
 use crate::namespace::{Content, Ino, Inode, Link, Mark, Time};
 use crate::store::BlobId;
+use crate::{Error, Result};
 
 /// Smallest file that is worth it: below, handing a blob over costs more than asking for its bytes.
 const SMALLEST: u64 = 128 << 10;
@@ -116,12 +120,18 @@ impl Volume {
     }
 
     /// How the kernel is to treat a handle that is about to be made. The caller holds the inode's lock and the file,
-    /// whose content is `content` after an `O_TRUNC`.
+    /// whose record is `inode` after an `O_TRUNC`, and keeps what comes beside the mode until the handle is there: it
+    /// keeps snapshots away.
     ///
     /// # Errors
     ///
     /// Those of a commit and of opening the blob.
-    pub(super) fn mode_for(&self, file: &OpenFile, inode: &Inode, flags: OpenFlags) -> Result<Mode> {
+    pub(super) fn mode_for(
+        &self,
+        file: &OpenFile,
+        inode: &Inode,
+        flags: OpenFlags,
+    ) -> Result<(Mode, Option<Active<'_>>)> {
         let (is_backed, has_cached) = {
             let state = file.state();
             (state.backing.is_backed(), state.backing.cached > 0)
@@ -130,16 +140,25 @@ impl Volume {
             Content::Blob { id, .. } if !has_cached && self.may_back(file, inode, is_backed)? => {
                 OpenBlob { id, file: self.blob_for_reading(file, id)? }
             }
-            _ if is_backed => return Ok(Mode::Direct),
-            _ => return Ok(Mode::Cached),
+            _ if is_backed => return Ok((Mode::Direct, None)),
+            _ => return Ok((Mode::Cached, None)),
         };
+        let _io = file.lock_io();
         if flags.write {
             if !is_backed && self.room_for_backing()? < ROOM {
-                return Ok(Mode::Cached);
+                return Ok((Mode::Cached, None));
             }
+            self.mark_before_backed_writing(file)?;
+        }
+        let active = self.active();
+        if !self.store.may_write_in_place(blob.id) {
+            // A snapshot was taken since the look above, which nothing was backed for.
+            return Ok((Mode::Cached, None));
+        }
+        if flags.write {
             self.begin_backed_writing(file, inode, &blob)?;
         }
-        Ok(Mode::Backed(blob.file))
+        Ok((Mode::Backed(blob.file), Some(active)))
     }
 
     fn room_for_backing(&self) -> Result<u64> {
@@ -150,7 +169,7 @@ impl Volume {
     /// Whether the kernel may read and write the blob of this file in place.
     fn may_back(&self, file: &OpenFile, inode: &Inode, is_backed: bool) -> Result<bool> {
         if !self.passthrough.load(Ordering::Acquire)
-            || !matches!(inode.content, Content::Blob { sealed: false, .. })
+            || !matches!(inode.content, Content::Blob { id, sealed: false } if self.store.may_write_in_place(id))
             || edits::is_privileged(inode.mode)
             || (inode.size < SMALLEST && !is_backed)
         {
@@ -160,14 +179,19 @@ impl Volume {
         Ok(!file.state().orphan && !is_vector_file(&self.links_of(file.ino)?))
     }
 
-    /// From here on the blob may change without us.
-    fn begin_backed_writing(&self, file: &OpenFile, inode: &Inode, blob: &OpenBlob) -> Result<()> {
-        let _io = file.lock_io();
+    /// Marks the inode dirty on disk. The mark is stale until the writing begins.
+    fn mark_before_backed_writing(&self, file: &OpenFile) -> Result<()> {
         if !self.has_mark(file) {
             let mut txn = self.begin()?;
             self.names.put_mark(&mut txn.batch, Mark::Dirty, file.ino);
             self.commit(txn)?;
+            self.stale_marks.insert(file.ino);
         }
+        Ok(())
+    }
+
+    /// From here on the blob may change without us.
+    fn begin_backed_writing(&self, file: &OpenFile, inode: &Inode, blob: &OpenBlob) -> Result<()> {
         self.stale_marks.remove(&file.ino);
         self.unsettled.remove(&file.ino);
         let mut state = file.state();
@@ -189,6 +213,24 @@ impl Volume {
         self.unsynced.note(blob.id);
         self.changed.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Refuses a snapshot while the kernel has a file, or pages of one are mapped that it had for writing. Blobs that
+    /// nobody can write any more without asking us are ours alone again. The caller has stopped every change.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`.
+    pub(super) fn refuse_backed(&self) -> Result<()> {
+        if self.files.all().iter().any(|file| file.is_backed()) {
+            return Err(Error::Busy);
+        }
+        self.lent.retain(|&id| {
+            // What came through mapped pages, nobody has noted.
+            self.unsynced.note(id);
+            self.store.is_blob_open_for_writing(id)
+        });
+        if self.lent.is_empty() { Ok(()) } else { Err(Error::Busy) }
     }
 
     /// Before a sync: what the kernel wrote without us is not known to be on disk.

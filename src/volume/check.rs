@@ -12,6 +12,10 @@
 //! keeps them, under `lost+found`, so that nobody takes them for sound.
 //!
 //! What a mount finishes by itself after an unclean end (marks, leftover blobs) is no damage.
+//!
+//! Each snapshot is a catalog of its own and is checked in the same way, except for slots and blobs that were checked
+//! already because it shares them. Nothing of a snapshot is repaired, and what it names is not removed: a damaged one
+//! is named, and whoever does not want it any more drops it.
 
 mod contents;
 mod report;
@@ -79,6 +83,12 @@ pub fn fsck(dir: &Path, repair: Repair) -> Result<Report> {
 /// Opens the catalog. One that has lost commits is taken as it is, for a repair.
 fn open_catalog(store: &Store, repair: Repair, report: &mut Report) -> Result<Catalog> {
     let dir = store.catalog_dir();
+    if store.is_read_only() {
+        return match repair {
+            Repair::No => Catalog::open_copy(&dir, &store.scratch_dir(), store.ended_uncleanly()),
+            Repair::Yes => Err(Error::ReadOnly),
+        };
+    }
     match (Catalog::open(&dir), repair) {
         (Err(error @ Error::Corrupt { .. }), Repair::Yes) => match Catalog::open_shortened(&dir) {
             Ok(catalog) => {
@@ -112,17 +122,19 @@ impl Check<'_> {
     fn run(&self, repair: Repair, report: &mut Report) -> Result<()> {
         let mut lost = None;
         for round in 0..ROUNDS {
-            let found = self.look(repair)?;
+            let found = self.look(repair, None)?;
             if round == 0 {
                 report.counted = found.counted();
-                (report.counted.leftover_blobs, _) = self.store.leftovers();
             }
             let is_last = repair == Repair::No || round + 1 == ROUNDS;
             if is_last || !self.mend(&found, &mut lost, report)? {
-                self.add_rest(&found, report);
+                report.findings.extend(self.findings(&found));
+                self.check_snapshots(&found.contents, report)?;
                 break;
             }
         }
+        (report.counted.leftover_blobs, _) = self.store.leftovers();
+        self.add_unnamed_segments(report);
         if report.repaired() > 0 {
             // What is repaired is settled by the next open, which looks at everything.
             let mut batch = self.catalog.batch();
@@ -143,8 +155,9 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// One round. For a repair it ends behind the first part that has a fault.
-    fn look(&self, repair: Repair) -> Result<Found> {
+    /// One round. For a repair it ends behind the first part that has a fault. Of a snapshot, `checked` is what was
+    /// found sound before.
+    fn look(&self, repair: Repair, checked: Option<&Contents>) -> Result<Found> {
         let mut found = Found::default();
         let mut files = Files::default();
         let mut contents = Contents::new(report::was_closed(&self.catalog)?);
@@ -159,12 +172,15 @@ impl Check<'_> {
         found.members = super::ingest::check::check(&self.catalog, &found.census, &files)?;
         contents.note_members(&found.members.contents);
         drop(files);
+        if let Some(checked) = checked {
+            contents.leave_out(checked);
+        }
         contents.check(self.store, &found.census)?;
         found.contents = contents;
         let is_sound = found.contents.faults.is_empty()
             && found.members.faults.is_empty()
             && found.census.faults.is_empty();
-        if is_sound {
+        if is_sound && checked.is_none() {
             found.graphs = self.check_graphs(&found.members)?;
         }
         Ok(found)
@@ -189,7 +205,9 @@ impl Check<'_> {
         let vectors = Vectors::new(Arc::clone(self.store), Arc::new(Metrics::new()));
         let names = Namespace::open(Arc::clone(&self.catalog))?;
         let checkpoint = |root: u64| format!("index/{root:016x}.hnsw");
-        for (root, error) in vectors.restore(&self.catalog, &names, false)?.without_graph {
+        for (root, error) in
+            vectors.restore(&self.catalog, &names, &self.store.index_dir(), false)?.without_graph
+        {
             faults.push((checkpoint(root.0), error.to_string()));
         }
         for collection in vectors.all() {
@@ -289,25 +307,51 @@ impl Check<'_> {
         })
     }
 
+    /// Checks every snapshot beside what was `checked` of the newest commit.
+    fn check_snapshots(&self, checked: &Contents, report: &mut Report) -> Result<()> {
+        for name in self.store.snapshot_names()? {
+            let dir = self.store.snapshot_dir(&name).join("catalog");
+            let looked = self.store.snapshot_note(&name).and_then(|_| {
+                let catalog = Catalog::open_copy(&dir, &self.store.scratch_dir(), false)?;
+                let snapshot = Check { store: self.store, catalog: Arc::new(catalog) };
+                Ok(snapshot.findings(&snapshot.look(Repair::No, Some(checked))?))
+            });
+            let findings = match looked {
+                Ok(findings) => findings,
+                Err(error @ (Error::Corrupt { .. } | Error::Catalog(_))) => {
+                    vec![Finding::of(&error, None, Fate::Damaged)]
+                }
+                Err(error) => return Err(error),
+            };
+            report.findings.extend(findings.into_iter().map(|finding| finding.in_snapshot(&name)));
+        }
+        Ok(())
+    }
+
     /// What is found and not repaired.
-    fn add_rest(&self, found: &Found, report: &mut Report) {
+    fn findings(&self, found: &Found) -> Vec<Finding> {
         // Only looked up, and only when there is a root to look from.
         let has_root =
             self.catalog.get(Table::Inodes, &Ino::ROOT.0.to_be_bytes()).is_ok_and(|root| root.is_some());
         let names = has_root.then(|| Namespace::open(Arc::clone(&self.catalog)).ok()).flatten();
         let path = |ino: Option<Ino>| report::path_of(names.as_ref()?, ino?);
+        let mut findings = Vec::new();
         for fault in &found.census.faults {
-            report.add(Finding::of_names(fault, path(fault.ino()), Fate::Damaged));
+            findings.push(Finding::of_names(fault, path(fault.ino()), Fate::Damaged));
         }
         for fault in &found.contents.faults {
-            report.add(Finding::of(&fault.error, path(Some(fault.ino)), Fate::Damaged));
+            findings.push(Finding::of(&fault.error, path(Some(fault.ino)), Fate::Damaged));
         }
         for fault in &found.members.faults {
-            report.add(Finding::of_member(fault, path(fault.ino()), Fate::Damaged));
+            findings.push(Finding::of_member(fault, path(fault.ino()), Fate::Damaged));
         }
         for (file, why) in &found.graphs {
-            report.add(Finding::of_graph(file, why, Fate::Damaged));
+            findings.push(Finding::of_graph(file, why, Fate::Damaged));
         }
+        findings
+    }
+
+    fn add_unnamed_segments(&self, report: &mut Report) {
         for (file, offset, what) in self.store.damaged_segments() {
             let known = |finding: &Finding| finding.file == file && finding.fate == Fate::Damaged;
             if !report.findings.iter().any(known) {

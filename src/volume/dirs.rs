@@ -64,6 +64,11 @@ impl OpenDirs {
         self.uses.contains_key(&ino)
     }
 
+    /// Whether a directory is open.
+    pub(super) fn has_handles(&self) -> bool {
+        !self.handles.is_empty()
+    }
+
     /// A directory was removed: its last handle ends it.
     pub(super) fn note_removed(&self, ino: Ino) {
         if let Some(mut used) = self.uses.get_mut(&ino) {

@@ -74,7 +74,7 @@ impl Unsynced {
         self.blobs.lock().is_empty()
     }
 
-    fn list(&self, sealed_only: bool) -> Vec<BlobId> {
+    pub(super) fn list(&self, sealed_only: bool) -> Vec<BlobId> {
         let blobs = self.blobs.lock();
         blobs.iter().filter(|(_, written)| written.sealed || !sealed_only).map(|(&id, _)| id).collect()
     }
@@ -119,6 +119,9 @@ impl Volume {
     ///
     /// `Poisoned`, I/O errors; the volume is then poisoned.
     pub fn sync(&self) -> Result<()> {
+        if self.frozen {
+            return Ok(());
+        }
         let _one_at_a_time = self.syncing.lock();
         self.check_poison()?;
         self.note_backed();
@@ -151,10 +154,18 @@ impl Volume {
         }
         self.stop_background();
         self.scrub.stop();
-        let settled = if self.read_only { Ok(()) } else { self.settle_open_files() };
+        if self.frozen {
+            self.indexer.stop();
+            self.closed.store(true, Ordering::SeqCst);
+            self.snapshots.close();
+            return if self.is_snapshot { Ok(()) } else { self.store.close() };
+        }
+        self.snapshots.close();
+        let settled = if self.read_only.is_some() { Ok(()) } else { self.settle_open_files() };
         self.indexer.stop();
         self.save_graphs();
         self.closed.store(true, Ordering::SeqCst);
+        self.snapshots.wait();
         let deadline = Instant::now() + CLOSE_WAIT;
         while self.active.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
@@ -166,6 +177,9 @@ impl Volume {
     /// Makes everything durable that was committed before this call, after the bytes that it relies on. Callers that
     /// come together share the flushes.
     pub(super) fn persist(&self) -> Result<()> {
+        if self.frozen {
+            return Ok(());
+        }
         self.check_poison()?;
         self.flushes.share(|| {
             self.check_poison()?;
@@ -256,6 +270,7 @@ impl Volume {
         let stale: Vec<Ino> = self.stale_marks.iter().map(|ino| *ino).collect();
         for some in stale.chunks(MARKS_PER_COMMIT) {
             let _locked = self.names.lock(some);
+            let _active = self.active();
             let mut batch = self.catalog.batch();
             // Written to again meanwhile: the mark is needed again.
             let is_stale = |ino: &Ino| self.stale_marks.contains(ino) && !self.waits_for_blob(*ino);
@@ -341,6 +356,7 @@ impl Drop for Volume {
 fn sync_until_stopped(volume: &Weak<Volume>, signal: &Signal) {
     while signal.wait() {
         let Some(volume) = volume.upgrade() else { return };
+        volume.snapshots.close_idle();
         match volume.sync() {
             Ok(()) => {}
             // Said once, when it happened.

@@ -15,7 +15,6 @@ use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use super::content::{FILE_MAX, INLINE_MAX, read_blob};
 use super::durability::name_full_disk;
 use super::open_files::{OpenBlob, OpenFile, Overlay};
-use super::txn::Active;
 use super::{Txn, Volume};
 use crate::namespace::{Content, Inode, Mark, Time};
 use crate::{Error, Result};
@@ -55,8 +54,8 @@ impl Volume {
     pub(super) fn edit(&self, file: &OpenFile, edit: Edit<'_>, keep_privileges: bool) -> Result<u64> {
         {
             let _io = file.lock_io();
-            if let Some(blob) = working_blob(file, keep_privileges) {
-                return self.edit_in_place(file, &blob, edit);
+            if let Some(done) = self.edit_in_place(file, edit, keep_privileges)? {
+                return Ok(done);
             }
         }
         let _locked = self.names.lock(&[file.ino]);
@@ -66,9 +65,20 @@ impl Volume {
     /// [`edit`](Self::edit) for a caller that holds the inode's lock.
     pub(super) fn edit_locked(&self, file: &OpenFile, edit: Edit<'_>, keep_privileges: bool) -> Result<u64> {
         let _io = file.lock_io();
-        if let Some(blob) = working_blob(file, keep_privileges) {
-            return self.edit_in_place(file, &blob, edit);
+        loop {
+            if let Some(done) = self.edit_in_place(file, edit, keep_privileges)? {
+                return Ok(done);
+            }
+            if let Some(done) = self.edit_record(file, edit, keep_privileges)? {
+                return Ok(done);
+            }
         }
+    }
+
+    /// Changes content that no working blob has: a copy of it, or nothing but its inode. With nothing done yet the
+    /// content now has a working blob, unless a snapshot was taken that very moment. The caller holds the inode's
+    /// lock and the file's `io`.
+    fn edit_record(&self, file: &OpenFile, edit: Edit<'_>, keep_privileges: bool) -> Result<Option<u64>> {
         let mut txn = self.begin()?;
         let mut inode = self.inode_for(&mut txn, file.ino)?;
         let edit = edit.at_size(inode.size)?;
@@ -76,22 +86,27 @@ impl Volume {
             inode.mode = without_privileges(inode.mode);
         }
         if edit.leaves_bytes(&inode) {
-            return self.touch(txn, inode);
+            return self.touch(txn, inode).map(Some);
         }
         self.need_room_for(&edit, inode.size)?;
         match inode.content {
-            Content::Blob { id, sealed: false } if edit.keep(inode.size) > 0 || file.is_backed() => {
+            // While the kernel has the blob no snapshot is taken, so it is shared by none.
+            Content::Blob { id, sealed: false }
+                if (edit.keep(inode.size) > 0 || file.is_backed()) && self.store.may_write_in_place(id) =>
+            {
                 let blob = OpenBlob { id, file: self.blob_for_writing(file, id)? };
-                self.commit_dirty(txn, file, inode, Some(blob.clone()))?;
-                self.edit_in_place(file, &blob, edit)
+                self.commit_dirty(txn, file, inode, Some(blob))?;
+                Ok(None)
             }
-            _ => self.edit_copy(txn, file, inode, edit),
+            _ => self.edit_copy(txn, file, inode, edit).map(Some),
         }
     }
 
-    /// Changes the working blob. The caller holds the file's `io`.
-    fn edit_in_place(&self, file: &OpenFile, blob: &OpenBlob, edit: Edit<'_>) -> Result<u64> {
-        let _active = Active::enter(&self.active);
+    /// Changes the working blob, if there is one. The caller holds the file's `io`.
+    fn edit_in_place(&self, file: &OpenFile, edit: Edit<'_>, keep_privileges: bool) -> Result<Option<u64>> {
+        // Before the working blob is looked up: taking a snapshot ends it while nobody is active.
+        let _active = self.active();
+        let Some(blob) = working_blob(file, keep_privileges) else { return Ok(None) };
         self.check_writable()?;
         let known = file.state().overlaid_size();
         let size = known.map_or_else(|| blob.file.metadata().map(|metadata| metadata.len()), Ok)?;
@@ -104,7 +119,7 @@ impl Volume {
             Ok(done) => {
                 let now = Time::now();
                 file.state().overlay(Overlay { size: edit.size_after(size, done), mtime: now, ctime: now });
-                Ok(done)
+                Ok(Some(done))
             }
             Err(error) => {
                 // A blob's length is the file's size: what a failed change added at the end goes again.

@@ -40,7 +40,7 @@ impl Volume {
             self.mode_for(&file, &inode, flags)
         })();
         match mode {
-            Ok(mode) => Ok(self.opened(file, flags, mode)),
+            Ok((mode, _until_there_is_a_handle)) => Ok(self.opened(file, flags, mode)),
             Err(error) => {
                 self.let_go(&file);
                 Err(error)

@@ -113,6 +113,10 @@ impl Volume {
     ///
     /// [`Error::Deadline`] when the graphs take longer than ten minutes, and those of a sync.
     pub fn barrier(&self) -> Result<()> {
+        // A snapshot has no indexer: there is nothing to wait for.
+        if self.is_snapshot {
+            return Ok(());
+        }
         let deadline = Instant::now() + BARRIER;
         let waiting = || self.vectors.all().iter().any(|collection| collection.pending() > 0);
         loop {
@@ -148,14 +152,17 @@ impl Volume {
         let _nobody_saves = self.indexer.saving.lock();
         collection.rebuild();
         self.indexer.wake();
-        collection.remove_checkpoint(&self.store.index_dir())
+        collection.remove_checkpoint(&self.index_dir)
     }
 
     /// Writes the graphs to their checkpoints.
     pub(super) fn save_graphs(&self) {
+        if self.frozen {
+            return;
+        }
         let _one_at_a_time = self.indexer.saving.lock();
         for collection in self.vectors.all() {
-            if let Err(error) = collection.save_graph(&self.store.index_dir()) {
+            if let Err(error) = collection.save_graph(&self.index_dir) {
                 tracing::warn!(root = collection.root(), %error, "graph not saved; it will be built anew");
             }
         }

@@ -8,10 +8,13 @@
 //! - `query`, `pace`, `vector_attrs`, `indexer`: searches and their paths, how long they take, computed attributes,
 //!   the graph's thread.
 //! - `check`, `scrub`: a store that nobody has open, checked and repaired; one that is in use, read to find damage.
+//! - `snapshots`: read-only volumes of an earlier state on the same store; `views`: the volume and its snapshots as
+//!   the one tree that the kernel sees.
 //! - `control`: the `.vexfs` directories, whose nodes exist only while somebody looks.
 //!
-//! **Order of locks:** the namespace's ancestry lock, its inode locks, an open file's `io` lock, an open file's
-//! state. Only the last two are held by a write to a blob that is already being written.
+//! **Order of locks:** the lock of snapshots, the namespace's ancestry lock, its inode locks, an open file's `io`
+//! lock, the gate, an open file's state. Only the last three are held by a write to a blob that is already being
+//! written.
 
 pub mod check;
 pub mod types;
@@ -35,9 +38,11 @@ mod query;
 mod ranges;
 mod recovery;
 mod scrub;
+mod snapshots;
 mod space;
 mod txn;
 mod vector_attrs;
+mod views;
 mod xattrs;
 
 use std::path::{Path, PathBuf};
@@ -46,10 +51,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use dashmap::DashSet;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
+pub use snapshots::restore_snapshot;
 pub(in crate::volume) use txn::Txn;
 pub use types::*;
+pub use views::Views;
 
 use crate::Result;
 use crate::catalog::{self, Catalog};
@@ -100,16 +107,26 @@ pub struct Volume {
     /// Files that were empty at some moment since the last sync and were not fsynced since: nothing of their
     /// content was promised to anybody.
     volatile: DashSet<Ino>,
-    read_only: bool,
     /// Whether the kernel takes files to read and write by itself.
     passthrough: AtomicBool,
-    /// Blobs that it has had for writing.
+    /// Blobs that it has had for writing, and that may still be mapped.
     lent: DashSet<BlobId>,
+    /// Why users may change nothing, if they may not.
+    read_only: Option<String>,
+    /// Nothing at all is written, not even by the volume itself: a snapshot, or a store that cannot be written.
+    frozen: bool,
+    /// It is a snapshot: the store and its indexer are another volume's.
+    is_snapshot: bool,
+    /// Where the checkpoints of graphs are.
+    index_dir: PathBuf,
     poisoned: OnceLock<String>,
     closing: AtomicBool,
     closed: AtomicBool,
     /// Changes under way, which `close` waits for.
     active: AtomicUsize,
+    /// Held by every change for as long as it takes, and by nobody else but a snapshot that is being taken.
+    gate: RwLock<()>,
+    snapshots: snapshots::Snapshots,
     /// Whether something was committed or written since the last sync.
     changed: AtomicBool,
     syncing: Mutex<()>,
@@ -144,19 +161,60 @@ impl Volume {
 
     /// Opens the volume on a store, making it on first use, and finishes what an unclean end left.
     ///
+    /// On a read-only filesystem the volume shows what is there and finishes nothing: see [`refusal`](Self::refusal).
+    ///
     /// # Errors
     ///
     /// Those of [`Store::open`], `Corrupt`, the catalog's errors.
     pub fn open(options: VolumeOptions) -> Result<Arc<Volume>> {
         let store = Store::open(&options.store, &holder(&options))?;
-        if store.last_end_was_unclean() {
-            catalog::drop_torn_tail(&store.catalog_dir())?;
+        let frozen = store.is_read_only();
+        let (dir, is_unclean) = (store.catalog_dir(), store.last_end_was_unclean());
+        let catalog = if frozen {
+            Catalog::open_copy(&dir, &store.scratch_dir(), is_unclean)?
+        } else {
+            if is_unclean {
+                catalog::drop_torn_tail(&dir)?;
+            }
+            Catalog::open(&dir)?
+        };
+        let read_only = match (frozen, options.read_only) {
+            (true, _) => Some("the store's filesystem is read-only".to_owned()),
+            (false, true) => Some("mounted read-only".to_owned()),
+            (false, false) => None,
+        };
+        let index_dir = store.index_dir();
+        let metrics = Arc::new(Metrics::new());
+        let ground = Ground { store, catalog, index_dir, metrics, read_only, frozen };
+        let (mut volume, was_closed, torn) = Self::on(ground)?;
+        volume.mountpoint = options.mountpoint;
+        let found = volume.restore_vectors(!was_closed)?;
+        volume.snapshots = snapshots::Snapshots::open(&volume.store)?;
+        if !frozen {
+            volume.snapshots.hold(&volume.store)?;
+            volume.store.sweep()?;
+            volume.recover(torn, found.damaged)?;
         }
-        let catalog = Arc::new(Catalog::open(&store.catalog_dir())?);
+        let volume = Arc::new(volume);
+        if !frozen {
+            volume.start_background()?;
+        }
+        volume.start_indexer()?;
+        Ok(volume)
+    }
+
+    fn restore_vectors(&self, verify: bool) -> Result<ingest::Found> {
+        self.vectors.restore(&self.catalog, &self.names, &self.index_dir, verify)
+    }
+
+    /// A volume without vectors and threads. Also says whether the last end was a close, and which inodes have blobs
+    /// of another length.
+    fn on(ground: Ground) -> Result<(Volume, bool, Vec<Ino>)> {
+        let Ground { store, catalog, index_dir, metrics, read_only, frozen } = ground;
+        let catalog = Arc::new(catalog);
         let names = Namespace::open(catalog.clone())?;
         let was_closed = recovery::was_closed(&catalog)?;
-        let torn = recovery::adopt_content(&names, &store, was_closed)?;
-        let metrics = Arc::new(Metrics::new());
+        let torn = recovery::adopt_content(&names, &store, was_closed || frozen)?;
         let vectors = ingest::Vectors::new(Arc::clone(&store), Arc::clone(&metrics));
         let volume = Volume {
             catalog,
@@ -171,13 +229,18 @@ impl Volume {
             stale_marks: DashSet::new(),
             unsettled: DashSet::new(),
             volatile: DashSet::new(),
-            read_only: options.read_only,
             passthrough: AtomicBool::new(false),
             lent: DashSet::new(),
+            read_only,
+            frozen,
+            is_snapshot: false,
+            index_dir,
             poisoned: OnceLock::new(),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             active: AtomicUsize::new(0),
+            gate: RwLock::new(()),
+            snapshots: snapshots::Snapshots::default(),
             changed: AtomicBool::new(true),
             syncing: Mutex::new(()),
             sync_mode: OnceLock::new(),
@@ -192,16 +255,10 @@ impl Volume {
             allowed_below: query::AllowedCache::new(),
             paths: query::Paths::new(),
             similar_answers: vector_attrs::SimilarAnswers::new(),
-            mountpoint: options.mountpoint,
+            mountpoint: None,
             opened: Instant::now(),
         };
-        let found = volume.vectors.restore(&volume.catalog, &volume.names, !was_closed)?;
-        volume.store.sweep()?;
-        volume.recover(torn, found.damaged)?;
-        let volume = Arc::new(volume);
-        volume.start_background()?;
-        volume.start_indexer()?;
-        Ok(volume)
+        Ok((volume, was_closed, torn))
     }
 
     /// What the doors count.
@@ -219,16 +276,30 @@ impl Volume {
     pub fn refusal(&self) -> Option<String> {
         match self.poisoned.get() {
             Some(reason) => Some(reason.clone()),
-            None => self.read_only.then(|| "mounted read-only".to_owned()),
+            None => self.read_only.clone(),
         }
     }
 }
 
+/// What a volume lies on.
+struct Ground {
+    store: Arc<Store>,
+    catalog: Catalog,
+    index_dir: PathBuf,
+    metrics: Arc<Metrics>,
+    read_only: Option<String>,
+    frozen: bool,
+}
+
 /// Who a second opener is told to ask.
 fn holder(options: &VolumeOptions) -> String {
-    let process = std::process::id();
+    let process = holder_of_process();
     match &options.mountpoint {
-        Some(mountpoint) => format!("process {process}, mounted on {}", mountpoint.display()),
-        None => format!("process {process}"),
+        Some(mountpoint) => format!("{process}, mounted on {}", mountpoint.display()),
+        None => process,
     }
+}
+
+fn holder_of_process() -> String {
+    format!("process {}", std::process::id())
 }

@@ -88,7 +88,7 @@ impl Volume {
     /// As [`mknod`](Self::mknod).
     pub fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u16) -> Result<Attr> {
         if control::is_control(parent) {
-            return Err(Error::ReadOnly);
+            return self.control_mkdir(parent, name);
         }
         let new = NewNode { kind: Kind::Directory, mode, rdev: 0, target: None };
         Ok(self.attr(&self.make(caller, parent, name, &new, false)?))
@@ -142,7 +142,11 @@ impl Volume {
         self.check_writable()?;
         let size = new.target.map_or(0, <[u8]>::len) as u64;
         self.need_room(size)?;
-        let ino = self.names.allocate().inspect_err(|error| self.poison("commit", error))?;
+        let ino = {
+            // It may commit.
+            let _active = self.active();
+            self.names.allocate().inspect_err(|error| self.poison("commit", error))?
+        };
         let parent_ino = parent;
         let _locked = self.names.lock(&[parent_ino, ino]);
         let parent = self.names.directory(parent_ino)?;
@@ -257,7 +261,7 @@ impl Volume {
     /// `NotFound`, `NotDirectory`, `NotEmpty`, `Busy` for the control directory.
     pub fn rmdir(&self, _caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         if control::is_control(parent) {
-            return Err(Error::ReadOnly);
+            return self.control_rmdir(parent, name);
         }
         if name == CONTROL_NAME {
             return Err(Error::Busy);

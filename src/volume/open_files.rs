@@ -100,6 +100,13 @@ impl State {
         self.reading = None;
     }
 
+    /// A snapshot names the working blob as well: the next write works on a copy.
+    pub(super) fn end_in_place(&mut self) {
+        if let Some(blob) = self.working.take() {
+            self.reading = Some(blob);
+        }
+    }
+
     /// The content is complete; its blob stays open for reading.
     pub(super) fn end_working(&mut self, content: &Content) {
         let is_content = |blob: &OpenBlob| matches!(content, Content::Blob { id, .. } if *id == blob.id);
@@ -305,6 +312,11 @@ impl OpenFiles {
             state.backing.remove(&old, writes);
             state.backing.add(&open.mode, writes);
         }
+    }
+
+    /// Whether a file is open.
+    pub(super) fn has_handles(&self) -> bool {
+        !self.handles.is_empty()
     }
 
     /// # Errors

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::RwLockReadGuard;
+
 use super::ingest::Change;
 use super::open_files::OpenFile;
 use super::{Volume, durability};
@@ -35,23 +37,27 @@ enum Release {
     Blob(BlobId),
 }
 
-/// A change under way.
-pub(super) struct Active<'a>(&'a AtomicUsize);
-
-impl<'a> Active<'a> {
-    pub(super) fn enter(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
+/// A change under way. While it lives no snapshot is taken; it waits for one that is being taken, so nothing is
+/// locked while it lives that somebody holds who waits for one of these.
+pub(super) struct Active<'a> {
+    count: &'a AtomicUsize,
+    _gate: RwLockReadGuard<'a, ()>,
 }
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.count.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Volume {
+    /// Enters a change.
+    pub(super) fn active(&self) -> Active<'_> {
+        let gate = self.gate.read();
+        self.active.fetch_add(1, Ordering::SeqCst);
+        Active { count: &self.active, _gate: gate }
+    }
+
     /// Begins a change.
     ///
     /// # Errors
@@ -66,7 +72,7 @@ impl Volume {
     /// Begins a change that the volume itself makes, also when users may not.
     pub(super) fn begin_repair(&self) -> Txn<'_> {
         Txn {
-            _active: Active::enter(&self.active),
+            _active: self.active(),
             batch: self.catalog.batch(),
             changes: Vec::new(),
             volume: self,
@@ -192,7 +198,7 @@ impl Volume {
     /// Refuses a change when the volume cannot take one.
     pub(super) fn check_writable(&self) -> Result<()> {
         self.check_poison()?;
-        if self.read_only || self.closed.load(Ordering::SeqCst) {
+        if self.read_only.is_some() || self.closed.load(Ordering::SeqCst) {
             return Err(Error::ReadOnly);
         }
         Ok(())

@@ -4,9 +4,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Mount, f32_bytes, wait_for};
+use crate::harness::{Mount, VEXFS, errno, f32_bytes, run, text, wait_for};
 
 const MIB: usize = 1 << 20;
 
@@ -159,4 +160,52 @@ fn a_large_file_that_gets_a_name_of_a_vector_file_is_indexed_once_nobody_writes_
     mount.remount();
     assert_eq!(mount.attribute("d/v.fbin", "user.vexfs.rows"), rows.to_string());
     assert!(fs::read(mount.path("d/v.fbin")).unwrap() == content);
+}
+
+#[test]
+#[expect(unsafe_code, reason = "pages that stay mapped are one of the cases")]
+fn no_snapshot_shares_bytes_that_the_kernel_may_write() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mount = Mount::new();
+    let mut content = large(&mount, "big.bin", MIB);
+    let snapshot = mount.path(".vexfs/snapshots/s");
+    let refused = || errno(fs::create_dir(&snapshot)) == libc::EBUSY;
+    let reader = File::open(mount.path("big.bin")).unwrap();
+    assert!(refused());
+    drop(reader);
+    let file = open(&mount, "big.bin");
+    let said = run(Command::new(VEXFS).args(["snapshot", "create"]).arg(mount.root()).arg("s"));
+    let message = text(&said.stderr);
+    assert!(said.status.code() == Some(5) && message.contains("128 KiB"), "{message}");
+    // SAFETY: nobody else has the file.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+    drop(file);
+    map[5] = 0xee;
+    content[5] = 0xee;
+    assert!(refused(), "mapped pages outlive the descriptor");
+    drop(map);
+    fs::create_dir(&snapshot).unwrap();
+
+    // What is shared is not handed over, so that nothing keeps the next snapshot away, and is written elsewhere.
+    let shared = open(&mount, "big.bin");
+    let second = mount.path(".vexfs/snapshots/t");
+    fs::create_dir(&second).unwrap();
+    shared.write_all_at(&[1; 3], 4000).unwrap();
+    drop(shared);
+    assert!(fs::read(snapshot.join("big.bin")).unwrap() == content);
+    // The bytes of its own are the kernel's again.
+    fs::remove_dir(&second).unwrap();
+    wait_for("the file to be handed over", || {
+        let _open = open(&mount, "big.bin");
+        match fs::create_dir(&second) {
+            Err(error) => error.raw_os_error() == Some(libc::EBUSY),
+            Ok(()) => fs::remove_dir(&second).is_err(),
+        }
+    });
+    open(&mount, "big.bin").write_all_at(&[2; 3], 4000).unwrap();
+    assert!(fs::read(snapshot.join("big.bin")).unwrap() == content);
+    content[4000..4003].fill(2);
+    assert!(fs::read(mount.path("big.bin")).unwrap() == content);
 }

@@ -63,6 +63,19 @@ impl Contents {
         }
     }
 
+    /// Leaves out what `checked` has, which was found sound.
+    pub(super) fn leave_out(&mut self, checked: &Self) {
+        let damaged: Vec<Content> = checked.faults.iter().map(|fault| fault.content).collect();
+        let sound: HashSet<SlotRef> = checked.slots.iter().map(|(at, _)| *at).collect();
+        self.slots.retain(|(at, _)| !sound.contains(at) || damaged.contains(&Content::Slot(*at)));
+        let sound: HashSet<BlobId> = checked.blobs.iter().map(|(id, ..)| *id).collect();
+        for (id, _, _, sealed) in &mut self.blobs {
+            // Its length is compared with this inode as well.
+            let content = Content::Blob { id: *id, sealed: false };
+            *sealed &= !sound.contains(id) || damaged.contains(&content);
+        }
+    }
+
     /// Compares all of it with what is in the store, which is told that it is in use.
     pub(super) fn check(&mut self, store: &Store, census: &Census) -> Result<()> {
         for (at, _) in &self.slots {

@@ -1,5 +1,7 @@
 //! What a check found, and what became of it.
 
+use std::ffi::OsStr;
+
 use crate::catalog::Catalog;
 use crate::namespace::check::Fault;
 use crate::namespace::{Ino, Namespace};
@@ -111,6 +113,17 @@ impl std::fmt::Display for Finding {
 }
 
 impl Finding {
+    /// The same of a snapshot.
+    pub(super) fn in_snapshot(self, name: &OsStr) -> Self {
+        let root = format!("/.vexfs/snapshots/{}", name.display());
+        let path = self.path.map_or_else(|| root.clone(), |path| format!("{root}{path}"));
+        let file = match self.file.starts_with("catalog") {
+            true => format!("snapshots/{}/{}", name.display(), self.file),
+            false => self.file,
+        };
+        Self { file, path: Some(path), ..self }
+    }
+
     pub(super) fn of(error: &Error, path: Option<String>, fate: Fate) -> Self {
         let (file, offset, what) = match error {
             Error::Corrupt { file, offset, what } => (file.clone(), *offset, what.clone()),

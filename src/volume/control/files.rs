@@ -80,6 +80,9 @@ impl Volume {
                 OpenControl::Bytes(bytes.load_full())
             }
             What::Config(text) => {
+                if flags.write {
+                    self.check_writable()?;
+                }
                 let bytes = if flags.truncate { Vec::new() } else { text.load().to_vec() };
                 OpenControl::Config { base, text: Mutex::new(Draft { bytes, changed: flags.truncate }) }
             }

@@ -30,6 +30,7 @@ What went wrong    getfattr --only-values -n user.vexfs.status DIR/a.f32
                    cat DIR/.vexfs/errors.jsonl
 Settings           cat DIR/.vexfs/config
 Wait until indexed cat .vexfs/sync
+Keep a view        mkdir .vexfs/snapshots/NAME (of the mount's root; rmdir drops it)
 
 .vexfs is in every directory and is never listed. A search covers the directory and everything below it.
 ";
@@ -84,6 +85,20 @@ struct Stats {
 }
 
 #[derive(Serialize)]
+struct SnapshotList {
+    schema: u32,
+    /// Space that is taken for snapshots alone.
+    held_bytes: u64,
+    snapshots: Vec<SnapshotLine>,
+}
+
+#[derive(Serialize)]
+struct SnapshotLine {
+    name: String,
+    taken: f64,
+}
+
+#[derive(Serialize)]
 struct Health {
     schema: u32,
     status: &'static str,
@@ -115,6 +130,13 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
+/// Seconds since 1970, with milliseconds.
+fn seconds(time: Time) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds are shown")]
+    let seconds = time.secs as f64 + f64::from(time.nanos / 1_000_000) / 1e3;
+    seconds
+}
+
 /// As `user.vexfs.recall` shows it.
 fn thousandths(share: f64) -> f64 {
     (share * 1e3).round() / 1e3
@@ -136,6 +158,7 @@ impl Volume {
             b"README" if base == Ino::ROOT => Ok(README.into()),
             b"version" if base == Ino::ROOT => Ok(concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
             b"health" if base == Ino::ROOT => Ok(self.health()),
+            b"snapshots.json" if self.has_snapshots(base) => Ok(self.snapshots_json()),
             b"metrics" if base == Ino::ROOT => Ok(self.metrics_text().into_bytes()),
             _ => Err(Error::NotFound),
         }
@@ -205,6 +228,16 @@ impl Volume {
         json(&Health { schema: 1, status, reason, damage, more_damage: more })
     }
 
+    fn snapshots_json(&self) -> Vec<u8> {
+        let times = self.snapshot_times();
+        let snapshots = times.iter().map(|(name, taken)| SnapshotLine {
+            name: name.to_string_lossy().into_owned(),
+            taken: seconds(*taken),
+        });
+        let held_bytes = self.store.held_bytes();
+        json(&SnapshotList { schema: 1, held_bytes, snapshots: snapshots.collect() })
+    }
+
     /// A line for each file below `base` whose content was refused, and for what failed lately.
     fn errors(&self, caller: &Caller, base: Ino) -> Result<Vec<u8>> {
         let mut lines: Vec<(Time, String, String)> = Vec::new();
@@ -228,9 +261,7 @@ impl Volume {
         lines.sort_unstable();
         let mut out = Vec::new();
         for (at, path, error) in &lines {
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds are shown")]
-            let at = at.secs as f64 + f64::from(at.nanos / 1_000_000) / 1e3;
-            out.extend(json(&ErrorLine { path, error, at }));
+            out.extend(json(&ErrorLine { path, error, at: seconds(*at) }));
         }
         Ok(out)
     }
@@ -274,6 +305,8 @@ impl Volume {
         let (asked, run) = self.flushes.counts();
         #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
         let (asked, run) = (asked as f64, run as f64);
+        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+        let snapshots = self.snapshot_names().len() as f64;
         let up = if self.refusal().is_none() { 1.0 } else { 0.0 };
         let mut gauges: Vec<Gauge<'_>> = vec![
             ("vexfs_up", None, up),
@@ -282,6 +315,7 @@ impl Volume {
             ("vexfs_scrub_passes", None, passes),
             ("vexfs_syncs_asked", None, asked),
             ("vexfs_syncs_run", None, run),
+            ("vexfs_snapshots", None, snapshots),
             ("vexfs_vectors", None, vectors),
             ("vexfs_vectors_pending", None, pending),
             ("vexfs_control_nodes", None, self.control.known_nodes()),

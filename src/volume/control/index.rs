@@ -106,7 +106,7 @@ impl Volume {
 
     fn index_of(&self, collection: &Collection) -> Index {
         let IndexState { phase, vectors, pending, gone, damage, graph } = collection.index_state();
-        let file = self.store.index_dir().join(collection.checkpoint_name());
+        let file = self.index_dir.join(collection.checkpoint_name());
         let graph = graph.map(|graph| {
             let params = graph.hnsw.params();
             Graph {

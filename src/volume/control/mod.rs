@@ -9,6 +9,7 @@
 //! .vexfs/  config stats.json errors.jsonl ids.tsv query index.json verify.json rebuild
 //!          similar/PATH/   rows/FILE/   queries/NAME   results/NAME/   search/
 //!          @k=20/          the same similar/ and results/, with options
+//!          snapshots/NAME/ in the root's alone: the whole tree as it was
 //! ```
 
 mod configure;
@@ -76,6 +77,8 @@ enum What {
     Results,
     /// `search/`, where text queries would be.
     Search,
+    /// `snapshots/`, with the roots of other volumes.
+    Snapshots,
     /// A set of results.
     Set(Arc<ResultSet>),
     /// A generated file, as it was looked up last.
@@ -105,6 +108,7 @@ impl What {
             | What::Queries
             | What::Results
             | What::Search
+            | What::Snapshots
             | What::Set(_) => Kind::Directory,
             What::Link(_) => Kind::Symlink,
             What::Saved(_)
@@ -291,6 +295,11 @@ impl Control {
         handle
     }
 
+    /// Whether something in a control directory is open.
+    pub(super) fn has_handles(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     fn opened(&self, handle: Handle) -> Result<Arc<OpenControl>> {
         self.open.get(&handle).map(|open| Arc::clone(&open)).ok_or(Error::BadHandle)
     }
@@ -321,6 +330,11 @@ impl Access {
     /// Writable for those who may write the directory.
     fn settings(dir: &Inode) -> Self {
         Self::like(dir, dir.mode & 0o666)
+    }
+
+    /// As the directory itself.
+    fn changing(dir: &Inode) -> Self {
+        Self::like(dir, dir.mode & 0o777)
     }
 
     /// Only writable, for those who may write the directory.

@@ -32,6 +32,9 @@ const EVERYWHERE: [(&str, Kind); 13] = [
     ("verify.json", Kind::File),
 ];
 
+/// Names in the root's `.vexfs` besides, and not in that of a snapshot's.
+const NOT_IN_SNAPSHOTS: [(&str, Kind); 2] = [("snapshots", Kind::Directory), ("snapshots.json", Kind::File)];
+
 /// Names in the root's `.vexfs` besides.
 const ROOT_ONLY: [(&str, Kind); 5] = [
     ("README", Kind::File),
@@ -53,6 +56,9 @@ impl Volume {
             return Ok(self.control_root(caller, parent)?.attr());
         }
         let node = self.control.node(parent)?;
+        if matches!(node.what, What::Snapshots) {
+            return self.snapshot_root(name);
+        }
         Ok(self.child(caller, &node, name)?.attr())
     }
 
@@ -139,6 +145,7 @@ impl Volume {
             }
             What::Results => self.lookup_results(caller, parent, name),
             What::Search => Err(Error::NoEmbedder),
+            What::Snapshots => Err(Error::NotFound),
             What::Set(set) => {
                 let access = |mode| Access::private(parent.uid, parent.gid, mode);
                 match self.found(caller, set)?.open(name, parent.depth - 1).ok_or(Error::NotFound)? {
@@ -180,6 +187,7 @@ impl Volume {
             b"verify.json" => same(What::Verify, Access::reading(dir)),
             b"rebuild" => same(What::Rebuild, Access::writing(dir)),
             b"sync" if parent.base == Ino::ROOT => same(What::Sync, Access::reading(dir)),
+            b"snapshots" if self.has_snapshots(parent.base) => same(What::Snapshots, Access::changing(dir)),
             b"config" => {
                 let text = self.config_text(parent.base)?;
                 Ok(self.generated_node(caller, parent, name, text, Access::settings(dir)))
@@ -266,6 +274,9 @@ impl Volume {
                 if node.base == Ino::ROOT {
                     names.extend(fixed(&ROOT_ONLY));
                 }
+                if self.has_snapshots(node.base) {
+                    names.extend(fixed(&NOT_IN_SNAPSHOTS));
+                }
                 names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
                 names
             }
@@ -282,6 +293,9 @@ impl Volume {
             What::Queries => self.saved_names(node.base, Kind::File),
             What::Results => self.saved_names(node.base, Kind::Directory),
             What::Search => Vec::new(),
+            What::Snapshots => {
+                self.snapshot_names().into_iter().map(|name| (name, Kind::Directory)).collect()
+            }
             What::Set(set) => self.found(caller, set)?.names(),
             What::Saved(_)
             | What::Bytes(_)
@@ -292,6 +306,27 @@ impl Volume {
             | What::Rebuild
             | What::Sync => return Err(Error::NotDirectory),
         })
+    }
+
+    /// Whether the `.vexfs` of `base` is the place of the snapshots.
+    pub(super) fn has_snapshots(&self, base: Ino) -> bool {
+        base == Ino::ROOT && !self.is_snapshot
+    }
+
+    /// `mkdir` in a control directory, which takes a snapshot where it is one of those.
+    pub(in crate::volume) fn control_mkdir(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
+        match self.control.node(parent)?.what {
+            What::Snapshots => self.take_snapshot(name),
+            _ => Err(Error::ReadOnly),
+        }
+    }
+
+    /// `rmdir` in a control directory, which drops a snapshot where it is one of those.
+    pub(in crate::volume) fn control_rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        match self.control.node(parent)?.what {
+            What::Snapshots => self.drop_snapshot(name),
+            _ => Err(Error::ReadOnly),
+        }
     }
 
     /// The directories and vector files of an ordinary directory, all shown as directories.

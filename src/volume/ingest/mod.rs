@@ -23,7 +23,7 @@ use std::sync::{Arc, Weak};
 use dashmap::DashMap;
 
 pub(super) use groups::{GroupKey, Groups};
-pub(super) use restore::{Damaged, ino_at};
+pub(super) use restore::{Damaged, Found, ino_at, vector_contents};
 pub(super) use settle::{Why, last_row};
 
 use crate::Error;

@@ -1,6 +1,7 @@
 //! Collections and members as the catalog has them, put back when a volume opens.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::settle::member_key;
@@ -42,6 +43,7 @@ impl Vectors {
         &self,
         catalog: &Catalog,
         names: &Namespace,
+        index_dir: &Path,
         verify: bool,
     ) -> Result<Found> {
         for pair in catalog.scan(Table::Collections, &[], None) {
@@ -59,7 +61,7 @@ impl Vectors {
             files.sort_unstable_by_key(|file| file.first_row());
             let collection = self.collection(root);
             collection.restore(&files);
-            if let Err(error) = collection.load_graph(&self.store.index_dir()) {
+            if let Err(error) = collection.load_graph(index_dir) {
                 tracing::warn!(%error, "graph checkpoint is not used; the graph is built anew");
                 without_graph.push((root, error));
             }
@@ -137,6 +139,16 @@ impl Vectors {
             Content::Empty | Content::Inline => Err(damaged("vectors without a slot or blob")),
         }
     }
+}
+
+/// What the vectors in a catalog are read from: for those who ask what is live.
+pub(in crate::volume) fn vector_contents(catalog: &Catalog) -> impl Iterator<Item = Result<Content>> + '_ {
+    let members = catalog.scan(Table::Vectors, &[], None).map(|pair| record::decode("vectors", &pair?.1));
+    members.filter_map(|member: Result<MemberRecord>| match member.map(|member| member.state) {
+        Ok(MemberState::Valid { content, .. }) => Some(Ok(content)),
+        Ok(MemberState::Invalid(_)) => None,
+        Err(error) => Some(Err(error)),
+    })
 }
 
 /// Hands the bytes on when the layout lies inside them.

@@ -1,0 +1,402 @@
+//! Snapshots: the volume as it was at one moment, read-only, on the same store.
+//!
+//! **Taking one** costs about the same however many files there are. Changes are stopped (`Volume::gate`), what
+//! writers have in memory is committed, the files of the catalog are linked ([`Catalog::checkpoint`]), and the store
+//! is told that everything that is live has another owner now ([`Store::share_all`](crate::store::Store::share_all)).
+//! Then changes go on, and the snapshot is made durable: blobs and slots that were not synced, its catalog, its
+//! directory under the name `.new`; and last its name. A death before that leaves nothing, one after it the whole
+//! snapshot.
+//!
+//! **From then on** slots are never overwritten anyway; what the volume frees of a snapshot's is held; and a blob
+//! that it shares is cloned before it is written (`edits`), also by those who were writing it at that moment.
+//!
+//! **Looking at one** opens a second volume over the same store, on a copy of the snapshot's catalog that vanishes
+//! with it. It is opened when somebody first looks below its root, costs what mounting costs, and is closed a
+//! minute after the last use. Its searches go through the graphs that were saved last before it was taken, and
+//! compare what those lack: there is no indexer.
+//!
+//! **Dropping one** renames its directory away, then reads what the snapshots that are left name: what is held for
+//! none of them is free. An open of the store reads the same, so nothing about it is kept on the disk.
+//!
+//! `restore` brings a store that is not mounted back to one.
+
+mod restore;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+
+pub use restore::restore_snapshot;
+
+use super::ingest::vector_contents;
+use super::{Attr, Ground, Volume};
+use crate::catalog::{self, Catalog};
+use crate::format::record;
+use crate::namespace::{self, Content, Ino, Inode, Namespace, Time};
+use crate::store::{Named, Store};
+use crate::{Error, Result};
+
+/// How long a snapshot that nobody uses stays open.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long taking one waits for the kernel to let go of large files.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
+/// Bits of the number of a snapshot, which says whose an inode or a handle is.
+pub(super) const NUMBER_BITS: u32 = 20;
+
+/// The snapshots of a volume.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    /// Held while one is taken or dropped.
+    changing: Mutex<()>,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_name: BTreeMap<Vec<u8>, Arc<Snapshot>>,
+    last_number: u32,
+}
+
+/// A snapshot.
+#[derive(Debug)]
+struct Snapshot {
+    name: OsString,
+    /// As long as the process lives no other has this number, unless a million came between.
+    number: u32,
+    note: Note,
+    state: Mutex<State>,
+}
+
+/// What is kept beside its catalog, so that listing snapshots opens none.
+#[derive(Clone, Debug, bincode::Encode, bincode::Decode)]
+struct Note {
+    taken: Time,
+    root: Inode,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    volume: Option<Arc<Volume>>,
+    used: Option<Instant>,
+    is_gone: bool,
+}
+
+impl Known {
+    fn add(&mut self, name: OsString, note: Note) -> Result<Arc<Snapshot>> {
+        let count = 1 << NUMBER_BITS;
+        let is_taken = |number| self.by_name.values().any(|snapshot| snapshot.number == number);
+        // 0 is the volume itself.
+        let mut numbers = (1..count).map(|step| (self.last_number + step) % count);
+        let number = numbers.find(|&number| number != 0 && !is_taken(number)).ok_or(Error::NoSpace)?;
+        self.last_number = number;
+        let snapshot = Arc::new(Snapshot { name, number, note, state: Mutex::default() });
+        self.by_name.insert(snapshot.name.as_bytes().to_vec(), Arc::clone(&snapshot));
+        Ok(snapshot)
+    }
+
+    fn named(&self, name: &[u8]) -> Result<Arc<Snapshot>> {
+        self.by_name.get(name).cloned().ok_or(Error::NotFound)
+    }
+
+    fn numbered(&self, number: u32) -> Result<Arc<Snapshot>> {
+        self.by_name.values().find(|snapshot| snapshot.number == number).cloned().ok_or(Error::NotFound)
+    }
+}
+
+impl Snapshot {
+    /// Closes it for good.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` while something in it is open.
+    fn retire(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.is_in_use() {
+            return Err(Error::Busy);
+        }
+        state.volume = None;
+        state.is_gone = true;
+        Ok(())
+    }
+}
+
+impl State {
+    fn is_in_use(&self) -> bool {
+        self.volume.as_ref().is_some_and(|volume| Arc::strong_count(volume) > 1 || volume.has_handles())
+    }
+}
+
+impl Snapshots {
+    /// The snapshots that a store has.
+    pub(super) fn open(store: &Store) -> Result<Self> {
+        let mut known = Known::default();
+        for name in store.snapshot_names()? {
+            let note = record::decode("snapshots", &store.snapshot_note(&name)?)?;
+            known.add(name, note)?;
+        }
+        Ok(Self { changing: Mutex::default(), known: RwLock::new(known) })
+    }
+
+    /// Tells the store at open what snapshots name.
+    pub(super) fn hold(&self, store: &Store) -> Result<()> {
+        store.hold(self.named(store)?);
+        Ok(())
+    }
+
+    /// What the catalogs of the snapshots name.
+    fn named(&self, store: &Store) -> Result<Named> {
+        let mut named = Named::default();
+        let snapshots: Vec<_> = self.known.read().by_name.values().cloned().collect();
+        for snapshot in snapshots {
+            let dir = store.snapshot_dir(&snapshot.name).join("catalog");
+            add_named(&dir, store, &mut named).map_err(|error| Error::Corrupt {
+                file: format!("snapshots/{}/catalog", snapshot.name.display()),
+                offset: 0,
+                what: format!("{error}; remove the snapshot's directory to do without it"),
+            })?;
+        }
+        Ok(named)
+    }
+
+    /// Closes those that nobody has used for a while.
+    pub(super) fn close_idle(&self) {
+        let snapshots: Vec<_> = self.known.read().by_name.values().cloned().collect();
+        for snapshot in snapshots {
+            let mut state = snapshot.state.lock();
+            let is_idle = state.used.is_some_and(|used| used.elapsed() > IDLE);
+            if is_idle && !state.is_in_use() {
+                state.volume = None;
+            }
+        }
+    }
+
+    /// Waits for one that is being taken or dropped.
+    pub(super) fn wait(&self) {
+        drop(self.changing.lock());
+    }
+
+    /// Closes all of them.
+    pub(super) fn close(&self) {
+        for snapshot in self.known.read().by_name.values() {
+            snapshot.state.lock().volume = None;
+        }
+    }
+}
+
+fn add_named(dir: &std::path::Path, store: &Store, named: &mut Named) -> Result<()> {
+    let catalog = Arc::new(Catalog::open_copy(dir, &store.scratch_dir(), false)?);
+    let mut add = |content| match content {
+        Content::Empty | Content::Inline => {}
+        Content::Slot(at) => named.slot(at),
+        Content::Blob { id, .. } => named.blob(id),
+    };
+    for inode in Namespace::open(Arc::clone(&catalog))?.inodes() {
+        add(inode?.content);
+    }
+    for content in vector_contents(&catalog) {
+        add(content?);
+    }
+    Ok(())
+}
+
+/// Refuses names that no snapshot can have: one that begins with a dot is the store's own.
+fn check_name(name: &[u8]) -> Result<()> {
+    namespace::check_name(name)?;
+    if name.starts_with(b".") {
+        return Err(Error::Invalid("the name of a snapshot does not begin with '.'"));
+    }
+    Ok(())
+}
+
+impl Volume {
+    /// Takes a snapshot: see the [module](self). Its root, as [`snapshot_root`](Self::snapshot_root) gives it.
+    ///
+    /// # Errors
+    ///
+    /// `Exists`, a bad name, `Busy` while the kernel reads or writes a file by itself, `ReadOnly`, `Poisoned`, `NoSpace`,
+    /// I/O errors. There is no snapshot then.
+    pub(super) fn take_snapshot(&self, name: &[u8]) -> Result<Attr> {
+        check_name(name)?;
+        self.check_writable()?;
+        let _changing = self.snapshots.changing.lock();
+        if self.snapshots.known.read().by_name.contains_key(name) {
+            return Err(Error::Exists);
+        }
+        self.need_room(0)?;
+        // So that little is left to be made durable once changes are stopped.
+        self.sync()?;
+        // The kernel lets go of a file some time after its `close(2)` has returned.
+        let deadline = Instant::now() + LETTING_GO;
+        while self.refuse_backed().is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let draft = self.store.begin_snapshot()?;
+        // A directory that moves is not seen with its files still in the collection that it left.
+        let ancestry = self.names.lock_ancestry();
+        let stopped = self.gate.write();
+        self.check_writable()?;
+        self.refuse_backed()?;
+        self.write_back_all()?;
+        self.catalog.checkpoint(&draft.catalog_dir())?;
+        let note = Note { taken: Time::now(), root: self.names.inode(Ino::ROOT)? };
+        let unsynced = self.unsynced.list(false);
+        self.store.share_all();
+        drop(stopped);
+        drop(ancestry);
+        let name = OsString::from_vec(name.to_vec());
+        let published = (|| {
+            for id in unsynced {
+                self.store.sync_blob(id, &self.store.open_blob(id)?)?;
+            }
+            self.sync_slots()?;
+            catalog::sync_copy(&draft.catalog_dir())?;
+            draft.publish(&name, &record::encode(&note))
+        })();
+        if let Err(error) = published {
+            self.free_unnamed();
+            return Err(error);
+        }
+        let snapshot = self.snapshots.known.write().add(name, note)?;
+        Ok(self.attr_of(&snapshot))
+    }
+
+    /// Commits what writers have only in memory, and has them work on copies from now on. The caller has stopped
+    /// every change.
+    fn write_back_all(&self) -> Result<()> {
+        let mut batch = self.catalog.batch();
+        let mut written_back = Vec::new();
+        for file in self.files.all() {
+            match self.names.inode(file.ino) {
+                Ok(mut inode) => {
+                    if let Some(version) = file.overlay_onto(&mut inode) {
+                        self.names.put_inode(&mut batch, &inode);
+                        written_back.push((Arc::clone(&file), version));
+                    }
+                }
+                Err(Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.commit_batch(batch)?;
+        for (file, version) in written_back {
+            file.written_back(version);
+        }
+        for file in self.files.all() {
+            file.state().end_in_place();
+        }
+        Ok(())
+    }
+
+    /// Drops a snapshot. What only it named is free when this returns.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `Busy` while something in it is open, `ReadOnly`, `Poisoned`, I/O errors.
+    pub(super) fn drop_snapshot(&self, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let _changing = self.snapshots.changing.lock();
+        let snapshot = self.snapshots.known.read().named(name)?;
+        snapshot.retire()?;
+        if let Err(error) = self.store.remove_snapshot(&snapshot.name) {
+            snapshot.state.lock().is_gone = false;
+            return Err(error);
+        }
+        self.snapshots.known.write().by_name.remove(name);
+        self.free_unnamed();
+        self.sync()
+    }
+
+    /// Frees what is held and no snapshot names. What cannot be found out stays held until the next open.
+    fn free_unnamed(&self) {
+        match self.snapshots.named(&self.store) {
+            Ok(named) => self.store.share_only(named),
+            Err(error) => tracing::error!(%error, "space of a snapshot that is gone stays taken"),
+        }
+    }
+
+    /// The names of the snapshots, in order.
+    pub(super) fn snapshot_names(&self) -> Vec<Vec<u8>> {
+        self.snapshots.known.read().by_name.keys().cloned().collect()
+    }
+
+    /// Names and times of the snapshots, in order of their times.
+    pub(super) fn snapshot_times(&self) -> Vec<(OsString, Time)> {
+        let known = self.snapshots.known.read();
+        let mut times: Vec<_> =
+            known.by_name.values().map(|snapshot| (snapshot.name.clone(), snapshot.note.taken)).collect();
+        times.sort_by_key(|(_, taken)| *taken);
+        times
+    }
+
+    /// The root of a snapshot, under a number that says whose it is: see [`Views`](super::Views).
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub(super) fn snapshot_root(&self, name: &[u8]) -> Result<Attr> {
+        Ok(self.attr_of(&*self.snapshots.known.read().named(name)?))
+    }
+
+    fn attr_of(&self, snapshot: &Snapshot) -> Attr {
+        let mut attr = self.attr(&snapshot.note.root);
+        attr.ino = super::views::outer(attr.ino, snapshot.number);
+        // Another may have this name soon.
+        attr.ttl = Duration::ZERO;
+        attr
+    }
+
+    /// Whether a snapshot is open, so that looking into it takes no longer than looking into the volume.
+    pub(super) fn snapshot_is_open(&self, number: u32) -> bool {
+        let snapshot = self.snapshots.known.read().numbered(number);
+        // A state that is locked is being opened.
+        snapshot.is_ok_and(|snapshot| snapshot.state.try_lock().is_some_and(|state| state.volume.is_some()))
+    }
+
+    /// The volume of a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; those of opening it.
+    pub(super) fn snapshot_volume(&self, number: u32) -> Result<Arc<Volume>> {
+        let snapshot = self.snapshots.known.read().numbered(number)?;
+        let mut state = snapshot.state.lock();
+        if state.is_gone || self.closing.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(Error::NotFound);
+        }
+        state.used = Some(Instant::now());
+        if let Some(volume) = &state.volume {
+            return Ok(Arc::clone(volume));
+        }
+        let volume = self.open_snapshot(&snapshot.name)?;
+        state.volume = Some(Arc::clone(&volume));
+        Ok(volume)
+    }
+
+    fn open_snapshot(&self, name: &OsStr) -> Result<Arc<Volume>> {
+        let dir = self.store.snapshot_dir(name);
+        let (mut volume, _, _) = Volume::on(Ground {
+            catalog: Catalog::open_copy(&dir.join("catalog"), &self.store.scratch_dir(), false)?,
+            store: Arc::clone(&self.store),
+            index_dir: dir.join("index"),
+            metrics: Arc::clone(&self.metrics),
+            read_only: Some(format!("snapshot {}", name.display())),
+            frozen: true,
+        })?;
+        volume.is_snapshot = true;
+        volume.mountpoint.clone_from(&self.mountpoint);
+        // Its slots were on the disk before it had a name: no power cut has torn one.
+        volume.restore_vectors(false)?;
+        Ok(Arc::new(volume))
+    }
+
+    /// Whether a file or directory is open.
+    fn has_handles(&self) -> bool {
+        self.files.has_handles() || self.dirs.has_handles() || self.control.has_handles()
+    }
+}
