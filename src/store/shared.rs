@@ -32,6 +32,44 @@ impl Named {
         self.blobs.insert(id.0);
     }
 
+    /// Takes in what another snapshot names.
+    pub fn extend(&mut self, other: Self) {
+        for (segment, words) in other.slots {
+            let known = self.slots.entry(segment).or_default();
+            known.resize(known.len().max(words.len()), 0);
+            for (known, word) in known.iter_mut().zip(words) {
+                *known |= word;
+            }
+        }
+        self.blobs.extend(other.blobs);
+        self.blobs_below = self.blobs_below.max(other.blobs_below);
+    }
+
+    /// As a list of numbers: how many segments; of each its number, how many words, and the words; then the blobs.
+    pub(super) fn to_numbers(&self) -> Vec<u64> {
+        let mut numbers = vec![self.slots.len() as u64];
+        for (&segment, words) in &self.slots {
+            numbers.extend([u64::from(segment), words.len() as u64]);
+            numbers.extend(words);
+        }
+        numbers.extend(&self.blobs);
+        numbers
+    }
+
+    /// What [`to_numbers`](Self::to_numbers) made; `None` for what it cannot have made.
+    pub(super) fn from_numbers(numbers: &[u64]) -> Option<Self> {
+        let (&segments, mut rest) = numbers.split_first()?;
+        let mut named = Self::default();
+        for _ in 0..segments {
+            let (&[segment, words], tail) = rest.split_first_chunk()?;
+            let (words, tail) = tail.split_at_checked(usize::try_from(words).ok()?)?;
+            named.slots.insert(u32::try_from(segment).ok()?, words.to_vec());
+            rest = tail;
+        }
+        named.blobs.extend(rest);
+        Some(named)
+    }
+
     /// The words of a segment, with at least the one of `slot`.
     fn slots_of(&mut self, segment: u32, slot: u32) -> &mut [u64] {
         let words = self.slots.entry(segment).or_default();
@@ -163,6 +201,26 @@ mod tests {
         assert_eq!(shared.held(), (vec![slot(1)], vec![]));
         assert!(!shared.has_blob(BlobId(0)));
         assert_eq!(shared.replace(Named::default()), (vec![slot(1)], vec![]));
+    }
+
+    #[test]
+    fn what_is_named_survives_its_numbers_and_joins_others() {
+        let (mut one, mut other) = (Named::default(), Named::default());
+        one.slot(at(70));
+        one.blob(BlobId(8));
+        other.slot(at(200));
+        other.slot(SlotRef { segment: 9, ..at(0) });
+        other.extend(Named::from_numbers(&one.to_numbers()).unwrap());
+        let shared = Shared::default();
+        shared.replace(Named::from_numbers(&other.to_numbers()).unwrap());
+        for held in [slot(70), slot(200), FreedSlot { segment: 9, slot: 0 }] {
+            assert!(shared.hold_slot(held), "{held:?}");
+        }
+        assert!(shared.has_blob(BlobId(8)) && !shared.has_blob(BlobId(9)));
+        assert!(!shared.hold_slot(FreedSlot { segment: 9, slot: 1 }));
+        for wrong in [&[][..], &[1], &[1, 3, 5, 0], &[u64::MAX, 1], &[1, 1 << 32, 0]] {
+            assert!(Named::from_numbers(wrong).is_none(), "{wrong:?}");
+        }
     }
 
     #[test]

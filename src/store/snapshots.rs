@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::directory::{create_file, make_dir, open_file, sync_dir};
-use super::{Store, io as store_error};
+use super::{Named, Store, io as store_error};
 use crate::{Error, Result};
 
 /// Directory of the snapshots in the store.
@@ -25,6 +25,9 @@ const GONE: &str = ".gone";
 /// The note of a snapshot, and its longest length in bytes.
 const NOTE: &str = "snapshot";
 const NOTE_MAX: u64 = 4096;
+
+/// What its catalog names, once somebody had to know.
+const NAMED: &str = "named";
 
 const CHECKSUM_BYTES: usize = 8;
 
@@ -136,6 +139,38 @@ impl Store {
         }
         bytes.truncate(body);
         Ok(bytes)
+    }
+
+    /// What the snapshot names, if it was [kept](Self::keep_named) and can be read.
+    #[must_use]
+    pub fn kept_named(&self, name: &OsStr) -> Option<Named> {
+        let bytes = fs::read(self.snapshot_dir(name).join(NAMED)).ok()?;
+        let mut numbers = Vec::with_capacity(bytes.len() / 8);
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            numbers.push(u64::from_le_bytes(chunk.try_into().ok()?));
+        }
+        let (&checksum, numbers) = numbers.split_last()?;
+        let (&stamp, numbers) = numbers.split_first()?;
+        let is_whole = chunks.remainder().is_empty() && checksum == xxh3_64(&bytes[..bytes.len() - 8]);
+        let is_its_own = stamp == xxh3_64(&self.snapshot_note(name).ok()?);
+        if is_whole && is_its_own { Named::from_numbers(numbers) } else { None }
+    }
+
+    /// Keeps what the snapshot names, so that its catalog need not be read again. Derived state: it is not synced, and
+    /// what is left of it is told by its checksum.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when the snapshot has no note, I/O errors.
+    pub fn keep_named(&self, name: &OsStr, named: &Named) -> Result<()> {
+        let stamp = xxh3_64(&self.snapshot_note(name)?);
+        let numbers = std::iter::once(stamp).chain(named.to_numbers());
+        let mut bytes: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+        bytes.extend(xxh3_64(&bytes).to_le_bytes());
+        let path = self.snapshot_dir(name).join(NAMED);
+        let beside = path.with_extension("tmp");
+        fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, &path)).map_err(store_error)
     }
 
     /// Begins a snapshot: one at a time. The graphs that are saved now are already in it.

@@ -584,7 +584,15 @@ fn what_a_death_leaves_of_a_snapshot_or_a_restore_is_cleared_away() {
     fs::create_dir(mount.store().join("catalog.new")).unwrap();
     fs::write(mount.store().join("catalog.new/version"), b"half").unwrap();
     fs::write(mount.store().join("scratch/left"), b"x").unwrap();
+    // Derived state: damaged, or left by another snapshot of that name, it is made again.
+    let named = snapshots.join("whole/named");
+    let good = fs::read(&named).unwrap();
+    let mut other = good.clone();
+    other[0] ^= 1;
+    fs::write(&named, other).unwrap();
     mount.start();
+    let again = fs::read(&named).unwrap();
+    assert_eq!((again.len(), &again[..8]), (good.len(), &good[..8]));
     assert_eq!(names(&mount), ["whole"]);
     assert_eq!((manifest(&mount.root()), searches(&mount, "")), before);
     shows(&mount, &mount.path(".vexfs/snapshots/whole"), &before);

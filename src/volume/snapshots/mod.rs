@@ -16,7 +16,8 @@
 //! compare what those lack: there is no indexer.
 //!
 //! **Dropping one** renames its directory away, then reads what the snapshots that are left name: what is held for
-//! none of them is free. An open of the store reads the same, so nothing about it is kept on the disk.
+//! none of them is free. An open of the store finds out the same. What a snapshot names never changes, so it is kept
+//! beside its catalog when it was read; it is derived state, and nothing else about sharing is on the disk.
 //!
 //! `restore` brings a store that is not mounted back to one.
 
@@ -25,6 +26,7 @@ mod restore;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -149,17 +151,25 @@ impl Snapshots {
         Ok(())
     }
 
-    /// What the catalogs of the snapshots name.
+    /// What the catalogs of the snapshots name. Each is read once in its life.
     fn named(&self, store: &Store) -> Result<Named> {
         let mut named = Named::default();
         let snapshots: Vec<_> = self.known.read().by_name.values().cloned().collect();
         for snapshot in snapshots {
+            if let Some(kept) = store.kept_named(&snapshot.name) {
+                named.extend(kept);
+                continue;
+            }
             let dir = store.snapshot_dir(&snapshot.name).join("catalog");
-            add_named(&dir, store, &mut named).map_err(|error| Error::Corrupt {
+            let found = named_by(&dir, store).map_err(|error| Error::Corrupt {
                 file: format!("snapshots/{}/catalog", snapshot.name.display()),
                 offset: 0,
                 what: format!("{error}; remove the snapshot's directory to do without it"),
             })?;
+            if let Err(error) = store.keep_named(&snapshot.name, &found) {
+                tracing::warn!(%error, "what a snapshot names has to be found out again");
+            }
+            named.extend(found);
         }
         Ok(named)
     }
@@ -189,7 +199,8 @@ impl Snapshots {
     }
 }
 
-fn add_named(dir: &std::path::Path, store: &Store, named: &mut Named) -> Result<()> {
+fn named_by(dir: &Path, store: &Store) -> Result<Named> {
+    let mut named = Named::default();
     let catalog = Arc::new(Catalog::open_copy(dir, &store.scratch_dir(), false)?);
     let mut add = |content| match content {
         Content::Empty | Content::Inline => {}
@@ -202,7 +213,7 @@ fn add_named(dir: &std::path::Path, store: &Store, named: &mut Named) -> Result<
     for content in vector_contents(&catalog) {
         add(content?);
     }
-    Ok(())
+    Ok(named)
 }
 
 /// Refuses names that no snapshot can have: one that begins with a dot is the store's own.
