@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::Mutex;
-
 use tempfile::TempDir;
 
 use super::active::Active;
@@ -77,7 +76,8 @@ impl Catalog {
     /// # Errors
     ///
     /// [`Error::Corrupt`] when files are not those that were [closed](Self::close), commits are gone that were
-    /// [persisted](Self::persist), or the engine cannot make sense of what it reads; [`Error::Catalog`] when it cannot open or recover them.
+    /// [persisted](Self::persist), or the engine cannot make sense of what it reads; [`Error::Catalog`] when it cannot
+    /// open or recover them.
     pub fn open(dir: &Path) -> Result<Self> {
         if !dir.try_exists()? {
             make(dir)?;
@@ -385,15 +385,12 @@ fn contain<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// The newest journal below the store directory, and its length: where it was cut off.
 fn end_of_journal(dir: &Path) -> (String, u64) {
-    let listing = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let number = |name: &str| name.strip_suffix(".jnl").and_then(|number| number.parse::<u64>().ok());
-    let newest = listing
-        .filter_map(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            Some((number(&name)?, name, entry.metadata().ok()?.len()))
-        })
-        .max();
-    newest.map_or_else(|| ("catalog".into(), 0), |(_, name, len)| (format!("catalog/{name}"), len))
+    let end = || {
+        let path = journal::newest(dir).ok()??;
+        let name = path.file_name()?.to_string_lossy();
+        Some((format!("catalog/{name}"), path.metadata().ok()?.len()))
+    };
+    end().unwrap_or_else(|| ("catalog".into(), 0))
 }
 
 /// The smallest key that is greater than every key beginning with `prefix`.
