@@ -156,8 +156,10 @@ impl Measuring {
         };
         let Some(absence) = &sampled.absence else {
             sampled.absence = hnsw.absence(sampled.row, reader);
-            // Where its node is not found, it has no part.
-            climb.next += if sampled.absence.is_none() { climb.stride } else { 0 };
+            if sampled.absence.is_none() {
+                // Its node is not found: it has no part, now or at the next rung.
+                sample.remove(climb.next);
+            }
             return ABSENCE_VISITS * reader.dim();
         };
         climb.next += climb.stride;
