@@ -105,6 +105,15 @@ impl Codec {
         }
     }
 
+    /// The most bytes that a code is to take with its head: .3 of the vector's own (sq8), 16 beside its bits (b1).
+    pub(super) fn most_bytes(&self) -> usize {
+        match self.quant {
+            Quant::None => usize::MAX,
+            Quant::Sq8 => 12 * self.dim() / 10,
+            Quant::B1 => bit_bytes(self.dim()) + 16,
+        }
+    }
+
     /// Whether a code has bytes that the walk does not read.
     pub(super) fn has_far(&self) -> bool {
         self.quant == Quant::Sq8

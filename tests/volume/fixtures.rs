@@ -35,6 +35,8 @@ fn a_store_of_version_2_is_sound_opens_and_is_searched() {
     assert_eq!((report.counted.vectors, report.counted.blobs), (4401, 2));
     let volume = Volume::open(VolumeOptions { store, mountpoint: None, read_only: false }).unwrap();
     let fs = Fs { volume, store: dir };
+    // A graph of an older version is built anew: this waits for it.
+    fs.volume.barrier().unwrap();
     for i in 0..100u8 {
         let vector =
             [f32::from(i), f32::from((u16::from(i) * u16::from(i) % 17) as u8), f32::from(i % 5), 1.0];

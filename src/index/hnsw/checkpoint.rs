@@ -5,7 +5,7 @@
 //! ```text
 //! offset  size      field
 //!      0  8         magic: "VEXHNSW" and a zero byte
-//!      8  4         version: 2
+//!      8  4         version: 3
 //!     12  4         metric: 0 cosine, 1 ip, 2 l2
 //!     16  4         dim: elements of a vector, at least 1
 //!     20  4         m: 2..=128
@@ -58,7 +58,7 @@ use crate::{Error, Result};
 mod tests;
 
 const MAGIC: [u8; 8] = *b"VEXHNSW\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 96;
 const ALIGN: usize = 64;
 
@@ -219,7 +219,7 @@ impl Hnsw {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] when the header is damaged, of another version, or of another metric or dimension than its
+    /// [`Error::Corrupt`] when the header is damaged, of a newer version, or of another metric or dimension than its
     /// stamp promises, or does not fit the file's length; I/O errors.
     pub fn load(path: &Path, expected_stamp: &[u8; 32], metric: Metric, dim: usize) -> Result<Option<Self>> {
         let file = match File::open(path) {
@@ -316,7 +316,7 @@ impl Header {
         bytes
     }
 
-    /// `None` when the stamp is another than `expected_stamp`.
+    /// `None` when the stamp is another than `expected_stamp`, or an older program wrote the file.
     fn read(from: &mut In<'_>, expected_stamp: &[u8; 32]) -> Result<Option<Self>> {
         let bytes = from.more(HEADER_BYTES)?;
         let number = |at: usize| bytes[at..].first_chunk().map_or(0, |&bytes| u32::from_le_bytes(bytes));
@@ -324,6 +324,9 @@ impl Header {
             return Err(from.corrupt(0, "not a graph file".to_owned()));
         }
         let version = number(8);
+        if (1..VERSION).contains(&version) {
+            return Ok(None);
+        }
         if version != VERSION {
             return Err(from.corrupt(8, format!("version {version}, this program reads {VERSION}")));
         }

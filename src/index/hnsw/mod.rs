@@ -134,7 +134,7 @@ impl Hnsw {
             metric,
             dim,
             params,
-            nodes: Nodes::new(params.m as usize, codec.code_bytes()),
+            nodes: Nodes::new(params.m as usize, &codec),
             codec,
             entry: AtomicU32::new(0),
             live: AtomicUsize::new(0),

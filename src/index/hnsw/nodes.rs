@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use crate::index::RowId;
+use crate::index::codec::Codec;
 use crate::store::rows::{CodeRows, Guard, WordRows, pin};
 use crate::{Error, Result};
 
@@ -90,14 +91,15 @@ struct Free {
 }
 
 impl Nodes {
-    pub(super) fn new(m: usize, code_bytes: (usize, usize)) -> Self {
+    pub(super) fn new(m: usize, codec: &Codec) -> Self {
+        let (near_bytes, far_bytes) = codec.code_bytes();
         Nodes {
             m,
             links: WordRows::new(2 * m),
             rows: WordRows::new(1),
             about: WordRows::new(ABOUT_WORDS),
             towers: WordRows::new(m),
-            codes: CodeRows::new(code_bytes.0, code_bytes.1),
+            codes: CodeRows::new(near_bytes, far_bytes, codec.most_bytes()),
             counts: Mutex::default(),
             allocated: AtomicU32::new(0),
             free: Arc::default(),

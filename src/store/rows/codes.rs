@@ -1,8 +1,8 @@
 //! Rows of bytes that are written once before they are read: the codes of vectors.
 //!
 //! A code is a *head* of 8 bytes, *near* bytes that every comparison reads, and *far* bytes that few do. The head lies
-//! in the padding of the near bytes where that has room, else in rows of its own, so that near bytes fill as few
-//! cache lines as they can.
+//! behind the near bytes, and a row of both begins with a cache line where that wastes little. Where codes would be
+//! larger than they may be, heads have rows of their own and nothing is filled up.
 //!
 //! **Invariant:** a head is [`VACANT`], [`CLAIMED`] or [`RETIRED`], or else the code is complete and its bytes do not
 //! change. From the last state back to the first a code comes only when every guard of that time is gone.
@@ -25,8 +25,41 @@ const CLAIMED: u64 = 1;
 /// The code is gone, and some may still be reading it.
 const RETIRED: u64 = 2;
 
-/// Most bytes that head and padding may take. Where cache lines would need more, codes lie without a gap.
+/// Most bytes that head and padding may take beside the near bytes.
 const MOST_BESIDE: usize = 16;
+
+const HEAD_BYTES: usize = 8;
+
+/// How long the rows of the parts of a code are.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// With the head, unless that lies apart.
+    near: usize,
+    heads_apart: bool,
+    far: usize,
+}
+
+impl Layout {
+    /// The fastest layout of at most `most` bytes; where there is none, the fastest that wastes little.
+    fn choose(near_bytes: usize, far_bytes: usize, most: usize) -> Self {
+        let far = far_bytes.next_multiple_of(4);
+        let with_head = near_bytes.next_multiple_of(8) + HEAD_BYTES;
+        let lines =
+            if with_head < 64 { with_head.next_power_of_two() } else { with_head.next_multiple_of(64) };
+        let in_lines = Layout { near: lines, heads_apart: false, far };
+        // Crossing into another cache line of the same page costs less than a head somewhere else.
+        let packed = Layout { near: with_head, heads_apart: false, far };
+        let gapless = Layout { near: near_bytes, heads_apart: true, far: far_bytes };
+        let wastes_little = |layout: &&Layout| layout.bytes() <= near_bytes + MOST_BESIDE + far;
+        let layouts = [in_lines, packed, gapless];
+        let fits = layouts.iter().filter(wastes_little).find(|layout| layout.bytes() <= most);
+        *fits.or(layouts.iter().find(wastes_little)).unwrap_or(&packed)
+    }
+
+    fn bytes(&self) -> usize {
+        self.near + if self.heads_apart { HEAD_BYTES } else { 0 } + self.far
+    }
+}
 
 /// A code as it is read.
 #[derive(Clone, Copy, Debug)]
@@ -110,27 +143,17 @@ pub struct CodeRows {
 }
 
 impl CodeRows {
-    /// No rows. A code has `near_bytes` (at least 1) and `far_bytes` (0: none) beside its head.
+    /// No rows. A code has `near_bytes` (at least 1) and `far_bytes` (0: none) beside its head. It takes at most
+    /// `most` bytes in all where one of the layouts is that small.
     #[must_use]
-    pub fn new(near_bytes: usize, far_bytes: usize) -> Self {
-        let aligned =
-            |bytes: usize| if bytes < 64 { bytes.next_power_of_two() } else { bytes.next_multiple_of(64) };
-        let inline = aligned(near_bytes.next_multiple_of(8) + 8);
-        let apart = aligned(near_bytes).max(4);
-        let packed = near_bytes.next_multiple_of(8) + 8;
-        let (row_bytes, heads) = if inline.min(apart + 8) > near_bytes + MOST_BESIDE {
-            (packed, None)
-        } else if inline <= apart + 8 {
-            (inline, None)
-        } else {
-            (apart, Some(Arc::new(Blocks::new(8))))
-        };
+    pub fn new(near_bytes: usize, far_bytes: usize, most: usize) -> Self {
+        let layout = Layout::choose(near_bytes, far_bytes, most);
         CodeRows {
             near_bytes,
             far_bytes,
-            near: Arc::new(Blocks::new(row_bytes)),
-            heads,
-            far: (far_bytes > 0).then(|| Blocks::new(far_bytes.next_multiple_of(4))),
+            near: Arc::new(Blocks::new(layout.near)),
+            heads: layout.heads_apart.then(|| Arc::new(Blocks::new(HEAD_BYTES))),
+            far: (layout.far > 0).then(|| Blocks::new(layout.far)),
             still: Arc::default(),
         }
     }
@@ -199,9 +222,9 @@ impl CodeRows {
     #[inline]
     pub fn request<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, guard: &'g Guard) {
         let (near, heads, offset) = (&*self.near, self.heads.as_deref(), self.head_offset());
-        // Rows that are no multiple of a cache line begin anywhere in one.
-        let lines = self.near_bytes.div_ceil(64)
-            + usize::from(!near.row_bytes.is_multiple_of(64) && near.row_bytes > 64);
+        // Rows that do not begin with a cache line may end in one more.
+        let lines = self.near_bytes.div_ceil(64);
+        let crosses = !near.row_bytes.is_multiple_of(64) && !64usize.is_multiple_of(near.row_bytes);
         codes.asked = rows.len().min(BATCH);
         for (&row, place) in rows.iter().zip(&mut codes.places) {
             let bytes = near.row(row, guard).unwrap_or(ptr::null_mut());
@@ -214,6 +237,9 @@ impl CodeRows {
                 }
             };
             distance::prefetch_lines(bytes, lines);
+            if crosses {
+                distance::prefetch_lines(bytes.wrapping_add(near.row_bytes - 1), 1);
+            }
             let bytes = if head.is_null() { head } else { bytes };
             place.write((bytes, head.cast()));
         }

@@ -160,9 +160,8 @@ impl Source {
 }
 
 impl Blocks {
-    /// No blocks. `row_bytes` is a multiple of 4.
+    /// No blocks. Rows that hold atomics have a multiple of their size.
     fn new(row_bytes: usize) -> Self {
-        assert!(row_bytes.is_multiple_of(4), "rows of {row_bytes} bytes");
         Blocks {
             row_bytes,
             table: Table::new(),

@@ -42,7 +42,7 @@ fn every_truncation_is_damage() {
 }
 
 #[test]
-fn every_changed_byte_of_the_header_is_damage_or_another_stamp() {
+fn every_changed_byte_of_the_header_is_damage_or_another_stamp_or_age() {
     let (_, graph) = sample(Quant::Sq8);
     let (_dir, path, bytes) = saved(&graph);
     for at in 0..plan(&path).head_bytes + 8 {
@@ -52,7 +52,9 @@ fn every_changed_byte_of_the_header_is_damage_or_another_stamp() {
             replace(&path, &damaged);
             let result = load(&path);
             let is_stamp = (64..96).contains(&at);
-            assert!(if is_stamp { matches!(result, Ok(None)) } else { is_corrupt(&result) }, "byte {at}");
+            let is_older = at == 8 && (1..VERSION).contains(&u32::from(damaged[at]));
+            let is_none = is_stamp || is_older;
+            assert!(if is_none { matches!(result, Ok(None)) } else { is_corrupt(&result) }, "byte {at}");
         }
     }
 }
@@ -63,7 +65,7 @@ fn header_fields_out_of_range_are_refused_even_with_a_valid_checksum() {
     let (_dir, path, bytes) = saved(&graph);
     let plan = plan(&path);
     let fields = [
-        (8, &[0, 1, 3][..]),
+        (8, &[0, VERSION + 1, u32::MAX][..]),
         (12, &[0, 3]),
         (16, &[0, 5, u32::MAX]),
         (20, &[1, 2, 129]),
@@ -84,6 +86,17 @@ fn header_fields_out_of_range_are_refused_even_with_a_valid_checksum() {
             replace(&path, &hostile);
             assert!(is_corrupt(&load(&path)), "offset {at} = {value}");
         }
+    }
+}
+
+#[test]
+fn a_graph_of_an_older_version_is_no_graph() {
+    let (_, graph) = sample(Quant::Sq8);
+    let (_dir, path, mut bytes) = saved(&graph);
+    for version in 1..VERSION {
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
+        replace(&path, &bytes);
+        assert!(matches!(load(&path), Ok(None)), "version {version}");
     }
 }
 
