@@ -6,15 +6,18 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use parking_lot::Mutex;
+use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use tempfile::TempDir;
 
 use super::active::Active;
+use super::batch::{Batch, Item};
 use super::checkpoint::{self, Tables};
+use super::revival::{Revivals, is_full};
 use super::tally::Tally;
-use super::{Table, journal, seal};
+use super::{COMMITS, Table, journal, seal};
 use crate::format::record;
 use crate::{Error, Result};
 
@@ -28,40 +31,46 @@ const COPY_CACHE_BYTES: u64 = 8 << 20;
 /// Memory for rows not yet written to a sorted table, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 
-/// Under this name in `Table::Meta`: the number of the last commit.
-const COMMITS: &[u8] = b"commits";
+/// So many memtables of one table wait to be written before a commit waits for them, and how often it looks.
+const MEMTABLES: usize = 4;
+const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// Bytes of a key or value read from the catalog.
 pub type Value = fjall::Slice;
 
 /// The catalog. See the [module](super) for its promises.
 pub struct Catalog {
-    /// `None` only while it is dropped.
-    engine: Option<Engine>,
-    dir: PathBuf,
+    /// `None` while it is dropped, and when it could not be [opened anew](super::revival). Whoever reads holds it, for
+    /// as long as a scan takes; it is exchanged when nobody does.
+    pub(super) engine: RwLock<Option<Engine>>,
+    pub(super) dir: PathBuf,
+    cache_bytes: u64,
     /// The files are to be listed once the engine has ended.
     closed: AtomicBool,
     /// The number of the last commit. Held during a commit, as the engine's own lock is, so that numbers are in the
     /// order of the journal.
-    commits: Mutex<u64>,
+    pub(super) commits: Mutex<u64>,
     /// The number of the last commit that is known to be on disk; 0 before the first sync.
     persisted: AtomicU64,
-    active: Active,
+    pub(super) active: Active,
     tally: Tally,
+    pub(super) revivals: Revivals,
     /// What a copy lies in, which goes after the engine.
     scratch: Option<TempDir>,
 }
 
 /// The engine and its tables, in the order of their numbers.
-struct Engine {
+pub(super) struct Engine {
     database: Database,
     tables: Vec<Keyspace>,
 }
 
-/// Changes that are applied together or not at all.
-pub struct Batch<'a> {
-    catalog: &'a Catalog,
-    inner: fjall::OwnedWriteBatch,
+/// What a scan has still to return. The pairs go before the engine is let go of.
+struct Scan<'a> {
+    pairs: Option<fjall::Iter>,
+    /// Bytes of the prefix, which keys are returned without.
+    prefix: usize,
+    _engine: MappedRwLockReadGuard<'a, Engine>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -134,38 +143,29 @@ impl Catalog {
     /// Opens the catalog. Returns how many commits it should have, too.
     fn open_as_it_is(dir: &Path, cache_bytes: u64) -> Result<(Self, u64)> {
         seal::remove(dir)?;
-        let engine = contain(|| {
-            let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(1).open()?;
-            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-            let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
-            let tables = tables.collect::<Result<Vec<_>, _>>()?;
-            Ok(Engine { database, tables })
-        });
-        // Nobody else uses the files: what the engine cannot make sense of is damage.
-        let engine = engine.map_err(|error| match error {
-            Error::Catalog(what) => Error::Corrupt { file: "catalog".into(), offset: 0, what },
-            other => other,
-        })?;
+        let engine = Engine::open(dir, cache_bytes)?;
         let (tally, durable) = Tally::open(dir)?;
-        let (closed, dir) = (AtomicBool::new(false), dir.to_path_buf());
+        let last = engine.commits()?;
         let catalog = Self {
-            engine: Some(engine),
-            dir,
-            closed,
-            commits: Mutex::new(0),
+            engine: RwLock::new(Some(engine)),
+            dir: dir.to_path_buf(),
+            cache_bytes,
+            closed: AtomicBool::new(false),
+            commits: Mutex::new(last),
             persisted: AtomicU64::new(0),
             active: Active::default(),
             tally,
+            revivals: Revivals::new(dir)?,
             scratch: None,
         };
         // It has blocks ahead from now on. Without a journal to sync, `persist` leaves that to the engine.
-        drop(catalog.active.journal(&catalog.dir));
-        let last = match catalog.get(Table::Meta, COMMITS)? {
-            Some(bytes) => record::decode("meta", &bytes)?,
-            None => 0,
-        };
-        *catalog.commits.lock() = last;
+        drop(catalog.active.journals(&catalog.dir));
         Ok((catalog, durable))
+    }
+
+    /// Opens the engine on the files as they are now.
+    pub(super) fn open_engine(&self) -> Result<Engine> {
+        Engine::open(&self.dir, self.cache_bytes)
     }
 
     /// Makes `to`, which is not there yet, a catalog with everything that is committed now. Nobody commits
@@ -179,12 +179,10 @@ impl Catalog {
         Ok(Tally::open(to)?.0.note(*self.commits.lock())?)
     }
 
-    fn engine(&self) -> &Engine {
-        self.engine.as_ref().expect("the engine ends with the catalog")
-    }
-
-    fn keyspace(&self, table: Table) -> &Keyspace {
-        &self.engine().tables[table as usize]
+    /// The engine. A thread may have it twice: who wants it alone does not wait for long at a time.
+    pub(super) fn engine(&self) -> Result<MappedRwLockReadGuard<'_, Engine>> {
+        let engine = RwLockReadGuard::try_map(self.engine.read(), Option::as_ref);
+        engine.map_err(|_| Error::Catalog("it could not be opened again after the disk was full".into()))
     }
 
     /// Nothing is committed any more: what the engine leaves when the catalog is dropped is what the next
@@ -199,7 +197,8 @@ impl Catalog {
     ///
     /// [`Error::Catalog`] when the engine cannot read.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>> {
-        contain(|| Ok(self.keyspace(table).get(key)?))
+        let engine = self.engine()?;
+        contain(|| Ok(engine.keyspace(table).get(key)?))
     }
 
     /// The pairs whose key begins with `prefix`, in key order, beginning after `prefix` + `after`.
@@ -219,26 +218,21 @@ impl Catalog {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        let mut pairs = Some(self.keyspace(table).range::<Vec<u8>, _>((low, high)));
-        std::iter::from_fn(move || {
-            let next =
-                contain(|| Ok(pairs.as_mut().and_then(Iterator::next).map(|guard| guard.into_inner())));
-            let pair = match next {
-                Ok(pair) => pair?.map_err(Error::from),
-                Err(error) => Err(error),
-            };
-            if pair.is_err() {
-                // What comes behind is not asked for: an iterator that met damage may be in any state.
-                pairs = None;
-            }
-            Some(pair.map(|(key, value)| (key[prefix.len()..].to_vec(), value)))
-        })
+        let scan = self.engine().map(|engine| Scan {
+            pairs: Some(engine.keyspace(table).range::<Vec<u8>, _>((low, high))),
+            prefix: prefix.len(),
+            _engine: engine,
+        });
+        let (scan, refused) = match scan {
+            Ok(scan) => (Some(scan), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        refused.into_iter().chain(scan.into_iter().flatten())
     }
 
     /// An empty batch.
     pub fn batch(&self) -> Batch<'_> {
-        // Flushed to the operating system with the commit: that is what process death cannot take back.
-        Batch { catalog: self, inner: self.engine().database.batch().durability(Some(PersistMode::Buffer)) }
+        Batch::new(self)
     }
 
     /// Makes every commit that has returned survive a power cut: one flush of the journal, or none when all of them
@@ -252,13 +246,17 @@ impl Catalog {
         if self.persisted.load(Ordering::Acquire) >= durable {
             return Ok(());
         }
-        match self.active.journal(&self.dir) {
-            Ok(journal) => journal.sync_data()?,
+        match self.active.journals(&self.dir) {
+            Ok(journals) => journals.sync()?,
             // Such as too many open files: the engine has its journal open.
-            Err(_) => self.engine().database.persist(PersistMode::SyncData)?,
+            Err(_) => self.engine()?.database.persist(PersistMode::SyncData)?,
         }
         self.persisted.fetch_max(durable, Ordering::AcqRel);
-        Ok(self.tally.note(durable)?)
+        match self.tally.note(durable) {
+            // It may lag.
+            Err(error) if is_full(&error) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     /// Whether every commit that has returned is known to survive a power cut.
@@ -273,14 +271,14 @@ impl Catalog {
     ///
     /// [`Error::Catalog`] when the engine cannot read its folder.
     pub fn disk_bytes(&self) -> Result<u64> {
-        Ok(self.engine().database.disk_space()?)
+        Ok(self.engine()?.database.disk_space()?)
     }
 }
 
 impl Drop for Catalog {
     fn drop(&mut self) {
         // Its threads have ended when this returns.
-        drop(self.engine.take());
+        drop(self.engine.get_mut().take());
         if *self.closed.get_mut()
             && self.scratch.is_none()
             && let Err(error) = seal::write(&self.dir, true)
@@ -312,38 +310,77 @@ pub fn sync_copy(dir: &Path) -> Result<()> {
     checkpoint::sync(dir)
 }
 
-impl Batch<'_> {
-    /// Puts `value` under `key`, replacing what is there.
-    pub fn put(&mut self, table: Table, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.inner.insert(self.catalog.keyspace(table), key.as_ref(), value.as_ref());
+impl Engine {
+    fn open(dir: &Path, cache_bytes: u64) -> Result<Self> {
+        let engine = contain(|| {
+            let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(1).open()?;
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+            let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
+            let tables = tables.collect::<Result<Vec<_>, _>>()?;
+            Ok(Engine { database, tables })
+        });
+        // Nobody else uses the files: what the engine cannot make sense of is damage.
+        engine.map_err(|error| match error {
+            Error::Catalog(what) => Error::Corrupt { file: "catalog".into(), offset: 0, what },
+            other => other,
+        })
     }
 
-    /// Removes `key`; a missing key is no error.
-    pub fn remove(&mut self, table: Table, key: impl AsRef<[u8]>) {
-        self.inner.remove(self.catalog.keyspace(table), key.as_ref());
+    fn keyspace(&self, table: Table) -> &Keyspace {
+        &self.tables[table as usize]
     }
 
-    /// Whether nothing has been put or removed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.inner.is_empty()
-    }
-
-    /// Applies the batch. When this returns, process death does not undo it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Catalog`] when the journal cannot be written; nothing of the batch is then applied.
-    pub fn commit(mut self) -> Result<()> {
-        if self.is_empty() {
-            return Ok(());
+    /// The number of the last commit.
+    pub(super) fn commits(&self) -> Result<u64> {
+        match contain(|| Ok(self.keyspace(Table::Meta).get(COMMITS)?))? {
+            Some(bytes) => record::decode("meta", &bytes),
+            None => Ok(0),
         }
-        let mut commits = self.catalog.commits.lock();
-        let number = *commits + 1;
-        self.put(Table::Meta, COMMITS, record::encode(&number));
-        self.inner.commit()?;
-        *commits = number;
+    }
+
+    /// Applies `items` as the commit `number`. One at a time.
+    pub(super) fn commit(&self, items: &[Item], number: u64) -> Result<(), fjall::Error> {
+        self.wait_for_flushes(items)?;
+        // Flushed to the operating system with the commit: that is what process death cannot take back.
+        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
+        for Item { table, key, value } in items {
+            match value {
+                Some(value) => batch.insert(self.keyspace(*table), key.clone(), value.clone()),
+                None => batch.remove(self.keyspace(*table), key.clone()),
+            }
+        }
+        batch.insert(self.keyspace(Table::Meta), COMMITS, record::encode(&number));
+        batch.commit()
+    }
+
+    /// A commit waits, with no end, while one of its tables has [`MEMTABLES`] that wait to be written: the engine's
+    /// thread, which writes them, may have ended for want of room. So it is waited for here, where that is seen.
+    fn wait_for_flushes(&self, items: &[Item]) -> Result<(), fjall::Error> {
+        let waits = |item: &Item| self.keyspace(item.table).sealed_memtable_count() >= MEMTABLES;
+        while items.iter().any(waits) {
+            // Says that the engine has failed, if it has; commits are in the file already.
+            self.database.persist(PersistMode::Buffer)?;
+            std::thread::sleep(FLUSH_POLL);
+        }
         Ok(())
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<(Vec<u8>, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let pairs = self.pairs.as_mut()?;
+        let next = contain(|| Ok(pairs.next().map(|guard| guard.into_inner())));
+        let pair = match next {
+            Ok(pair) => pair?.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if pair.is_err() {
+            // What comes behind is not asked for: an iterator that met damage may be in any state.
+            self.pairs = None;
+        }
+        Some(pair.map(|(key, value)| (key[self.prefix..].to_vec(), value)))
     }
 }
 
@@ -384,7 +421,7 @@ fn contain<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// The newest journal below the store directory, and its length: where it was cut off.
-fn end_of_journal(dir: &Path) -> (String, u64) {
+pub(super) fn end_of_journal(dir: &Path) -> (String, u64) {
     let end = || {
         let path = journal::newest(dir).ok()??;
         let name = path.file_name()?.to_string_lossy();
@@ -394,142 +431,9 @@ fn end_of_journal(dir: &Path) -> (String, u64) {
 }
 
 /// The smallest key that is greater than every key beginning with `prefix`.
-fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scan_is_bounded_by_its_prefix_and_starts_after_the_given_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(dir.path()).unwrap();
-        let mut batch = catalog.batch();
-        for key in [&b"a1"[..], b"b\xff1", b"b\xff2", b"b\xff3", b"c"] {
-            batch.put(Table::Dentries, key, b"v");
-        }
-        batch.commit().unwrap();
-        let keys = |after: Option<&[u8]>| -> Vec<Vec<u8>> {
-            catalog.scan(Table::Dentries, b"b\xff", after).map(|pair| pair.unwrap().0).collect()
-        };
-        assert_eq!(keys(None), [b"1", b"2", b"3"]);
-        assert_eq!(keys(Some(b"1")), [b"2", b"3"]);
-    }
-
-    #[test]
-    fn a_batch_survives_reopening_and_one_that_was_dropped_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let catalog = Catalog::open(dir.path()).unwrap();
-            let mut batch = catalog.batch();
-            batch.put(Table::Meta, b"kept", b"1");
-            batch.commit().unwrap();
-            let mut dropped = catalog.batch();
-            dropped.put(Table::Meta, b"dropped", b"1");
-        }
-        let catalog = Catalog::open(dir.path()).unwrap();
-        assert_eq!(catalog.get(Table::Meta, b"kept").unwrap().as_deref(), Some(&b"1"[..]));
-        assert_eq!(catalog.get(Table::Meta, b"dropped").unwrap(), None);
-    }
-
-    fn put(catalog: &Catalog, key: &str, value: &[u8]) {
-        let mut batch = catalog.batch();
-        batch.put(Table::Inline, key, value);
-        batch.commit().unwrap();
-    }
-
-    /// Name of the newest journal.
-    fn journal_of(dir: &Path) -> String {
-        end_of_journal(dir).0.replace("catalog/", "")
-    }
-
-    fn keys(catalog: &Catalog) -> Vec<String> {
-        let pairs = catalog.scan(Table::Inline, b"", None);
-        pairs.map(|pair| String::from_utf8(pair.unwrap().0).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_checkpoint_has_what_was_committed_and_a_copy_of_it_leaves_it_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(&dir.path().join("catalog")).unwrap();
-        let mut want: Vec<String> = Vec::new();
-        for round in 0..6 {
-            // More than a memtable holds, so that tables and journals change while copies are made.
-            for number in 0..40 {
-                let key = format!("{round}-{number:03}");
-                put(&catalog, &key, &vec![round; 300 << 10]);
-                want.push(key);
-            }
-            let checkpoint = dir.path().join(format!("checkpoint-{round}"));
-            catalog.checkpoint(&checkpoint).unwrap();
-            sync_copy(&checkpoint).unwrap();
-            for _ in 0..2 {
-                let copy = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap();
-                assert_eq!(keys(&copy), want, "round {round}");
-                put(&copy, "only in the copy", b"x");
-            }
-        }
-        drop(catalog);
-        let first = Catalog::open_copy(&dir.path().join("checkpoint-0"), dir.path(), false).unwrap();
-        assert_eq!(keys(&first), want[..40]);
-        drop(first);
-        // What is gone of a copy is missed, as in any catalog.
-        let checkpoint = dir.path().join("checkpoint-5");
-        let journal = checkpoint.join(journal_of(&checkpoint));
-        File::options().write(true).open(journal).unwrap().set_len(0).unwrap();
-        let lost = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap_err();
-        assert!(matches!(lost, Error::Corrupt { .. }), "{lost}");
-        let left = std::fs::read_dir(dir.path()).unwrap();
-        let left = left.filter(|entry| entry.as_ref().unwrap().path().to_string_lossy().contains("vexfs-"));
-        assert_eq!(left.count(), 0, "copies vanish");
-    }
-
-    #[test]
-    fn a_catalog_that_lost_what_was_durable_is_refused_until_that_is_accepted() {
-        let dir = tempfile::tempdir().unwrap();
-        let commit = |catalog: &Catalog, key: &[u8]| {
-            let mut batch = catalog.batch();
-            batch.put(Table::Meta, key, [7; 1000]);
-            batch.commit().unwrap();
-        };
-        let catalog = Catalog::open(dir.path()).unwrap();
-        for key in [b"a", b"b", b"c"] {
-            commit(&catalog, key);
-        }
-        catalog.persist().unwrap();
-        commit(&catalog, b"d");
-        drop(catalog);
-        let (journal, len) = end_of_journal(dir.path());
-        let journal = dir.path().join(Path::new(&journal).file_name().unwrap());
-        // What was not persisted may be missing.
-        let file = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
-        file.set_len(len - 10).unwrap();
-        drop(Catalog::open(dir.path()).unwrap());
-        // In the middle of the second.
-        file.set_len(1500).unwrap();
-        match Catalog::open(dir.path()) {
-            Err(Error::Corrupt { file, what, .. }) => {
-                assert!(file.ends_with(".jnl") && what.contains("commit 1, and 3 were"), "{file}: {what}");
-            }
-            other => panic!("{other:?}"),
-        }
-        let shortened = Catalog::open_shortened(dir.path()).unwrap();
-        assert!(shortened.get(Table::Meta, b"a").unwrap().is_some());
-        assert_eq!(shortened.get(Table::Meta, b"b").unwrap(), None);
-        commit(&shortened, b"b");
-        drop(shortened);
-        Catalog::open(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn the_successor_of_a_prefix_carries_over_full_bytes() {
-        assert_eq!(successor(b"a\xff\xff"), Some(b"b".to_vec()));
-        assert_eq!(successor(b"\xff"), None);
-        assert_eq!(successor(b""), None);
-    }
 }

@@ -27,16 +27,30 @@ const ITEM_HEADER: usize = 20;
 
 /// Ends the newest journal of the catalog in `dir` behind its last whole commit. Called before the catalog is opened
 /// after an unclean end, and only then: later, what is not whole is damage. Journals before the newest were synced
-/// when it was begun.
+/// when it was begun; while nothing is in it, that may have failed, and the one before is ended as well.
 ///
 /// # Errors
 ///
 /// I/O errors.
 pub fn drop_torn_tail(dir: &Path) -> Result<()> {
-    let Some(path) = newest(dir)? else { return Ok(()) };
-    let file = File::options().read(true).write(true).open(&path)?;
+    let mut next = newest(dir)?;
+    while let Some(path) = next {
+        let file = match File::options().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        if end_behind_whole(&path, &file)? > 0 {
+            return Ok(());
+        }
+        next = before(&path);
+    }
+    Ok(())
+}
+
+/// Cuts a journal behind its last whole commit. Returns where that is.
+fn end_behind_whole(path: &Path, file: &File) -> Result<u64> {
     let len = file.metadata()?.len();
-    let mut reader = BufReader::with_capacity(64 << 10, &file);
+    let mut reader = BufReader::with_capacity(64 << 10, file);
     let mut whole = 0;
     while let Some(commit) = commit_len(&mut reader, len - whole)? {
         whole += commit;
@@ -46,7 +60,7 @@ pub fn drop_torn_tail(dir: &Path) -> Result<()> {
         file.set_len(whole)?;
         file.sync_all()?;
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// The journal with the highest number.
@@ -58,14 +72,29 @@ pub(super) fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
     };
     for entry in listing {
         let path = entry?.path();
-        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-        if let Some(number) = number.filter(|_| path.extension().is_some_and(|extension| extension == "jnl"))
+        if let Some(number) = number(&path)
             && newest.as_ref().is_none_or(|(highest, _)| *highest < number)
         {
             newest = Some((number, path));
         }
     }
     Ok(newest.map(|(_, path)| path))
+}
+
+/// Where the journal before this one is, or was.
+pub(super) fn before(path: &Path) -> Option<PathBuf> {
+    Some(path.with_file_name(format!("{}.jnl", number(path)?.checked_sub(1)?)))
+}
+
+/// Where the one behind it is, once it has been begun.
+pub(super) fn after(path: &Path) -> Option<PathBuf> {
+    Some(path.with_file_name(format!("{}.jnl", number(path)?.checked_add(1)?)))
+}
+
+/// The number of a journal; `None` of other files.
+fn number(path: &Path) -> Option<u64> {
+    let is_journal = path.extension().is_some_and(|extension| extension == "jnl");
+    path.file_stem().filter(|_| is_journal).and_then(|stem| stem.to_str()?.parse().ok())
 }
 
 /// Length of the commit that begins here, of which at most `left` bytes are there; `None` when it is not whole.
@@ -188,6 +217,20 @@ mod tests {
             drop_torn_tail(path.parent().unwrap()).unwrap();
             assert_eq!(path.metadata().unwrap().len(), last, "damaged at {at}");
         }
+        assert_eq!(keys(path.parent().unwrap()), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn the_journal_before_an_empty_one_is_ended_too() {
+        let (_temporary, path, whole) = three_commits();
+        let bytes = fs::read(&path).unwrap();
+        let last = whole * 2 / 3;
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[0x5a; 8], last + 20).unwrap();
+        // The engine makes a journal as long as it may become, and nothing is in it yet.
+        File::create(after(&path).unwrap()).unwrap().set_len(1 << 20).unwrap();
+        drop_torn_tail(path.parent().unwrap()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), bytes[..usize::try_from(last).unwrap()]);
         assert_eq!(keys(path.parent().unwrap()), [b"a", b"b"]);
     }
 

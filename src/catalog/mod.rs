@@ -5,19 +5,28 @@
 //! folder, so that another engine can take its place.
 //!
 //! **Promise.** [`Batch::commit`] applies a [`Batch`] atomically; once it returned, the death of the
-//! process loses nothing of it. [`Catalog::persist`] makes everything committed so far survive a power cut. A
+//! process loses nothing of it. On a full disk it is refused, and works again when there is room: see `active` and
+//! `revival`. [`Catalog::persist`] makes everything committed so far survive a power cut. A
 //! catalog that has lost what was persisted, or whose files are not those that were closed, is not opened: see
 //! `tally` and `seal`. [`Catalog::checkpoint`] makes a second catalog of it, at a cost that hardly depends on its size.
 
 mod active;
+mod batch;
 mod checkpoint;
 mod engine;
 mod journal;
+mod revival;
 mod seal;
 mod tally;
+#[cfg(test)]
+mod tests;
 
-pub use engine::{Batch, Catalog, Value, copy, sync_copy};
+pub use batch::Batch;
+pub use engine::{Catalog, Value, copy, sync_copy};
 pub use journal::drop_torn_tail;
+
+/// Under this name in [`Table::Meta`]: the number of the last commit.
+const COMMITS: &[u8] = b"commits";
 
 /// The tables of the catalog. Keys are compared as bytes, so integers in keys are big-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

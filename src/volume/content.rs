@@ -214,7 +214,8 @@ impl Volume {
             return;
         }
         if let Err(error) = self.destroy_orphan(file.ino) {
-            tracing::warn!("removing inode {} is left to the next open: {error}", file.ino.0);
+            tracing::warn!("removing inode {} is tried again later: {error}", file.ino.0);
+            self.unsettled.insert(file.ino);
         }
     }
 

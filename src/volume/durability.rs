@@ -278,7 +278,11 @@ impl Volume {
             for &ino in &still {
                 self.names.remove_mark(&mut batch, Mark::Dirty, ino);
             }
-            self.commit_batch(batch)?;
+            match self.commit_batch(batch) {
+                // They may stay, and what waits to be made durable must not wait for room.
+                Err(Error::NoSpace) if self.check_poison().is_ok() => return Ok(()),
+                other => other?,
+            }
             for ino in &still {
                 self.stale_marks.remove(ino);
             }

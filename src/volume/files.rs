@@ -187,10 +187,15 @@ impl Volume {
         let Err(error) = self.finish_locked(file, Finish::Settle) else { return Ok(()) };
         self.unsettled.insert(file.ino);
         tracing::warn!("settling inode {} is tried again later: {error}", file.ino.0);
-        if !matches!(error, Error::Poisoned { .. }) {
-            self.finish_locked(file, Finish::WriteBack)?;
+        let written_back = match error {
+            Error::Poisoned { .. } => Ok(()),
+            _ => self.finish_locked(file, Finish::WriteBack).map(|_| ()),
+        };
+        if written_back.is_err() && !self.kept.contains_key(&file.ino) {
+            // Its size and time are nowhere else. They stay in memory until there is room for them.
+            self.kept.insert(file.ino, self.files.hold(file.ino));
         }
-        Err(error)
+        written_back.and(Err(error))
     }
 
     /// Makes a file survive a power cut: its content, and everything in the catalog. `data_only` spares nothing

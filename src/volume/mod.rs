@@ -50,7 +50,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use dashmap::DashSet;
+use dashmap::{DashMap, DashSet};
 use parking_lot::{Mutex, RwLock};
 
 pub use snapshots::restore_snapshot;
@@ -104,6 +104,8 @@ pub struct Volume {
     stale_marks: DashSet<Ino>,
     /// Marked dirty on disk, closed, and not settled because of an error: tried again with the next sync.
     unsettled: DashSet<Ino>,
+    /// Those of them whose size and time could not be committed either: they stay open.
+    kept: DashMap<Ino, Arc<open_files::OpenFile>>,
     /// Files that were empty at some moment since the last sync and were not fsynced since: nothing of their
     /// content was promised to anybody.
     volatile: DashSet<Ino>,
@@ -228,6 +230,7 @@ impl Volume {
             room: space::Room::default(),
             stale_marks: DashSet::new(),
             unsettled: DashSet::new(),
+            kept: DashMap::new(),
             volatile: DashSet::new(),
             passthrough: AtomicBool::new(false),
             lent: DashSet::new(),

@@ -370,7 +370,7 @@ impl Volume {
     }
 
     /// A rename is committed. Vectors follow a directory into its new collection in a change of their own: when
-    /// that fails, its mark makes the next open try again.
+    /// that fails, the next sync tries again, and its mark makes the next open do so.
     fn note_moved(&self, moved: Moved) {
         if moved.kind == Kind::Directory {
             self.vectors.tree_changed();
@@ -378,7 +378,8 @@ impl Volume {
         if moved.resettles
             && let Err(error) = self.resettle(moved.ino)
         {
-            tracing::error!("vectors below inode {} stay behind until the next open: {error}", moved.ino.0);
+            tracing::error!("vectors below inode {} stay behind for now: {error}", moved.ino.0);
+            self.unsettled.insert(moved.ino);
         }
         self.note_links(moved.ino, moved.links);
     }

@@ -85,14 +85,32 @@ impl Volume {
         Ok(())
     }
 
-    /// Tries again to settle files that were closed when it failed.
+    /// Tries again what failed for files that were closed, settling or removing them, and for directories that moved.
     pub(super) fn retry_unsettled(&self) {
         let unsettled: Vec<Ino> = self.unsettled.iter().map(|ino| *ino).collect();
         for ino in unsettled {
-            if let Err(error) = self.settle_marked(ino) {
+            let is_directory = self.names.inode(ino).is_ok_and(|inode| inode.kind == Kind::Directory);
+            let done = if is_directory { self.resettle_moved(ino) } else { self.settle_marked(ino) };
+            if let Err(error) = done {
                 tracing::debug!("settling inode {}: {error}", ino.0);
             }
         }
+        let kept: Vec<Ino> = self.kept.iter().map(|kept| *kept.key()).collect();
+        for ino in kept {
+            let _locked = self.names.lock(&[ino]);
+            if !self.unsettled.contains(&ino)
+                && let Some((_, file)) = self.kept.remove(&ino)
+            {
+                self.let_go(&file);
+            }
+        }
+    }
+
+    fn resettle_moved(&self, dir: Ino) -> Result<()> {
+        let _all = self.names.lock_all();
+        self.resettle(dir)?;
+        self.unsettled.remove(&dir);
+        Ok(())
     }
 
     /// Settles a file with a dirty mark that no writer has open, with size and time from its blob.
@@ -114,6 +132,10 @@ impl Volume {
         }
         let mut txn = self.begin_repair();
         match self.names.inode(ino) {
+            Ok(inode) if inode.nlink == 0 && self.files.get(ino).is_none() => {
+                drop(txn);
+                return self.destroy_orphan(ino);
+            }
             Ok(mut inode) if inode.kind == Kind::File && inode.nlink > 0 => {
                 match self.take_blob_facts(&mut inode) {
                     // A power cut has taken the blob: its vectors are damaged, which settling finds as well.

@@ -1,7 +1,7 @@
 //! Room in the filesystem below the store.
 //!
-//! The catalog cannot take back a commit that failed on a full disk, so what grows is refused while there is
-//! still room for what shrinks: deleting files works on a full volume.
+//! Removing files takes room in the catalog's journal before it gives any back, so what grows is refused while there
+//! is still room for what shrinks: deleting files works on a full volume.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

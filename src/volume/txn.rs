@@ -87,12 +87,15 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// The catalog's errors; the volume is then poisoned.
+    /// `NoSpace`: the change is not made. Other errors of the catalog; the volume is then poisoned.
     pub(in crate::volume) fn commit(&self, mut txn: Txn<'_>) -> Result<()> {
-        // Whether a commit that failed comes back after recovery is unknown: its blobs must stay.
-        txn.fresh_blobs.clear();
         let batch = std::mem::replace(&mut txn.batch, txn.volume.catalog.batch());
-        self.commit_batch(batch)?;
+        let committed = self.commit_batch(batch);
+        if committed.is_ok() || self.check_poison().is_err() {
+            // They are named now, or it is unknown whether that comes back after recovery.
+            txn.fresh_blobs.clear();
+        }
+        committed?;
         self.vectors.publish(std::mem::take(&mut txn.changes));
         for release in std::mem::take(&mut txn.releases) {
             match release {
@@ -111,10 +114,13 @@ impl Volume {
 
     /// Applies a batch that needs nothing done after it.
     pub(super) fn commit_batch(&self, batch: Batch<'_>) -> Result<()> {
-        // The engine refuses every commit after a failed one, whatever the reason was.
-        batch.commit().map_err(|error| {
-            self.poison("commit", &error);
-            durability::name_full_disk(error)
+        batch.commit().map_err(|error| match error {
+            // Refused whole, and the next one may find room.
+            Error::NoSpace => error,
+            error => {
+                self.poison("commit", &error);
+                durability::name_full_disk(error)
+            }
         })?;
         self.changed.store(true, Ordering::Release);
         Ok(())

@@ -1,8 +1,9 @@
 //! System calls of the store that fail, one at a time, under a script of operations.
 //!
 //! Each case lets the n-th call of a kind fail, once or from then on. Whatever fails: no panic; the caller gets an error
-//! or success; after an error the volume is as before the call or as after it, or refuses changes and says why; what
-//! was acknowledged is there when the store is opened again, as it is and after a power cut.
+//! or success; after an error the volume is as before the call or as after it, or refuses changes and says why, which it
+//! does not for want of room; what was acknowledged is there when the store is opened again, as it is and after a power
+//! cut.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -78,6 +79,13 @@ fn calls(when: When, seed: u64) -> Result<Vec<(Call, usize)>, String> {
     Ok(recording.counts().into_iter().collect())
 }
 
+/// Whether the call fails as it does on a full disk.
+fn is_full(fault: Fault) -> bool {
+    // Nothing that is there is opened with this error.
+    !matches!(fault.call, Call::Sync | Call::Open)
+        && matches!(fault.failure, Failure::Errno(libc::ENOSPC) | Failure::Short)
+}
+
 fn say(what: &str) -> impl Fn(Error) -> String {
     move |error| format!("{what}: {error}")
 }
@@ -104,6 +112,8 @@ fn work_with(seed: u64, fault: Fault) -> Result<Outcome, String> {
                 run.work(STEPS / 2).map_err(|next| format!("going on after {error}: {next}"))?;
                 outcome = Outcome::WentOn;
             }
+            // A full disk is not the end: only a sync that failed is, whatever for.
+            Some(reason) if is_full(fault) => return Err(format!("after a full disk: {reason}")),
             Some(reason) => {
                 outcome = Outcome::ReadOnly;
                 let sync = run.volume.sync();

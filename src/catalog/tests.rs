@@ -1,0 +1,136 @@
+//! The catalog as its users see it.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::engine::{end_of_journal, successor};
+use super::*;
+use crate::Error;
+
+#[test]
+fn scan_is_bounded_by_its_prefix_and_starts_after_the_given_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let mut batch = catalog.batch();
+    for key in [&b"a1"[..], b"b\xff1", b"b\xff2", b"b\xff3", b"c"] {
+        batch.put(Table::Dentries, key, b"v");
+    }
+    batch.commit().unwrap();
+    let keys = |after: Option<&[u8]>| -> Vec<Vec<u8>> {
+        catalog.scan(Table::Dentries, b"b\xff", after).map(|pair| pair.unwrap().0).collect()
+    };
+    assert_eq!(keys(None), [b"1", b"2", b"3"]);
+    assert_eq!(keys(Some(b"1")), [b"2", b"3"]);
+}
+
+#[test]
+fn a_batch_survives_reopening_and_one_that_was_dropped_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let catalog = Catalog::open(dir.path()).unwrap();
+        let mut batch = catalog.batch();
+        batch.put(Table::Meta, b"kept", b"1");
+        batch.commit().unwrap();
+        let mut dropped = catalog.batch();
+        dropped.put(Table::Meta, b"dropped", b"1");
+    }
+    let catalog = Catalog::open(dir.path()).unwrap();
+    assert_eq!(catalog.get(Table::Meta, b"kept").unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(catalog.get(Table::Meta, b"dropped").unwrap(), None);
+}
+
+fn put(catalog: &Catalog, key: &str, value: &[u8]) {
+    let mut batch = catalog.batch();
+    batch.put(Table::Inline, key, value);
+    batch.commit().unwrap();
+}
+
+/// Name of the newest journal.
+fn journal_of(dir: &Path) -> String {
+    end_of_journal(dir).0.replace("catalog/", "")
+}
+
+fn keys(catalog: &Catalog) -> Vec<String> {
+    let pairs = catalog.scan(Table::Inline, b"", None);
+    pairs.map(|pair| String::from_utf8(pair.unwrap().0).unwrap()).collect()
+}
+
+#[test]
+fn a_checkpoint_has_what_was_committed_and_a_copy_of_it_leaves_it_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(&dir.path().join("catalog")).unwrap();
+    let mut want: Vec<String> = Vec::new();
+    for round in 0..6 {
+        // More than a memtable holds, so that tables and journals change while copies are made.
+        for number in 0..40 {
+            let key = format!("{round}-{number:03}");
+            put(&catalog, &key, &vec![round; 300 << 10]);
+            want.push(key);
+        }
+        let checkpoint = dir.path().join(format!("checkpoint-{round}"));
+        catalog.checkpoint(&checkpoint).unwrap();
+        sync_copy(&checkpoint).unwrap();
+        for _ in 0..2 {
+            let copy = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap();
+            assert_eq!(keys(&copy), want, "round {round}");
+            put(&copy, "only in the copy", b"x");
+        }
+    }
+    drop(catalog);
+    let first = Catalog::open_copy(&dir.path().join("checkpoint-0"), dir.path(), false).unwrap();
+    assert_eq!(keys(&first), want[..40]);
+    drop(first);
+    // What is gone of a copy is missed, as in any catalog.
+    let checkpoint = dir.path().join("checkpoint-5");
+    let journal = checkpoint.join(journal_of(&checkpoint));
+    File::options().write(true).open(journal).unwrap().set_len(0).unwrap();
+    let lost = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap_err();
+    assert!(matches!(lost, Error::Corrupt { .. }), "{lost}");
+    let left = std::fs::read_dir(dir.path()).unwrap();
+    let left = left.filter(|entry| entry.as_ref().unwrap().path().to_string_lossy().contains("vexfs-"));
+    assert_eq!(left.count(), 0, "copies vanish");
+}
+
+#[test]
+fn a_catalog_that_lost_what_was_durable_is_refused_until_that_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let commit = |catalog: &Catalog, key: &[u8]| {
+        let mut batch = catalog.batch();
+        batch.put(Table::Meta, key, [7; 1000]);
+        batch.commit().unwrap();
+    };
+    let catalog = Catalog::open(dir.path()).unwrap();
+    for key in [b"a", b"b", b"c"] {
+        commit(&catalog, key);
+    }
+    catalog.persist().unwrap();
+    commit(&catalog, b"d");
+    drop(catalog);
+    let (journal, len) = end_of_journal(dir.path());
+    let journal = dir.path().join(Path::new(&journal).file_name().unwrap());
+    // What was not persisted may be missing.
+    let file = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
+    file.set_len(len - 10).unwrap();
+    drop(Catalog::open(dir.path()).unwrap());
+    // In the middle of the second.
+    file.set_len(1500).unwrap();
+    match Catalog::open(dir.path()) {
+        Err(Error::Corrupt { file, what, .. }) => {
+            assert!(file.ends_with(".jnl") && what.contains("commit 1, and 3 were"), "{file}: {what}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let shortened = Catalog::open_shortened(dir.path()).unwrap();
+    assert!(shortened.get(Table::Meta, b"a").unwrap().is_some());
+    assert_eq!(shortened.get(Table::Meta, b"b").unwrap(), None);
+    commit(&shortened, b"b");
+    drop(shortened);
+    Catalog::open(dir.path()).unwrap();
+}
+
+#[test]
+fn the_successor_of_a_prefix_carries_over_full_bytes() {
+    assert_eq!(successor(b"a\xff\xff"), Some(b"b".to_vec()));
+    assert_eq!(successor(b"\xff"), None);
+    assert_eq!(successor(b""), None);
+}
