@@ -302,6 +302,62 @@ mod tests {
         assert!(!backing.is_backed() && backing.seen.is_none());
     }
 
+    /// Whether a thread waits for something, and has for a while.
+    fn sleeps(thread: i32) -> bool {
+        let state = || {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+            stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S'))
+        };
+        (0..20).all(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            state()
+        })
+    }
+
+    #[test]
+    fn a_snapshot_taken_while_a_file_is_being_handed_over_keeps_its_blob() {
+        use crate::volume::{Caller, VolumeOptions};
+        let store = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+        let volume = Volume::open(options).unwrap();
+        volume.set_passthrough(true);
+        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+        let (attr, opened) = volume.create(&caller, Ino::ROOT, b"big", 0o644, flags).unwrap();
+        volume.write(&caller, opened.handle, 0, &vec![7; 1 << 20]).unwrap();
+        volume.flush(&caller, opened.handle).unwrap();
+        volume.release(opened.handle).unwrap();
+        let opened = volume.open_file(&caller, attr.ino, OpenFlags { write: false, ..flags }).unwrap();
+        volume.release(opened.handle).unwrap();
+        assert!(opened.backing.is_some(), "it is handed over when nothing comes between");
+        drop(opened);
+
+        // Nothing is left that a sync would take the inode's lock for, which the open has.
+        volume.sync().unwrap();
+        // The open has looked whether a snapshot has the blob, and waits behind us.
+        let file = volume.files.hold(attr.ino);
+        let io = file.lock_io();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| {
+                sender.send(nix::unistd::gettid().as_raw()).unwrap();
+                volume.open_file(&caller, attr.ino, flags).unwrap()
+            });
+            let thread = receiver.recv().unwrap();
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while !sleeps(thread) {
+                assert!(std::time::Instant::now() < deadline && !opening.is_finished());
+            }
+            volume.take_snapshot(b"s").unwrap();
+            drop(io);
+            let opened = opening.join().unwrap();
+            assert!(opened.backing.is_none(), "the kernel would write into the snapshot");
+            volume.release(opened.handle).unwrap();
+        });
+        volume.let_go(&file);
+        volume.close().unwrap();
+    }
+
     #[test]
     fn readers_are_backed_and_nothing_changes_by_them() {
         let mut backing = Backing::default();

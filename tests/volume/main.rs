@@ -11,6 +11,7 @@ mod checking;
 mod contents;
 mod fixtures;
 mod names;
+mod passthrough;
 mod random;
 mod reopening;
 mod support;
