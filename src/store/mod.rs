@@ -478,6 +478,12 @@ impl Store {
         self.blobs.is_open_for_writing(id)
     }
 
+    /// What snapshots alone name.
+    #[must_use]
+    pub fn held(&self) -> Named {
+        self.home.shared.held_alone()
+    }
+
     /// Bytes that are taken for snapshots alone: of blobs as if they shared no extents.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {

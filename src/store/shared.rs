@@ -32,6 +32,18 @@ impl Named {
         self.blobs.insert(id.0);
     }
 
+    /// Whether it is named.
+    #[must_use]
+    pub fn names_slot(&self, at: SlotRef) -> bool {
+        self.has_slot(FreedSlot { segment: at.segment, slot: at.slot })
+    }
+
+    /// Whether it is named.
+    #[must_use]
+    pub fn names_blob(&self, id: BlobId) -> bool {
+        self.has_blob(id)
+    }
+
     /// Takes in what another snapshot names.
     pub fn extend(&mut self, other: Self) {
         for (segment, words) in other.slots {
@@ -166,6 +178,17 @@ impl Shared {
 
     pub(super) fn has_blob(&self, id: BlobId) -> bool {
         self.inner.lock().named.has_blob(id)
+    }
+
+    /// What is held, to be asked for.
+    pub(super) fn held_alone(&self) -> Named {
+        let (slots, blobs) = self.held();
+        let mut held = Named::default();
+        for FreedSlot { segment, slot } in slots {
+            held.slot(SlotRef { segment, slot, len: 0, checksum: 0 });
+        }
+        blobs.into_iter().for_each(|id| held.blob(id));
+        held
     }
 
     /// What is held.

@@ -199,6 +199,18 @@ impl Snapshots {
     }
 }
 
+/// The names of a snapshot, read without opening it: it may be dropped meanwhile.
+pub(super) struct Glimpse {
+    number: u32,
+    names: Namespace,
+}
+
+impl Glimpse {
+    pub(super) fn names(&self) -> &Namespace {
+        &self.names
+    }
+}
+
 fn named_by(dir: &Path, store: &Store) -> Result<Named> {
     let mut named = Named::default();
     let catalog = Arc::new(Catalog::open_copy(dir, &store.scratch_dir(), false)?);
@@ -343,6 +355,29 @@ impl Volume {
             known.by_name.values().map(|snapshot| (snapshot.name.clone(), snapshot.note.taken)).collect();
         times.sort_by_key(|(_, taken)| *taken);
         times
+    }
+
+    /// The names of a snapshot, for whoever does not want to keep it from being dropped.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `Corrupt`, I/O errors.
+    pub(super) fn glimpse(&self, name: &[u8]) -> Result<Glimpse> {
+        let snapshot = self.snapshots.known.read().named(name)?;
+        let dir = self.store.snapshot_dir(&snapshot.name).join("catalog");
+        // It may be on its way out while it is copied.
+        let catalog = Catalog::open_copy(&dir, &self.store.scratch_dir(), false);
+        if self.snapshots.known.read().numbered(snapshot.number).is_err() || !dir.exists() {
+            return Err(Error::NotFound);
+        }
+        Ok(Glimpse { number: snapshot.number, names: Namespace::open(Arc::new(catalog?))? })
+    }
+
+    /// Does `work` while the snapshot is there, if it is.
+    pub(super) fn while_there_is(&self, snapshot: &Glimpse, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _changing = self.snapshots.changing.lock();
+        let is_there = self.snapshots.known.read().numbered(snapshot.number).is_ok();
+        if is_there { work() } else { Ok(()) }
     }
 
     /// The root of a snapshot, under a number that says whose it is: see [`Views`](super::Views).
