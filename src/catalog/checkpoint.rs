@@ -21,10 +21,10 @@ use nix::unistd::{Whence, lseek};
 use super::tally;
 use crate::{Error, Result};
 
-const KEYSPACES: &str = "keyspaces";
+pub(super) const KEYSPACES: &str = "keyspaces";
 /// The directory of a keyspace's tables.
 pub(super) const TABLES: &str = "tables";
-const CURRENT: &str = "current";
+pub(super) const CURRENT: &str = "current";
 
 /// Tries to take a keyspace between two changes of its tables. A change takes the engine's thread milliseconds.
 const TRIES: usize = 1000;

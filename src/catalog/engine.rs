@@ -17,7 +17,7 @@ use super::batch::{Batch, Item};
 use super::checkpoint::{self, Tables};
 use super::revival::{Revivals, is_full};
 use super::tally::Tally;
-use super::{COMMITS, Table, journal, seal};
+use super::{COMMITS, Table, journal, manifests, seal};
 use crate::format::record;
 use crate::{Error, Result};
 
@@ -312,6 +312,7 @@ pub fn sync_copy(dir: &Path) -> Result<()> {
 
 impl Engine {
     fn open(dir: &Path, cache_bytes: u64) -> Result<Self> {
+        manifests::check(dir)?;
         let engine = contain(|| {
             let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(1).open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);

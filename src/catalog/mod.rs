@@ -15,6 +15,7 @@ mod batch;
 mod checkpoint;
 mod engine;
 mod journal;
+mod manifests;
 mod revival;
 mod seal;
 mod tally;

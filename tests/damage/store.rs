@@ -76,6 +76,23 @@ impl Sound {
         Self { dir, files, neighbours }
     }
 
+    /// The same, as a kill leaves it.
+    pub fn killed() -> Self {
+        let Self { dir: closed, files, neighbours } = Self::new();
+        let volume = open(closed.path()).unwrap();
+        volume.barrier().unwrap();
+        let dir = loop {
+            let dir = tempfile::tempdir().unwrap();
+            // The catalog may be merging tables.
+            match try_copy_tree(closed.path(), dir.path()) {
+                Ok(()) => break dir,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
+            }
+        };
+        volume.close().unwrap();
+        Self { dir, files, neighbours }
+    }
+
     /// A copy of the store.
     pub fn copy(&self) -> TempDir {
         let to = tempfile::tempdir().unwrap();
@@ -152,17 +169,21 @@ fn list(root: &Path, dir: &Path, into: &mut Vec<PathBuf>) {
 }
 
 fn copy_tree(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    try_copy_tree(from, to).unwrap();
+}
+
+fn try_copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir_all(&target).unwrap();
-            copy_tree(&entry.path(), &target);
+        if entry.file_type()?.is_dir() {
+            fs::create_dir_all(&target)?;
+            try_copy_tree(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), &target).unwrap();
+            fs::copy(entry.path(), &target)?;
         }
     }
-    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
+    fs::set_permissions(to, fs::metadata(from)?.permissions())
 }
 
 /// A sequence that is the same for the same seed.
