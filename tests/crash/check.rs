@@ -1,13 +1,15 @@
 //! Whether a volume holds what a [`History`] says it must.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use vexfs::Error;
 use vexfs::namespace::{Ino, Kind};
 use vexfs::search::{Options, Request, Target};
-use vexfs::volume::{OpenFlags, Volume};
+use vexfs::volume::{OpenFlags, Views, Volume};
 
 use crate::reference::{History, Node, Step};
+use crate::snapshots::check_snapshots;
 use crate::workload::{DIM, ROOT, is_vector};
 
 /// What was found in a volume.
@@ -23,27 +25,37 @@ pub enum FoundNode {
 }
 
 /// Reads all of a volume, and compares its own counts. What it says is damaged has no content.
-pub fn read_all(volume: &Volume) -> Result<Found, String> {
+pub fn read_all(volume: &Arc<Volume>) -> Result<Found, String> {
+    read_tree(&Views::new(Arc::clone(volume)), Ino::ROOT)
+}
+
+/// The same of the tree below `root`, which may be that of a snapshot.
+pub fn read_tree(volume: &Views, root: Ino) -> Result<Found, String> {
     let mut found = Found::default();
-    read_dir(volume, Ino::ROOT, "", &mut found)?;
+    read_dir(volume, root, "", &mut found)?;
     Ok(found)
 }
 
-fn read_dir(volume: &Volume, dir: Ino, path: &str, found: &mut Found) -> Result<(), String> {
-    let say = |what: &str, error: Error| format!("{what} {path}: {error}");
-    let handle = volume.open_dir(&ROOT, dir).map_err(|error| say("opendir", error))?;
+/// The entries of a directory but for `.` and `..`.
+pub fn list(volume: &Views, dir: Ino) -> vexfs::Result<Vec<(String, Ino, Kind)>> {
+    let handle = volume.open_dir(&ROOT, dir)?;
     let mut entries = Vec::new();
     let listed = volume.read_dir(&ROOT, handle, 0, &mut |entry| {
         entries.push((String::from_utf8_lossy(entry.name).into_owned(), entry.ino, entry.kind));
         true
     });
     volume.release_dir(handle);
-    listed.map_err(|error| say("readdir", error))?;
+    listed.map(|()| entries.split_off(2))
+}
+
+fn read_dir(volume: &Views, dir: Ino, path: &str, found: &mut Found) -> Result<(), String> {
+    let say = |what: &str, error: Error| format!("{what} {path}: {error}");
+    let entries = list(volume, dir).map_err(|error| say("readdir", error))?;
     let count = volume.getattr(dir).map_err(|error| say("stat", error))?.size;
-    if count + 2 != entries.len() as u64 {
-        return Err(format!("{path}: {} entries, the directory says {count}", entries.len() - 2));
+    if count != entries.len() as u64 {
+        return Err(format!("{path}: {} entries, the directory says {count}", entries.len()));
     }
-    for (name, ino, kind) in entries.split_off(2) {
+    for (name, ino, kind) in entries {
         let at = if path.is_empty() { name } else { format!("{path}/{name}") };
         if kind == Kind::Directory {
             found.nodes.insert(at.clone(), FoundNode::Dir);
@@ -56,7 +68,7 @@ fn read_dir(volume: &Volume, dir: Ino, path: &str, found: &mut Found) -> Result<
     Ok(())
 }
 
-fn read_file(volume: &Volume, ino: Ino, path: &str) -> Result<FoundNode, String> {
+fn read_file(volume: &Views, ino: Ino, path: &str) -> Result<FoundNode, String> {
     let say = |what: &str, error: Error| format!("{what} {path}: {error}");
     let flags = OpenFlags { read: true, ..OpenFlags::default() };
     let handle = volume.open_file(&ROOT, ino, flags).map_err(|error| say("open", error))?.handle;
@@ -81,15 +93,23 @@ fn read_file(volume: &Volume, ino: Ino, path: &str) -> Result<FoundNode, String>
     Ok(FoundNode::File { ino, content, attributes, links: attr.nlink })
 }
 
-/// Whether a volume is as it may be after a cut.
-pub fn check(volume: &Volume, history: &History, cut: usize) -> Result<(), String> {
+impl Found {
+    /// Whether a file says that it is damaged.
+    pub fn has_damage(&self) -> bool {
+        self.nodes.values().any(|node| matches!(node, FoundNode::File { content: None, .. }))
+    }
+}
+
+/// Whether a volume is as it may be after a cut. Returns what was found.
+pub fn check(volume: &Arc<Volume>, history: &History, cut: usize) -> Result<Found, String> {
     let found = read_all(volume)?;
     check_search(volume, &found)?;
+    check_snapshots(volume, history, cut)?;
     let candidates = history.candidates(cut);
     let mut failures = Vec::new();
     for step in candidates.clone().rev() {
         match compare(&found, history, step, cut) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(found),
             Err(why) => failures.push(format!("  as after step {step}, {}: {why}", history.steps[step].what)),
         }
     }
@@ -100,7 +120,7 @@ pub fn check(volume: &Volume, history: &History, cut: usize) -> Result<(), Strin
 
 /// Goes on from a volume as it is after a step that failed: it must be as before that step, or as after it. What its
 /// files hold now is what they are expected to hold from here on.
-pub fn adopt(volume: &Volume, history: &mut History, position: usize) -> Result<(), String> {
+pub fn adopt(volume: &Arc<Volume>, history: &mut History, position: usize) -> Result<(), String> {
     let found = read_all(volume)?;
     let last = history.steps.len() - 1;
     let compared = |step: usize| compare(&found, history, step, position);
@@ -163,7 +183,7 @@ fn compare(found: &Found, history: &History, step: usize, cut: usize) -> Result<
 }
 
 /// The rows of a vector file; `None` when it is none.
-fn rows<'a>(path: &str, content: &'a [u8]) -> Option<Vec<&'a [u8]>> {
+pub fn rows<'a>(path: &str, content: &'a [u8]) -> Option<Vec<&'a [u8]>> {
     const ROW: usize = DIM * 4;
     let bytes = if path.ends_with(".f32") {
         (content.len() == ROW).then_some(content)?
@@ -179,11 +199,11 @@ fn rows<'a>(path: &str, content: &'a [u8]) -> Option<Vec<&'a [u8]>> {
     rows.iter().all(|row| is_valid(row)).then_some(rows)
 }
 
-fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
+pub fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
     bytes.chunks_exact(4).map(|value| f32::from_le_bytes(value.try_into().unwrap()))
 }
 
-fn distance(a: &[f32], b: &[u8]) -> f32 {
+pub fn distance(a: &[f32], b: &[u8]) -> f32 {
     a.iter().zip(floats(b)).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
 }
 

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use vexfs::volume::SyncMode;
+use vexfs::volume::check::{Repair, fsck};
 
 use crate::check::check;
 use crate::image::{Event, Image};
 use crate::random::Random;
 use crate::recorder::{Recording, Tape};
 use crate::reference::History;
+use crate::snapshots::drop_snapshots;
 use crate::survivors::{Names, survivors};
 use crate::workload::{Run, open};
 
@@ -26,10 +28,12 @@ pub fn temporary() -> tempfile::TempDir {
 }
 
 /// Works on a new store.
-fn record(mode: SyncMode, seed: u64, steps: usize) -> (Tape, History) {
+fn record(mode: SyncMode, seed: u64, steps: usize, snapshots: bool) -> (Tape, History) {
     let store = temporary();
     let recording = Recording::start(store.path(), Image::empty());
     let mut run = Run::new(store.path(), &recording, mode, seed).unwrap();
+    run.snapshots = snapshots;
+    run.restores = snapshots;
     run.work(steps).unwrap();
     if seed.is_multiple_of(2) {
         run.end().unwrap();
@@ -54,17 +58,29 @@ fn place(tape: &Tape, random: &mut Random) -> usize {
     }
 }
 
-/// Opens what is left, compares, works on, closes, and opens again.
+/// Opens what is left, compares, closes, and opens again; at last without its snapshots. Each time `fsck` finds nothing,
+/// unless a file says that it is damaged, and no space is taken that nobody names.
 pub fn survive(image: &Image, history: &History, cut: usize) -> Result<(), String> {
     let store = temporary();
     image.write_to(store.path());
-    let volume = open(store.path()).map_err(|error| format!("open: {error}"))?;
-    check(&volume, history, cut)?;
-    volume.close().map_err(|error| format!("close: {error}"))?;
-    drop(volume);
-    let volume = open(store.path()).map_err(|error| format!("open again: {error}"))?;
-    check(&volume, history, cut).map_err(|why| format!("opened again: {why}"))?;
-    volume.close().map_err(|error| format!("close again: {error}"))
+    for which in ["opened", "opened again", "opened without snapshots"] {
+        let volume = open(store.path()).map_err(|error| format!("{which}: {error}"))?;
+        let history = match which {
+            "opened without snapshots" => {
+                drop_snapshots(&volume).map_err(|error| format!("{which}: {error}"))?;
+                &history.without_snapshots()
+            }
+            _ => history,
+        };
+        let found = check(&volume, history, cut).map_err(|why| format!("{which}: {why}"))?;
+        volume.close().map_err(|error| format!("{which}, close: {error}"))?;
+        drop(volume);
+        let report = fsck(store.path(), Repair::No).map_err(|error| format!("{which}, fsck: {error}"))?;
+        if !found.has_damage() && !report.findings.is_empty() {
+            return Err(format!("{which}, fsck: {:?}", report.findings));
+        }
+    }
+    Ok(())
 }
 
 /// A number from the environment, or `default`.
@@ -77,20 +93,21 @@ fn cuts() -> usize {
     number("CRASH_CUTS", 200)
 }
 
-/// Records the work of a seed, changes the tape, cuts it `count` times, and returns what was lost.
-pub fn failures(seed: u64, names: Names, count: usize, mutate: &impl Fn(&mut Tape)) -> Vec<String> {
-    failures_of(SyncMode::Normal, seed, names, count, mutate)
+/// Records the work of a seed, with or without snapshots, changes the tape, cuts it `count` times, and returns what was
+/// lost.
+pub fn failures(seed: u64, snapshots: bool, count: usize, mutate: &impl Fn(&mut Tape)) -> Vec<String> {
+    let recorded = record(SyncMode::Normal, seed, STEPS, snapshots);
+    failures_of(recorded, seed, Names::Ordered, count, mutate)
 }
 
-/// The same of a volume that is worked on in another mode.
+/// The same of what was recorded.
 fn failures_of(
-    mode: SyncMode,
+    (mut tape, history): (Tape, History),
     seed: u64,
     names: Names,
     count: usize,
     mutate: &impl Fn(&mut Tape),
 ) -> Vec<String> {
-    let (mut tape, history) = record(mode, seed, STEPS);
     mutate(&mut tape);
     let cut_once = |number: usize| {
         let mut random = Random(seed << 32 | number as u64);
@@ -105,7 +122,10 @@ fn failures_of(
 fn cut_often(mode: SyncMode, first_seed: u64, names: Names, count: usize) {
     let runs = (first_seed..).zip((0..count).step_by(CUTS_OF_RUN));
     let lost: Vec<String> = runs
-        .flat_map(|(seed, done)| failures_of(mode, seed, names, CUTS_OF_RUN.min(count - done), &|_| {}))
+        .flat_map(|(seed, done)| {
+            let recorded = record(mode, seed, STEPS, true);
+            failures_of(recorded, seed, names, CUTS_OF_RUN.min(count - done), &|_| {})
+        })
         .collect();
     println!(
         "{count} cuts, {mode:?}, seeds from {first_seed}, names {names:?}: {} lost something",

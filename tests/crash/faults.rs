@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use vexfs::Error;
 use vexfs::volume::SyncMode;
@@ -102,9 +103,11 @@ fn work_with(seed: u64, fault: Fault) -> Result<Outcome, String> {
     if let Some(error) = &failed {
         // With or without the step that failed, and with all before it.
         let was_sync = run.history.steps.last().is_some_and(|step| step.persists);
-        adopt(&run.volume, &mut run.history, recording.position())
+        let volume = Arc::clone(run.volume());
+        adopt(&volume, &mut run.history, recording.position())
             .map_err(|why| format!("after {error}: {why}"))?;
-        match run.volume.refusal() {
+        drop(volume);
+        match run.volume().refusal() {
             None if fault.call == Call::Sync && was_sync => {
                 return Err(format!("{error}, and changes go on"));
             }
@@ -116,7 +119,7 @@ fn work_with(seed: u64, fault: Fault) -> Result<Outcome, String> {
             Some(reason) if is_full(fault) => return Err(format!("after a full disk: {reason}")),
             Some(reason) => {
                 outcome = Outcome::ReadOnly;
-                let sync = run.volume.sync();
+                let sync = run.volume().sync();
                 if !matches!(sync, Err(Error::Poisoned { .. })) {
                     return Err(format!("{reason}, and a sync is {sync:?}"));
                 }

@@ -30,6 +30,7 @@ pub enum Event {
     Link { node: NodeId, at: Entry },
     Unlink { at: Entry },
     Rename { from: Entry, to: Entry },
+    Exchange { from: Entry, to: Entry },
     Write { node: NodeId, offset: u64, data: Arc<[u8]> },
     Zero { node: NodeId, offset: u64, len: u64 },
     Resize { node: NodeId, len: u64 },
@@ -142,6 +143,12 @@ impl Image {
                 let moved = self.entries(from.dir).and_then(|entries| entries.remove(&from.name));
                 if let Some(node) = moved {
                     self.put_name(to, node);
+                }
+            }
+            Event::Exchange { from, to } => {
+                if let (Some(first), Some(second)) = (self.child(from), self.child(to)) {
+                    self.put_name(from, second);
+                    self.put_name(to, first);
                 }
             }
             Event::Write { node, offset, data } => {

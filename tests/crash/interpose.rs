@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
 
 use libc::{iovec, mode_t, off_t, size_t, ssize_t};
 
-use crate::recorder;
+use crate::recorder::{self, Old};
 
 /// Calls the kernel by number; sets `errno` as the library's function would.
 macro_rules! kernel {
@@ -158,12 +158,26 @@ interpose! {
     fn rename(from: *const c_char, to: *const c_char) -> c_int {
         // SAFETY: as for the library's.
         let (old, new) = unsafe { (bytes(from), bytes(to)) };
-        recorder::rename(old, new, false, || kernel!(SYS_rename, from, to)) as c_int
+        recorder::rename(old, new, Old::Goes, || kernel!(SYS_rename, from, to)) as c_int
+    }
+    fn renameat2(
+        from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char, flags: c_uint
+    ) -> c_int {
+        // SAFETY: as for the library's.
+        let (old, new) = unsafe { (bytes(from), bytes(to)) };
+        let goes = if flags & libc::RENAME_EXCHANGE == 0 { Old::Goes } else { Old::IsExchanged };
+        let real = || kernel!(SYS_renameat2, from_dir, from, to_dir, to, flags);
+        recorder::rename(old, new, goes, real) as c_int
+    }
+    fn symlink(target: *const c_char, path: *const c_char) -> c_int {
+        // SAFETY: as for the library's.
+        let (old, new) = unsafe { (bytes(target), bytes(path)) };
+        recorder::rename(old, new, Old::Stays, || kernel!(SYS_symlinkat, target, libc::AT_FDCWD, path)) as c_int
     }
     fn linkat(from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char, flags: c_int) -> c_int {
         // SAFETY: as for the library's.
         let (old, new) = unsafe { (bytes(from), bytes(to)) };
-        recorder::rename(old, new, true, || kernel!(SYS_linkat, from_dir, from, to_dir, to, flags)) as c_int
+        recorder::rename(old, new, Old::Stays, || kernel!(SYS_linkat, from_dir, from, to_dir, to, flags)) as c_int
     }
     fn unlink(path: *const c_char) -> c_int {
         // SAFETY: as for the library's.

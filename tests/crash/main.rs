@@ -25,3 +25,4 @@ mod flushes;
 mod live;
 mod mutations;
 mod recording;
+mod snapshots;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use crate::cuts::failures;
 use crate::image::{Event, NodeId};
 use crate::recorder::Tape;
-use crate::survivors::Names;
 
 /// Cuts within which a bug must be caught.
 const CUTS: usize = 400;
@@ -36,10 +35,15 @@ fn skip(tape: &mut Tape, is_skipped: impl Fn(&str) -> bool) {
 }
 
 fn is_caught(what: &str, mutate: impl Fn(&mut Tape)) {
+    // A snapshot syncs everything, which would hide what is left out.
+    is_caught_with(false, what, mutate);
+}
+
+fn is_caught_with(snapshots: bool, what: &str, mutate: impl Fn(&mut Tape)) {
     let mut tried = 0;
     let caught = (2_001..).take(CUTS / 20).find_map(|seed| {
         tried += 20;
-        failures(seed, Names::Ordered, 20, &mutate).into_iter().next()
+        failures(seed, snapshots, 20, &mutate).into_iter().next()
     });
     let caught = caught.unwrap_or_else(|| panic!("{what}: not caught in {tried} cuts"));
     println!("{what}: caught within {tried} cuts: {}", caught.lines().next().unwrap_or_default());
@@ -64,6 +68,13 @@ fn a_skipped_sync_of_blobs_is_caught() {
 fn a_skipped_sync_of_the_directories_of_blobs_is_caught() {
     let is_dir = |path: &str| path.starts_with("/blobs/") && !path.ends_with(".blob");
     is_caught("no sync of the directories of blobs", |tape| skip(tape, is_dir));
+}
+
+#[test]
+fn a_skipped_sync_of_snapshots_is_caught() {
+    is_caught_with(true, "no sync of what is below snapshots/", |tape| {
+        skip(tape, |path| path.starts_with("/snapshots"))
+    });
 }
 
 #[test]

@@ -492,8 +492,17 @@ pub fn name(dirfd: c_int, path: &[u8], makes_dir: bool, real: impl FnOnce() -> i
     done
 }
 
-/// A change of two names. Descriptors of directories are not followed here: nothing passes them.
-pub fn rename(from: &[u8], to: &[u8], keeps_old: bool, real: impl FnOnce() -> i64) -> i64 {
+/// What a change of two names does with the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Old {
+    Goes,
+    Stays,
+    IsExchanged,
+}
+
+/// A change of two names. Descriptors of directories are not followed here: nothing passes them. A symbolic link, which
+/// nothing that matters is reached through, counts as one more name.
+pub fn rename(from: &[u8], to: &[u8], old: Old, real: impl FnOnce() -> i64) -> i64 {
     if is_idle() {
         return real();
     }
@@ -510,8 +519,9 @@ pub fn rename(from: &[u8], to: &[u8], keeps_old: bool, real: impl FnOnce() -> i6
     if done >= 0 {
         match (from_entry, to_entry) {
             (Some(from), Some((id, Some(to)))) if id == disk.id => {
-                let event = match disk.now.child(&from) {
-                    Some(node) if keeps_old => Event::Link { node, at: to },
+                let event = match (disk.now.child(&from), old) {
+                    (Some(node), Old::Stays) => Event::Link { node, at: to },
+                    (_, Old::IsExchanged) => Event::Exchange { from, to },
                     _ => Event::Rename { from, to },
                 };
                 disk.log(event);

@@ -41,10 +41,34 @@ struct Version {
     content: Content,
 }
 
+/// What a tree held at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub nodes: BTreeMap<String, ShownNode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShownNode {
+    Dir,
+    File { file: FileId, content: Content, attributes: BTreeMap<String, Vec<u8>> },
+}
+
+/// A snapshot that was taken, or dropped.
+#[derive(Clone, Debug)]
+pub struct SnapshotStep {
+    pub name: String,
+    /// What it shows from now on; `None` when it was dropped.
+    pub shown: Option<Arc<Shown>>,
+    pub start: usize,
+    /// As of a [`Step`].
+    pub end: usize,
+}
+
 /// Everything that happened.
 #[derive(Clone, Debug)]
 pub struct History {
     pub steps: Vec<Step>,
+    pub snapshots: Vec<SnapshotStep>,
     versions: BTreeMap<FileId, Vec<Version>>,
     /// Steps after which the content that a file had then is durable; with the flag, if the step's change of
     /// names survived.
@@ -63,7 +87,12 @@ pub enum Expected {
 impl History {
     pub fn new() -> Self {
         let first = Step { what: "open".into(), start: 0, end: 0, tree: Tree::default(), persists: false };
-        Self { steps: vec![first], versions: BTreeMap::new(), durable: BTreeMap::new() }
+        Self {
+            steps: vec![first],
+            snapshots: Vec::new(),
+            versions: BTreeMap::new(),
+            durable: BTreeMap::new(),
+        }
     }
 
     pub fn tree(&self) -> &Tree {
@@ -95,6 +124,48 @@ impl History {
     /// The step that comes next makes the content of a file durable.
     pub fn set_durable(&mut self, file: FileId, if_named: bool) {
         self.durable.entry(file).or_default().push((self.steps.len(), if_named));
+    }
+
+    /// What there is now.
+    pub fn shown(&self) -> Shown {
+        let tree = self.tree();
+        let node = |node: &Node| match *node {
+            Node::Dir => ShownNode::Dir,
+            Node::File(file) => ShownNode::File {
+                file,
+                content: self.content(file),
+                attributes: tree.attributes.get(&file).cloned().unwrap_or_default(),
+            },
+        };
+        Shown { nodes: tree.nodes.iter().map(|(path, at)| (path.clone(), node(at))).collect() }
+    }
+
+    /// For each snapshot that ever was, what it may show after a cut; `None`: it may be gone.
+    pub fn snapshots_after(&self, cut: usize) -> BTreeMap<&str, Vec<Option<Arc<Shown>>>> {
+        let mut may: BTreeMap<&str, Vec<Option<Arc<Shown>>>> = BTreeMap::new();
+        for step in self.snapshots.iter().filter(|step| step.start < cut) {
+            let states = may.entry(&step.name).or_insert_with(|| vec![None]);
+            if step.end <= cut {
+                states.clear();
+            }
+            states.push(step.shown.clone());
+        }
+        may
+    }
+
+    /// As if every snapshot had been dropped.
+    pub fn without_snapshots(&self) -> Self {
+        Self { snapshots: Vec::new(), ..self.clone() }
+    }
+
+    /// Names of snapshots that are there for sure.
+    pub fn present_snapshots(&self) -> Vec<(String, Arc<Shown>)> {
+        let states = self.snapshots_after(usize::MAX - 1).into_iter();
+        let sure = states.filter_map(|(name, states)| match &states[..] {
+            [Some(shown)] => Some((name.to_owned(), Arc::clone(shown))),
+            _ => None,
+        });
+        sure.collect()
     }
 
     pub fn files(&self) -> Vec<FileId> {

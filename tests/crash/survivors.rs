@@ -109,7 +109,9 @@ pub fn survivors(start: &Image, log: &[Event], names: Names, random: &mut Random
 fn keep_names(image: &mut Image, log: &[Event], covered: &Covered, names: Names, random: &mut Random) {
     let is_covered = |index: usize, event: &Event| match event {
         Event::Make { at, .. } | Event::Link { at, .. } | Event::Unlink { at } => covered.has(at.dir, index),
-        Event::Rename { from, to } => covered.has(from.dir, index) && covered.has(to.dir, index),
+        Event::Rename { from, to } | Event::Exchange { from, to } => {
+            covered.has(from.dir, index) && covered.has(to.dir, index)
+        }
         _ => false,
     };
     let changes: Vec<(usize, &Event)> = log
@@ -118,7 +120,11 @@ fn keep_names(image: &mut Image, log: &[Event], covered: &Covered, names: Names,
         .filter(|(_, event)| {
             matches!(
                 event,
-                Event::Make { .. } | Event::Link { .. } | Event::Unlink { .. } | Event::Rename { .. }
+                Event::Make { .. }
+                    | Event::Link { .. }
+                    | Event::Unlink { .. }
+                    | Event::Rename { .. }
+                    | Event::Exchange { .. }
             )
         })
         .collect();

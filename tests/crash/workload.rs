@@ -1,7 +1,7 @@
 //! What is done to a volume before the power is cut: random system calls from a seed, each noted in the
 //! [`History`] with its place on the tape.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vexfs::Result;
@@ -44,18 +44,23 @@ pub fn resolve(volume: &Volume, path: &str) -> Result<Ino> {
 }
 
 /// The directory and the last name of a path.
-fn split<'a>(volume: &Volume, path: &'a str) -> Result<(Ino, &'a [u8])> {
+pub fn split<'a>(volume: &Volume, path: &'a str) -> Result<(Ino, &'a [u8])> {
     let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
     Ok((resolve(volume, dir)?, name.as_bytes()))
 }
 
 /// A volume that is being worked on.
 pub struct Run<'a> {
-    pub volume: Arc<Volume>,
+    /// Not while the store is restored.
+    pub(crate) opened: Option<Arc<Volume>>,
     pub history: History,
-    recording: &'a Recording,
-    mode: SyncMode,
-    random: Random,
+    /// Whether snapshots are taken and dropped, and the store brought back to them. In between it is not open.
+    pub snapshots: bool,
+    pub restores: bool,
+    pub(crate) store: PathBuf,
+    pub(crate) recording: &'a Recording,
+    pub(crate) mode: SyncMode,
+    pub(crate) random: Random,
 }
 
 impl<'a> Run<'a> {
@@ -63,14 +68,27 @@ impl<'a> Run<'a> {
     pub fn new(store: &Path, recording: &'a Recording, mode: SyncMode, seed: u64) -> Result<Self> {
         let volume = open(store)?;
         volume.set_sync_mode(mode);
-        let mut run = Self { volume, history: History::new(), recording, mode, random: Random(seed) };
+        let mut run = Self {
+            opened: Some(volume),
+            history: History::new(),
+            snapshots: true,
+            restores: false,
+            store: store.to_path_buf(),
+            recording,
+            mode,
+            random: Random(seed),
+        };
         run.mkdir("v")?;
         run.configure()?;
         Ok(run)
     }
 
+    pub fn volume(&self) -> &Arc<Volume> {
+        self.opened.as_ref().expect("it is open between steps")
+    }
+
     /// Does `call`, and notes the tree that `change` makes of the present one.
-    fn step(
+    pub(crate) fn step(
         &mut self,
         what: String,
         persists: bool,
@@ -78,7 +96,7 @@ impl<'a> Run<'a> {
         change: impl FnOnce(&mut History, &mut Tree),
     ) -> Result<()> {
         let start = self.recording.position();
-        let result = call(&self.volume).and_then(|()| self.volume.acknowledge());
+        let result = call(self.volume()).and_then(|()| self.volume().acknowledge());
         let mut tree = self.history.tree().clone();
         change(&mut self.history, &mut tree);
         let persists = persists || self.mode == SyncMode::Always;
@@ -101,7 +119,7 @@ impl<'a> Run<'a> {
 
     fn act(&mut self) -> Result<()> {
         let path = self.path();
-        match self.random.below(32) {
+        match self.random.below(36) {
             0..=7 => self.put(&path),
             8 | 9 => self.replace(&path),
             10..=12 => self.overwrite(&path),
@@ -122,6 +140,9 @@ impl<'a> Run<'a> {
             26 | 27 => self.fsync_path(&path),
             28 | 29 => self.fsync_dir(),
             30 => self.sync(),
+            32 | 33 => self.take_snapshot(),
+            34 => self.drop_snapshot(),
+            35 => self.restore_snapshot(),
             _ if self.random.chance(20) => self.barrier(),
             _ => self.fsync_path(&path),
         }
@@ -270,7 +291,7 @@ impl<'a> Run<'a> {
     }
 
     fn open(&mut self, path: &str, flags: OpenFlags) -> Result<Handle> {
-        Ok(self.volume.open_file(&ROOT, resolve(&self.volume, path)?, flags)?.handle)
+        Ok(self.volume().open_file(&ROOT, resolve(self.volume(), path)?, flags)?.handle)
     }
 
     /// Writes into the middle or at the end of a plain file.
@@ -424,7 +445,7 @@ impl<'a> Run<'a> {
         let Some(file) = self.history.file(path) else { return Ok(()) };
         let handle = self.open(path, READ)?;
         let synced = self.fsync(path, handle, file);
-        self.volume.release(handle)?;
+        self.volume().release(handle)?;
         synced
     }
 
@@ -447,7 +468,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn durable_all(history: &mut History, _: &mut Tree) {
+pub fn durable_all(history: &mut History, _: &mut Tree) {
     history.files().into_iter().for_each(|file| history.set_durable(file, false));
 }
 
