@@ -145,7 +145,7 @@ impl Volume {
         let ino = {
             // It may commit.
             let _active = self.active();
-            self.names.allocate().inspect_err(|error| self.poison("commit", error))?
+            self.names.allocate().map_err(|error| self.commit_failed(error))?
         };
         let parent_ino = parent;
         let _locked = self.names.lock(&[parent_ino, ino]);

@@ -114,16 +114,21 @@ impl Volume {
 
     /// Applies a batch that needs nothing done after it.
     pub(super) fn commit_batch(&self, batch: Batch<'_>) -> Result<()> {
-        batch.commit().map_err(|error| match error {
+        batch.commit().map_err(|error| self.commit_failed(error))?;
+        self.changed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// A commit has failed. Returns the error for the caller.
+    pub(super) fn commit_failed(&self, error: Error) -> Error {
+        match error {
             // Refused whole, and the next one may find room.
             Error::NoSpace => error,
             error => {
                 self.poison("commit", &error);
                 durability::name_full_disk(error)
             }
-        })?;
-        self.changed.store(true, Ordering::Release);
-        Ok(())
+        }
     }
 
     /// The inode's record as its writers see it, to be changed and staged in `txn`, which writes back what was

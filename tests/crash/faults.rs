@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use vexfs::Error;
+use vexfs::namespace::Ino;
 use vexfs::volume::SyncMode;
 
 use crate::check::adopt;
@@ -19,7 +20,7 @@ use crate::random::Random;
 use crate::recorder::{Call, Failure, Fault, Recording, Tape};
 use crate::reference::History;
 use crate::survivors::{Names, survivors};
-use crate::workload::{Run, open};
+use crate::workload::{ROOT, Run, open};
 
 /// Steps of a script.
 const STEPS: usize = 40;
@@ -217,4 +218,31 @@ fn a_call_that_fails_while_working_loses_nothing_that_was_acknowledged() {
 fn a_call_that_fails_while_opening_loses_nothing() {
     let outcomes = sweep(When::Opening);
     assert!(outcomes.contains_key(&Outcome::WentOn), "{outcomes:?}");
+}
+
+/// Numbers of inodes are reserved in blocks of 1024, by commits of their own.
+#[test]
+fn files_are_made_again_after_a_disk_was_full_when_numbers_for_them_had_to_be_reserved() {
+    let store = temporary();
+    let recording = Recording::start(store.path(), Image::empty());
+    let run = Run::new(store.path(), &recording, SyncMode::Normal, 1).unwrap();
+    let volume = run.volume();
+    let make = |number: usize| {
+        volume.mkdir(&ROOT, Ino::ROOT, format!("{number}").as_bytes(), 0o755).map(|attr| attr.ino.0)
+    };
+    let first = make(0).unwrap();
+    let next = (1..).find(|&number| make(number).unwrap() >= first + 1000).unwrap() + 1;
+    recording.set_fault(Some(Fault {
+        call: Call::Write,
+        nth: 1,
+        sticky: true,
+        failure: Failure::Errno(libc::ENOSPC),
+    }));
+    for number in next..next + 40 {
+        let refused = make(number).unwrap_err();
+        assert!(matches!(refused, Error::NoSpace), "{refused}");
+    }
+    recording.set_fault(None);
+    assert_eq!(volume.refusal(), None);
+    assert!(make(next).unwrap() > first + 1024);
 }
