@@ -46,7 +46,7 @@ pub(super) struct Revivals {
     disk: File,
     /// When the engine's thread was last found to have failed.
     last: Mutex<Option<Instant>>,
-    /// The engine failed for another reason than a full disk.
+    /// The engine failed for another reason than a full disk, or could not be opened anew.
     is_broken: AtomicBool,
 }
 
@@ -98,7 +98,10 @@ impl Catalog {
             }
             // Also after the last try: what is left of the commit in memory is written when the engine is closed, and
             // that must not happen when the next one has its number.
-            self.revive(number - 1)?;
+            self.revive(number - 1).inspect_err(|error| {
+                let is_over = !matches!(error, Error::NoSpace);
+                self.revivals.is_broken.fetch_or(is_over, Ordering::AcqRel);
+            })?;
             let engine = self.engine()?;
             if engine.commits()? == number {
                 return Ok(());
