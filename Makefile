@@ -22,7 +22,7 @@ SBINDIR ?= /sbin
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 TARGET_DIR ?= target
 
-.PHONY: help setup build install uninstall demo test check crash fuzz posix bench-ann bench-mount bench-kernels clean
+.PHONY: help setup build install uninstall demo test check models crash fuzz posix bench-ann bench-mount bench-kernels clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -65,7 +65,11 @@ check: setup ## Formatting, lints, documentation, dependencies, then the tests
 	else \
 		echo "cargo-deny is not installed: licences and sources of dependencies are not checked"; \
 	fi
+	@$(MAKE) --no-print-directory models
 	@$(MAKE) --no-print-directory test
+
+models: setup ## Try every order in which threads can meet where no lock is taken
+	cd tests/models && cargo run --release --locked
 
 # CRASH_CUTS, CRASH_KILLS and CRASH_SEED go to the tests by the environment: see docs/RELIABILITY.md.
 crash: setup ## Cut the power CRASH_CUTS times, simulated and under a live mount, kill the daemon CRASH_KILLS times, as root
@@ -91,4 +95,4 @@ bench-kernels: ## Rates of the distance functions on this machine, beside a peer
 
 clean: ## Remove what was built
 	cargo clean
-	rm -rf benches/kernels/target fuzz/target fuzz/corpus fuzz/artifacts
+	rm -rf benches/kernels/target tests/models/target fuzz/target fuzz/corpus fuzz/artifacts

@@ -26,6 +26,7 @@ pub mod namespace;
 pub mod pool;
 pub mod search;
 pub mod store;
+mod sync;
 pub mod volume;
 
 pub use error::{Error, Result};

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::Result;
 use crate::distance;
 use crate::format::Layout;
 use crate::index::RowId;
 use crate::store::{BlobMap, Slot};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Number of a file, given by the namespace. Opaque here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

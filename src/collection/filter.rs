@@ -11,12 +11,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-
 use super::file::VectorFile;
 use super::table::Reader;
 use crate::index::{RowId, RowSet};
+use crate::sync::{ArcSwap, Mutex};
 
 /// Filters whose sets are kept: at most this many times one bit for each row number.
 const MAX_SETS: usize = 16;

@@ -24,11 +24,8 @@ mod table;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
-use parking_lot::Mutex;
 
 use builder::PendingRepair;
 
@@ -42,6 +39,7 @@ pub use table::{Reader, RowRef, Run};
 
 use crate::index::hnsw::Hnsw;
 use crate::index::{RowId, RowSet};
+use crate::sync::{ArcSwap, ArcSwapOption, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::{Error, Result};
 use calibration::Measuring;
 use filter::FilterCache;

@@ -5,15 +5,13 @@
 //! them ([`Table::sweep`]); a reader keeps the chunks that it began with.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
-
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 
 use super::file::VectorFile;
 use crate::distance;
 use crate::index::{RowId, VectorSource};
+use crate::sync::{ArcSwap, AtomicU64, Mutex, Ordering};
 
 /// Rows of a chunk.
 const CHUNK: usize = 512;

@@ -3,9 +3,8 @@
 //! One flush is under way at a time. Who comes while one is under way cannot rely on it, because it may have begun
 //! before his change: all who come meanwhile wait for the next one together, and one of them runs it.
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::Result;
+use crate::sync::{Condvar, Mutex};
 
 /// Flushes of a volume, one after the other.
 #[derive(Debug, Default)]

@@ -6,7 +6,6 @@
 //! the graph itself stays as it is.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU32;
 
 use super::Hnsw;
 use super::build::{BuildScratch, write_links};
@@ -15,6 +14,7 @@ use super::search::{Budget, begin, descend, walk};
 use super::select::Space;
 use crate::index::{RowId, VectorSource};
 use crate::store::rows::pin;
+use crate::sync::AtomicU32;
 
 /// Width of the walk that finds the nodes which link the row's own. Those farther away that do are left as they are:
 /// they only lose the link.

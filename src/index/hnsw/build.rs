@@ -8,7 +8,6 @@
 //! panics before that (in the caller's vectors) leaves a number without a row, which nothing links.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::nodes::{NodeId, link_word};
 use super::search::{Budget, SearchScratch, greedy, walk};
@@ -19,6 +18,7 @@ use crate::index::codec::Draft;
 use crate::index::ranked::Ranked;
 use crate::index::{RowId, VectorSource};
 use crate::store::rows::pin;
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, Ordering};
 
 /// What an insertion needs beside the graph.
 #[derive(Debug, Default)]
@@ -366,7 +366,7 @@ impl Hnsw {
         }
     }
 
-    pub(super) fn stripe(&self, id: NodeId) -> &parking_lot::Mutex<()> {
+    pub(super) fn stripe(&self, id: NodeId) -> &Mutex<()> {
         &self.stripes[id.index() % STRIPES]
     }
 }

@@ -43,7 +43,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -52,6 +51,7 @@ use super::{Hnsw, Params};
 use crate::distance::Metric;
 use crate::index::Quant;
 use crate::store::rows::{BLOCK_ROWS, Guard, Image, Section, WordRows, pin};
+use crate::sync::Ordering;
 use crate::{Error, Result};
 
 #[cfg(test)]

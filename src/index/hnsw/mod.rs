@@ -25,15 +25,13 @@ mod tests;
 mod verify;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::codec::Codec;
 use super::{Quant, RowId};
 use crate::distance::Metric;
 use crate::pool::Pool;
 use crate::store::rows::pin;
+use crate::sync::{AtomicU32, AtomicUsize, Mutex, Ordering, RwLock};
 use crate::{Error, Result};
 use build::BuildScratch;
 use nodes::Nodes;

@@ -9,13 +9,11 @@
 //! [`CodeRows::retire`]. Only then its number is used again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::index::RowId;
 use crate::index::codec::Codec;
 use crate::store::rows::{CodeRows, Guard, WordRows, pin};
+use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering};
 use crate::{Error, Result};
 
 /// Number of a node within its graph.

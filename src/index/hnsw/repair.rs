@@ -10,16 +10,13 @@
 //! ancestor that stays, or by a descendant of that one if it has no room; where none of its ancestors stays, by the
 //! new root. So a part only ever hangs itself below parts that were above it, and no circle can come about.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
-
 use super::build::{BuildScratch, mix, write_links};
 use super::nodes::{NodeId, link_word};
 use super::select::Space;
 use super::{Hnsw, MAX_LEVEL};
 use crate::index::{RowId, VectorSource};
 use crate::store::rows::{Guard, pin};
+use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 /// Nodes that a thread repairs at a time.
 const PORTION: usize = 256;

@@ -4,8 +4,6 @@
 //! compared by the vectors themselves, nearest first, until what follows is too far even if its code erred by several
 //! times what those before it did.
 
-use std::sync::atomic::Ordering;
-
 use super::Hnsw;
 use super::absence::Absence;
 use super::frontier::Frontier;
@@ -15,6 +13,7 @@ use crate::index::flat::MAX_TIES;
 use crate::index::ranked::{Nearest, Ranked};
 use crate::index::{Neighbor, Query, RowId, VectorSource};
 use crate::store::rows::{BATCH, Codes, Guard, pin};
+use crate::sync::Ordering;
 
 /// How wide a search is.
 #[derive(Clone, Copy, Debug)]

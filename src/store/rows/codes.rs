@@ -4,26 +4,26 @@
 //! behind the near bytes, and a row of both begins with a cache line where that wastes little. Where codes would be
 //! larger than they may be, heads have rows of their own and nothing is filled up.
 //!
-//! **Invariant:** a head is [`VACANT`], [`CLAIMED`] or [`RETIRED`], or else the code is complete and its bytes do not
-//! change. From the last state back to the first a code comes only when every guard of that time is gone.
+//! **Invariant:** a head is [`VACANT`] or [`CLAIMED`], or else the code is complete and its bytes do not change. A code
+//! that is retired stays readable, because the way to others may lead past it, and becomes vacant when every guard of
+//! that time is gone.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::{Blocks, Guard, Image, Section};
+use crate::sync::{self, AtomicU64, Mutex, Ordering, RwLock, RwLockWriteGuard};
 use crate::{Error, Result, distance};
 
 /// There is no code.
 const VACANT: u64 = 0;
 /// A code is being written.
 const CLAIMED: u64 = 1;
-/// The code is gone, and some may still be reading it.
-const RETIRED: u64 = 2;
+/// Heads up to here are no codes. Graphs that earlier versions saved have this one for a code that was gone.
+const RESERVED: u64 = 2;
 
 /// Most bytes that head and padding may take beside the near bytes.
 const MOST_BESIDE: usize = 16;
@@ -138,6 +138,8 @@ pub struct CodeRows {
     /// `None` when heads lie in the padding of the near bytes, right after them.
     heads: Option<Arc<Blocks>>,
     far: Option<Blocks>,
+    /// Rows that are retired and not vacant yet.
+    retired: Arc<Mutex<HashSet<u32>>>,
     /// Held for writing while the rows are copied out and exchanged: no row becomes vacant in between.
     still: Arc<RwLock<()>>,
 }
@@ -154,6 +156,7 @@ impl CodeRows {
             near: Arc::new(Blocks::new(layout.near)),
             heads: layout.heads_apart.then(|| Arc::new(Blocks::new(HEAD_BYTES))),
             far: (layout.far > 0).then(|| Blocks::new(layout.far)),
+            retired: Arc::default(),
             still: Arc::default(),
         }
     }
@@ -191,10 +194,11 @@ impl CodeRows {
     #[must_use]
     pub fn get<'g>(&'g self, row: u32, guard: &'g Guard) -> Option<Code<'g>> {
         let head = self.head(row, guard)?.load(Ordering::Acquire);
-        if head <= RETIRED {
+        if head <= RESERVED {
             return None;
         }
         let near = self.near.row(row, guard)?;
+        sync::reads(near);
         // SAFETY: the head says that the code is complete, and so it stays until `guard` is dropped: `retire` makes
         // it vacant only after that. The row has `near_bytes` bytes.
         Some(Code { head, near: unsafe { std::slice::from_raw_parts(near, self.near_bytes) } })
@@ -205,9 +209,10 @@ impl CodeRows {
     #[must_use]
     pub fn far<'g>(&'g self, row: u32, guard: &'g Guard) -> Option<&'g [u8]> {
         let far = self.far.as_ref()?.row(row, guard)?;
-        if self.head(row, guard)?.load(Ordering::Acquire) <= RETIRED {
+        if self.head(row, guard)?.load(Ordering::Acquire) <= RESERVED {
             return None;
         }
+        sync::reads(far);
         // SAFETY: as in `get`; the row has `far_bytes` bytes.
         Some(unsafe { std::slice::from_raw_parts(far, self.far_bytes) })
     }
@@ -262,9 +267,10 @@ impl CodeRows {
             }
             // SAFETY: as in `head`: `request` found the place under a guard that `'g` says is still there.
             let head = unsafe { AtomicU64::from_ptr(head) }.load(Ordering::Acquire);
-            if head > RETIRED {
+            if head > RESERVED {
                 codes.rows[found].write(row);
                 codes.heads[found].write(head);
+                sync::reads(bytes);
                 // SAFETY: as in `get`.
                 codes.near[found].write(unsafe { std::slice::from_raw_parts(bytes, self.near_bytes) });
                 found += 1;
@@ -281,12 +287,13 @@ impl CodeRows {
     /// When the row has a code, or a length is another.
     pub fn put(&self, row: u32, head: u64, near: &[u8], far: &[u8], guard: &Guard) {
         assert_eq!((near.len(), far.len()), (self.near_bytes, self.far_bytes), "bytes of a code");
-        assert!(head > RETIRED, "head {head} is reserved");
+        assert!(head > RESERVED, "head {head} is reserved");
         let state = self.head(row, guard).expect("the row has memory");
         let claim = state.compare_exchange(VACANT, CLAIMED, Ordering::AcqRel, Ordering::Acquire);
         assert!(claim.is_ok(), "row {row} has a code");
         for (blocks, bytes) in [(Some(&*self.near), near), (self.far.as_ref(), far)] {
             let Some(start) = blocks.and_then(|blocks| blocks.row(row, guard)) else { continue };
+            sync::writes(start);
             // SAFETY: the row has this many bytes. It was vacant, so nobody reads them, and the claim keeps other
             // writers away.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
@@ -294,18 +301,19 @@ impl CodeRows {
         state.store(head, Ordering::Release);
     }
 
-    /// Takes the code of a row away. The row is vacant when all guards that exist now are gone; then `done` is called
-    /// with its number, from any thread.
+    /// Takes the code of a row away, which nothing leads to any more. Those who are on their way to it still read it.
+    /// The row is vacant when all guards that exist now are gone; then `done` is called with its number, from any
+    /// thread.
     pub fn retire(&self, row: u32, guard: &Guard, done: impl FnOnce(u32) + Send + 'static) {
         let Some(state) = self.head(row, guard) else { return };
-        let is_code = |head: u64| (head > RETIRED).then_some(RETIRED);
-        if state.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_code).is_err() {
+        if state.load(Ordering::Acquire) <= RESERVED || !self.retired.lock().insert(row) {
             return;
         }
         let vacate = Vacate {
             near: Arc::clone(&self.near),
             heads: self.heads.clone(),
             offset: self.head_offset(),
+            retired: Arc::clone(&self.retired),
             still: Arc::clone(&self.still),
             row,
         };
@@ -381,6 +389,7 @@ struct Vacate {
     near: Arc<Blocks>,
     heads: Option<Arc<Blocks>>,
     offset: usize,
+    retired: Arc<Mutex<HashSet<u32>>>,
     still: Arc<RwLock<()>>,
     row: u32,
 }
@@ -395,6 +404,7 @@ impl Vacate {
         };
         if let Some(state) = head(&self.near, self.heads.as_deref(), self.offset, self.row, &guard) {
             state.store(VACANT, Ordering::Release);
+            self.retired.lock().remove(&self.row);
             done(self.row);
         }
     }

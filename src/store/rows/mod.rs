@@ -24,17 +24,16 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use arc_swap::ArcSwapOption;
-pub use crossbeam::epoch::{Guard, pin};
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
-use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::codes::{BATCH, Code, CodeRows, Codes};
 pub use self::words::WordRows;
 use super::watch::{Watch, damages};
+use crate::sync::{AtomicBool, AtomicPtr, Mutex, Ordering};
+pub use crate::sync::{Guard, pin};
 use crate::{Error, Result, distance};
 
 /// Rows of a block.

@@ -342,7 +342,7 @@ fn a_retired_row_is_vacant_only_when_nobody_can_be_reading_it() {
             rows.retire(7, &guard, move |row| tell.send(row).unwrap());
             rows.retire(7, &guard, move |row| again.send(row).unwrap());
         }
-        assert!(rows.get(7, &pin()).is_none(), "new readers do not get it");
+        assert_eq!(rows.get(7, &pin()).map(|code| code.head), Some(code(7, size).0), "the way leads past it");
         // Others pin and let go, and collect what they can.
         std::thread::scope(|scope| {
             scope.spawn(|| (0..1000).for_each(|_| pin().flush()));
@@ -406,8 +406,8 @@ fn codes_go_to_a_file_and_come_back() {
         loaded.attach(&image, &sections).unwrap();
         rows.settle(&image, &sections, &reading).unwrap();
         for rows in [&rows, &loaded] {
-            (0..number(count)).filter(|&row| row != 9).for_each(|row| assert_code(rows, row, size));
-            assert!(rows.get(9, &pin()).is_none());
+            // The retired one as well: whoever loads rows knows which of them nothing leads to.
+            (0..number(count)).for_each(|row| assert_code(rows, row, size));
         }
         loaded.vacate(9);
         put(&loaded, 9, size);

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use super::{Blocks, Guard, Image, Section};
+use crate::sync::AtomicU32;
 use crate::{Error, Result};
 
 /// Rows of `words` atomic words of 32 bits each. A row reads as zeros until it is written.
