@@ -120,15 +120,13 @@ impl Place {
         let at = address & !(page - 1);
         let write = if self.writable.load(Ordering::Acquire) { libc::PROT_WRITE } else { 0 };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        // First the note: another thread may read the zeros as soon as they are there, and looks for it then.
+        self.failed.store(at.saturating_sub(start), Ordering::Release);
+        DAMAGES.fetch_add(1, Ordering::AcqRel);
         // SAFETY: the page lies within a mapping that lives: a thread is just reading it, and its watch is dropped
         // before it. Nobody can have seen the page's content, because there is none.
         let mapped = unsafe { libc::mmap(at as *mut c_void, page, libc::PROT_READ | write, flags, -1, 0) };
-        if mapped == libc::MAP_FAILED {
-            return false;
-        }
-        self.failed.store(at.saturating_sub(start), Ordering::Release);
-        DAMAGES.fetch_add(1, Ordering::AcqRel);
-        true
+        mapped != libc::MAP_FAILED
     }
 }
 
@@ -235,6 +233,32 @@ mod tests {
         assert_eq!(watch.damage(), Some(2 * 4096));
         assert!(damages() >= before + 2);
         assert_eq!(map[10], 7, "the rest of the mapping is as it was");
+    }
+
+    #[test]
+    fn whoever_reads_zeros_finds_the_note() {
+        let file = tempfile::tempfile().unwrap();
+        // Whether the two meet is chance, so there are many pages.
+        for round in 0..3000 {
+            file.set_len(4096).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], 0).unwrap();
+            // SAFETY: as above.
+            let map = unsafe { MmapOptions::new().map(&file) }.unwrap();
+            let watch = Watch::over(map.as_ptr(), map.len(), false);
+            file.set_len(0).unwrap();
+            let ready = AtomicUsize::new(0);
+            let read = || {
+                ready.fetch_add(1, Ordering::AcqRel);
+                while ready.load(Ordering::Acquire) < 2 {
+                    std::hint::spin_loop();
+                }
+                (map[100], watch.damage())
+            };
+            let both = std::thread::scope(|scope| {
+                [scope.spawn(read), scope.spawn(read)].map(|one| one.join().unwrap())
+            });
+            assert_eq!(both, [(0, Some(0)); 2], "round {round}");
+        }
     }
 
     #[test]
