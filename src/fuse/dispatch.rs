@@ -84,6 +84,25 @@ macro_rules! answer {
     }};
 }
 
+/// Whether the kernel asks about an inode that is gone, because another took its name since the kernel looked that up.
+/// At ESTALE it looks again, and the caller sees none of it.
+fn is_stale(op: Op, error: &Error) -> bool {
+    let is_about_inode = matches!(
+        op,
+        Op::Getattr
+            | Op::Setattr
+            | Op::Readlink
+            | Op::Open
+            | Op::Opendir
+            | Op::Link
+            | Op::Getxattr
+            | Op::Setxattr
+            | Op::Listxattr
+            | Op::Removexattr
+    );
+    is_about_inode && matches!(error, Error::NotFound)
+}
+
 /// The filesystem as fuser sees it.
 #[derive(Debug)]
 pub(super) struct Door {
@@ -139,7 +158,7 @@ impl Server {
                     true
                 }
                 Err(error) => {
-                    reply.error(errno(&error));
+                    reply.error(if is_stale(op, &error) { Errno::ESTALE } else { errno(&error) });
                     false
                 }
             }

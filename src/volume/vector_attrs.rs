@@ -70,7 +70,10 @@ impl Volume {
         if let Some(path) = name.strip_prefix(b"distance.") {
             let base = self.directory_of(ino)?;
             let (path, row) = split_row(path);
-            let other = self.resolve(caller, base, path)?;
+            let other = self.resolve(caller, base, path).map_err(|error| match error {
+                Error::NotFound => Error::Missing { path: String::from_utf8_lossy(path).into_owned() },
+                other => other,
+            })?;
             let distance = self.distance_between(ino, (other, row, path))?;
             return Ok(distance.to_string().into_bytes());
         }

@@ -32,21 +32,26 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// `NoAttribute`, `Unsupported` outside `user.` and `security.`, those of a search.
+    /// `NoAttribute`, `NotFound`, `Unsupported` outside `user.` and `security.`, those of a search.
     pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         if control::is_control(ino) {
             return self.control_getxattr(caller, ino, name);
         }
-        match space(name) {
+        let value = match space(name) {
             Space::Computed => self.vector_xattr(caller, ino, name),
             // Answered without a look: the kernel asks for it before every write.
-            Space::Security => Err(Error::NoAttribute),
-            Space::Other => Err(Error::Unsupported("this attribute namespace")),
+            Space::Security => return Err(Error::NoAttribute),
+            Space::Other => return Err(Error::Unsupported("this attribute namespace")),
             Space::User => {
                 let value = self.names.xattr(ino, check_name(name)?)?;
-                Ok(value.ok_or(Error::NoAttribute)?.to_vec())
+                value.map(|value| value.to_vec()).ok_or(Error::NoAttribute)
             }
+        };
+        if matches!(value, Err(Error::NoAttribute)) {
+            // A file that was just replaced has none either, and that is something else.
+            self.names.inode(ino)?;
         }
+        value
     }
 
     /// Sets an attribute.

@@ -17,5 +17,6 @@ mod readonly;
 mod real_data;
 mod snapshots;
 mod stack;
+mod stress;
 mod tools;
 mod updates;

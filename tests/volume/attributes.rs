@@ -128,6 +128,6 @@ fn attributes_end_with_their_inode() {
     let ino = fs.ino("d").unwrap();
     fs.volume.setxattr(&ROOT, ino, b"user.a", b"1", Either).unwrap();
     fs.rmdir("d").unwrap();
-    assert!(matches!(error(fs.volume.getxattr(&ROOT, ino, b"user.a")), Error::NoAttribute));
+    assert!(matches!(error(fs.volume.getxattr(&ROOT, ino, b"user.a")), Error::NotFound));
     assert!(matches!(error(fs.volume.listxattr(&ROOT, ino)), Error::NotFound));
 }
