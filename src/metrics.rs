@@ -220,6 +220,7 @@ pub struct Metrics {
     ops: [OpMetrics; Op::ALL.len()],
     searches: [Histogram; SearchKind::ALL.len()],
     vectors_indexed: AtomicU64,
+    panics: AtomicU64,
     /// Most bytes of a stack that each operation used, where that is measured.
     stacks: [AtomicU64; Op::ALL.len()],
 }
@@ -237,6 +238,17 @@ impl Metrics {
         let counter = if ok { &metrics.ok } else { &metrics.failed };
         counter.fetch_add(1, Ordering::Relaxed);
         metrics.took.record(took);
+    }
+
+    /// Counts a request that ended in a panic and was answered EIO.
+    pub fn panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that ended in a panic.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
     }
 
     /// Counts a search that took `took`.
@@ -263,6 +275,13 @@ impl Metrics {
         let mut text = String::new();
         self.render_ops(&mut text);
         self.render_searches(&mut text);
+        head(
+            &mut text,
+            "vexfs_panics_total",
+            "counter",
+            "Requests that ended in a panic and were answered EIO.",
+        );
+        sample(&mut text, "vexfs_panics_total", &[], self.panics());
         head(&mut text, "vexfs_vectors_indexed_total", "counter", "Vectors taken in by the index.");
         let indexed = self.vectors_indexed.load(Ordering::Relaxed);
         sample(&mut text, "vexfs_vectors_indexed_total", &[], indexed);
@@ -403,6 +422,9 @@ mod tests {
 # TYPE vexfs_searches_total counter
 # HELP vexfs_search_seconds Time that searches took.
 # TYPE vexfs_search_seconds histogram
+# HELP vexfs_panics_total Requests that ended in a panic and were answered EIO.
+# TYPE vexfs_panics_total counter
+vexfs_panics_total 0
 # HELP vexfs_vectors_indexed_total Vectors taken in by the index.
 # TYPE vexfs_vectors_indexed_total counter
 vexfs_vectors_indexed_total 0

@@ -164,6 +164,7 @@ impl Server {
             }
         }));
         answered.unwrap_or_else(|panic| {
+            self.volume.metrics().panic();
             log_panic(op.name(), panic.as_ref());
             false
         })
@@ -293,6 +294,7 @@ impl Filesystem for Door {
     fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
         let forget = AssertUnwindSafe(|| self.server.volume.forget(Ino(ino.0), lookups));
         if let Err(panic) = catch_unwind(forget) {
+            self.server.volume.metrics().panic();
             log_panic("forget", panic.as_ref());
         }
     }

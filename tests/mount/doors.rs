@@ -1057,7 +1057,8 @@ fn the_store_tells_about_itself() {
         (&json!("/docs"), &json!(6), &json!("l2"), &json!(50), &json!(1))
     );
     assert_eq!(mount.json("docs/.vexfs/stats.json")["count"], 50);
-    let sound = json!({"schema": 1, "status": "ok", "reason": null, "damage": [], "more_damage": 0});
+    let sound =
+        json!({"schema": 1, "status": "ok", "reason": null, "damage": [], "more_damage": 0, "panics": 0});
     assert_eq!(mount.json(".vexfs/health"), sound);
     let version = fs::read_to_string(mount.path(".vexfs/version")).unwrap();
     assert_eq!(version.trim_end(), env!("CARGO_PKG_VERSION"));

@@ -18,6 +18,7 @@ pub(crate) const VEXFS: &str = env!("CARGO_BIN_EXE_vexfs");
 pub(crate) struct Mount {
     dir: TempDir,
     options: Vec<String>,
+    env: Vec<(String, PathBuf)>,
     daemon: Option<Child>,
 }
 
@@ -29,13 +30,23 @@ impl Mount {
 
     /// A new store, mounted with further arguments.
     pub(crate) fn with_options(options: &[&str]) -> Self {
+        let mut mount = Self::unstarted();
+        mount.options = options.iter().map(|option| (*option).to_owned()).collect();
+        mount.start();
+        mount
+    }
+
+    /// A place for a new store, and nothing mounted yet.
+    pub(crate) fn unstarted() -> Self {
         assert!(Path::new("/dev/fuse").exists(), "these tests need /dev/fuse");
         let dir = tempfile::Builder::new().prefix("vexfs-test-").tempdir().unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut mount = Self { dir, options, daemon: None };
-        mount.start();
-        mount
+        Self { dir, options: Vec::new(), env: Vec::new(), daemon: None }
+    }
+
+    /// What the daemon has in its environment beside what this process has, from the next start on.
+    pub(crate) fn set_env(&mut self, env: &[(&str, &Path)]) {
+        self.env = env.iter().map(|(name, value)| ((*name).to_owned(), value.to_path_buf())).collect();
     }
 
     /// The mount point.
@@ -66,6 +77,7 @@ impl Mount {
             .arg(self.store())
             .args(&self.options)
             .arg(self.root())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows the functions marked as tests, not what they call")]
 
+mod clock;
 mod conformance;
 mod damage;
 mod doors;

@@ -107,6 +107,8 @@ struct Health {
     damage: Vec<Place>,
     /// Places that are not listed.
     more_damage: u64,
+    /// Requests that ended in a panic since the mount.
+    panics: u64,
 }
 
 #[derive(Serialize)]
@@ -225,7 +227,14 @@ impl Volume {
             None => "damaged",
         };
         let damage = damage.into_iter().map(|(file, offset, what)| Place { file, offset, what }).collect();
-        json(&Health { schema: 1, status, reason, damage, more_damage: more })
+        json(&Health {
+            schema: 1,
+            status,
+            reason,
+            damage,
+            more_damage: more,
+            panics: self.metrics().panics(),
+        })
     }
 
     fn snapshots_json(&self) -> Vec<u8> {
