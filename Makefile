@@ -22,7 +22,7 @@ SBINDIR ?= /sbin
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 TARGET_DIR ?= target
 
-.PHONY: help setup build install uninstall demo test check models crash fuzz posix bench-ann bench-mount bench-kernels clean
+.PHONY: help setup build install uninstall demo test check models crash stack fuzz posix bench-ann bench-mount bench-kernels clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,10 @@ models: setup ## Try every order in which threads can meet where no lock is take
 # CRASH_CUTS, CRASH_KILLS and CRASH_SEED go to the tests by the environment: see docs/RELIABILITY.md.
 crash: setup ## Cut the power CRASH_CUTS times, simulated and under a live mount, kill the daemon CRASH_KILLS times, as root
 	CRASH_MEMORY=1 cargo test --release --locked --test crash -- --test-threads=1 --nocapture
+
+# Debug builds are held to an eighth more, by `make test`.
+stack: setup ## Measure the stack that each operation uses, and hold it to its budget, in a release build
+	cargo test --release --locked --test mount stack:: -- --nocapture
 
 fuzz: ## Feed hostile bytes to the parsers, FUZZ_SECONDS (30) for each
 	@scripts/setup.sh --fuzz

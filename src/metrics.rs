@@ -222,7 +222,38 @@ pub struct Metrics {
     vectors_indexed: AtomicU64,
     panics: AtomicU64,
     /// Most bytes of a stack that each operation used, where that is measured.
-    stacks: [AtomicU64; Op::ALL.len()],
+    stacks: [StackMetrics; Worker::ALL.len()],
+}
+
+/// Most bytes of a stack of one kind of thread.
+#[derive(Debug, Default)]
+struct StackMetrics {
+    /// For joining the epochs, before an operation begins.
+    joining: AtomicU64,
+    ops: [AtomicU64; Op::ALL.len()],
+}
+
+/// Where an operation is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worker {
+    /// On the thread that took the request from the kernel.
+    Request,
+    /// On one of those for what may take long.
+    Search,
+}
+
+impl Worker {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Worker; 2] = [Worker::Request, Worker::Search];
+
+    /// The kind as a label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Worker::Request => "request",
+            Worker::Search => "search",
+        }
+    }
 }
 
 impl Metrics {
@@ -256,9 +287,12 @@ impl Metrics {
         self.searches[kind as usize].record(took);
     }
 
-    /// Notes that an operation used `bytes` bytes of its thread's stack.
-    pub fn stack(&self, op: Op, bytes: usize) {
-        self.stacks[op as usize].fetch_max(bytes as u64, Ordering::Relaxed);
+    /// Notes that an operation used `bytes` bytes of its thread's stack; with no operation, that
+    /// [joining the epochs](crate::pool::shallow::hold) before one did.
+    pub fn stack(&self, worker: Worker, op: Option<Op>, bytes: usize) {
+        let stacks = &self.stacks[worker as usize];
+        let most = op.map_or(&stacks.joining, |op| &stacks.ops[op as usize]);
+        most.fetch_max(bytes as u64, Ordering::Relaxed);
     }
 
     /// Counts vectors that the index took in.
@@ -292,13 +326,21 @@ impl Metrics {
 
     fn render_stacks(&self, text: &mut String) {
         const NAME: &str = "vexfs_stack_high_water_bytes";
-        let stack = |op: Op| self.stacks[op as usize].load(Ordering::Relaxed);
-        let mut measured = Op::ALL.into_iter().filter(|&op| stack(op) > 0).peekable();
+        let measured = |(worker, op, most): (Worker, &'static str, &AtomicU64)| {
+            let most = most.load(Ordering::Relaxed);
+            (most > 0).then_some((worker, op, most))
+        };
+        let all = Worker::ALL.into_iter().flat_map(|worker| {
+            let stacks = &self.stacks[worker as usize];
+            let ops = Op::ALL.into_iter().map(move |op| (worker, op.name(), &stacks.ops[op as usize]));
+            ops.chain([(worker, "joining", &stacks.joining)])
+        });
+        let mut measured = all.filter_map(measured).peekable();
         if measured.peek().is_some() {
             head(text, NAME, "gauge", "Most bytes of a thread's stack in use during an operation.");
         }
-        for op in measured {
-            sample(text, NAME, &[("op", op.name())], stack(op));
+        for (worker, op, most) in measured {
+            sample(text, NAME, &[("op", op), ("thread", worker.name())], most);
         }
     }
 
@@ -531,10 +573,14 @@ vexfs_fuse_op_seconds_count{op=\"lookup\"} 5"
     fn the_deepest_stack_of_each_operation_is_kept() {
         let metrics = Metrics::new();
         for bytes in [2000, 3000, 1000] {
-            metrics.stack(Op::Read, bytes);
+            metrics.stack(Worker::Request, Some(Op::Read), bytes);
         }
+        metrics.stack(Worker::Search, None, 700);
         let text = metrics.render(&[]);
-        let expected = ["vexfs_stack_high_water_bytes{op=\"read\"} 3000"];
+        let expected = [
+            "vexfs_stack_high_water_bytes{op=\"read\",thread=\"request\"} 3000",
+            "vexfs_stack_high_water_bytes{op=\"joining\",thread=\"search\"} 700",
+        ];
         assert_eq!(lines(&text, "vexfs_stack_high_water_bytes"), expected);
     }
 

@@ -1,5 +1,6 @@
 //! The engine behind the catalog: fjall keyspaces, one for each [`Table`], sharing one journal.
 
+use std::any::Any;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Bound;
@@ -414,11 +415,18 @@ fn make(dir: &Path) -> Result<()> {
 /// Calls the engine, which asserts what damaged files may contradict: that is an error of the catalog, and not the
 /// end of the thread that met it.
 fn contain<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<String>().map(String::as_str);
-        let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
-        Err(Error::Corrupt { file: "catalog".into(), offset: 0, what: format!("the engine refuses: {what}") })
-    })
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result,
+        Err(panic) => Err(refusal(panic.as_ref())),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn refusal(panic: &(dyn Any + Send)) -> Error {
+    let what = panic.downcast_ref::<String>().map(String::as_str);
+    let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+    Error::Corrupt { file: "catalog".into(), offset: 0, what: format!("the engine refuses: {what}") }
 }
 
 /// The newest journal below the store directory, and its length: where it was cut off.

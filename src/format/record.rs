@@ -3,6 +3,7 @@
 //! `bincode` is used here and nowhere else.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::error::DecodeError;
 
 use crate::{Error, Result};
 
@@ -33,23 +34,39 @@ pub fn encode<T: bincode::Encode>(record: &T) -> Vec<u8> {
 ///
 /// [`Error::Corrupt`] when the bytes are not a record of this type, or some are left over.
 pub fn decode<T: bincode::Decode<()>>(table: &str, bytes: &[u8]) -> Result<T> {
-    let corrupt = |offset: usize, what: String| Error::Corrupt {
-        file: format!("catalog/{table}"),
-        offset: offset as u64,
-        what,
-    };
-    match bytes.split_first() {
-        Some((&VERSION, body)) => {
-            let (record, used) = bincode::decode_from_slice(body, CONFIG)
-                .map_err(|error| corrupt(1, format!("record: {error}")))?;
-            if used != body.len() {
-                return Err(corrupt(1 + used, format!("{} bytes after the record", body.len() - used)));
-            }
-            Ok(record)
-        }
-        Some((version, _)) => Err(corrupt(0, format!("record version {version}, want {VERSION}"))),
-        None => Err(corrupt(0, "empty record".into())),
+    let Some((&VERSION, body)) = bytes.split_first() else { return Err(other_version(table, bytes)) };
+    match bincode::decode_from_slice(body, CONFIG) {
+        Ok((record, used)) if used == body.len() => Ok(record),
+        Ok((_, used)) => Err(too_long(table, body.len() - used, used)),
+        Err(error) => Err(not_a_record(table, &error)),
     }
+}
+
+// What is said of damage is put together apart: records are read deep in the stack of every operation.
+
+#[cold]
+#[inline(never)]
+fn not_a_record(table: &str, error: &DecodeError) -> Error {
+    corrupt(table, 1, format!("record: {error}"))
+}
+
+#[cold]
+#[inline(never)]
+fn too_long(table: &str, left: usize, used: usize) -> Error {
+    corrupt(table, 1 + used, format!("{left} bytes after the record"))
+}
+
+#[cold]
+#[inline(never)]
+fn other_version(table: &str, bytes: &[u8]) -> Error {
+    match bytes.first() {
+        Some(version) => corrupt(table, 0, format!("record version {version}, want {VERSION}")),
+        None => corrupt(table, 0, "empty record".into()),
+    }
+}
+
+fn corrupt(table: &str, offset: usize, what: String) -> Error {
+    Error::Corrupt { file: format!("catalog/{table}"), offset: offset as u64, what }
 }
 
 #[cfg(test)]

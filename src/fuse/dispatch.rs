@@ -28,9 +28,9 @@ use super::errno::errno;
 use super::mount::{Ending, MountOptions};
 use super::passthrough::Passthrough;
 use super::search_pool::{SearchPool, Turn};
-use crate::metrics::Op;
+use crate::metrics::{Op, Worker};
 use crate::namespace::Ino;
-use crate::pool::stack;
+use crate::pool::{shallow, stack};
 use crate::volume::{Caller, Handle, SetAttr, Views, Volume};
 use crate::{Error, Result};
 
@@ -74,12 +74,12 @@ macro_rules! answer {
             $door.pool.submit(Box::new(move |turn| match turn {
                 Turn::Run => {
                     $(let $bytes: &[u8] = &$bytes;)*
-                    server.answer($op, started, $reply, |$server, $out| $work);
+                    server.answer((Worker::Search, $op), started, $reply, |$server, $out| $work);
                 }
                 Turn::Refused => server.refuse($op, started, $reply),
             }));
         } else {
-            $door.server.answer($op, started, $reply, |$server, $out| $work);
+            $door.server.answer((Worker::Request, $op), started, $reply, |$server, $out| $work);
         }
     }};
 }
@@ -122,21 +122,46 @@ struct Server {
 
 impl Server {
     /// Does the work and sends its result.
-    fn answer<R, V>(&self, op: Op, started: Instant, reply: R, work: impl FnOnce(&Self, &mut R) -> Result<V>)
+    fn answer<R, V>(
+        &self,
+        (worker, op): (Worker, Op),
+        started: Instant,
+        reply: R,
+        work: impl FnOnce(&Self, &mut R) -> Result<V>,
+    ) where
+        R: Answer<V>,
+    {
+        let ok = if self.stack_probe {
+            self.probed((worker, op), reply, work)
+        } else {
+            let _held = shallow::hold();
+            self.worked(op, reply, work)
+        };
+        self.volume.metrics().op(op, started.elapsed(), ok);
+    }
+
+    /// Does the work and notes how deep it went.
+    #[cold]
+    #[inline(never)]
+    fn probed<R, V>(
+        &self,
+        (worker, op): (Worker, Op),
+        reply: R,
+        work: impl FnOnce(&Self, &mut R) -> Result<V>,
+    ) -> bool
     where
         R: Answer<V>,
     {
-        if self.stack_probe {
-            let (ok, bytes) = stack::measured(|| self.worked(op, reply, work));
-            self.volume.metrics().stack(op, bytes);
-            self.volume.metrics().op(op, started.elapsed(), ok);
-        } else {
-            let ok = self.worked(op, reply, work);
-            self.volume.metrics().op(op, started.elapsed(), ok);
-        }
+        let metrics = self.volume.metrics();
+        let (_held, joining) = stack::measured(shallow::hold);
+        metrics.stack(worker, None, joining);
+        let (ok, working) = stack::measured(|| self.worked(op, reply, work));
+        metrics.stack(worker, Some(op), working);
+        ok
     }
 
     /// Does the work and sends its result; whether that is a success.
+    #[inline(never)]
     fn worked<R, V>(&self, op: Op, reply: R, work: impl FnOnce(&Self, &mut R) -> Result<V>) -> bool
     where
         R: Answer<V>,
@@ -144,24 +169,15 @@ impl Server {
         // The reply is inside: when the work panics, dropping it unsent answers EIO.
         let answered = catch_unwind(AssertUnwindSafe(|| {
             let mut reply = reply;
-            // Not in one expression: each copy of the result takes of the stack.
-            let mut done = work(self, &mut reply);
-            if done.is_ok()
-                && is_change(op)
+            // Not in one expression, and handed on where it lies: each copy of the result takes of the stack.
+            let mut done = Some(work(self, &mut reply));
+            if is_change(op)
+                && matches!(done, Some(Ok(_)))
                 && let Err(error) = self.volume.acknowledge()
             {
-                done = Err(error);
+                done = Some(Err(error));
             }
-            match done {
-                Ok(value) => {
-                    reply.ok(value);
-                    true
-                }
-                Err(error) => {
-                    reply.error(if is_stale(op, &error) { Errno::ESTALE } else { errno(&error) });
-                    false
-                }
-            }
+            send(op, reply, &mut done)
         }));
         answered.unwrap_or_else(|panic| {
             self.volume.metrics().panic();
@@ -237,6 +253,25 @@ fn out_of_range<T: std::fmt::Debug>(nearest: T) -> std::io::Error {
     std::io::Error::other(format!("handshake with the kernel: the nearest possible value is {nearest:?}"))
 }
 
+/// Sends the result of an operation; whether that is a success. Apart, so that what makes the answer for the kernel is
+/// not on the stack while the work is done.
+#[inline(never)]
+fn send<R: Answer<V>, V>(op: Op, reply: R, done: &mut Option<Result<V>>) -> bool {
+    match done.take() {
+        Some(Ok(value)) => {
+            reply.ok(value);
+            true
+        }
+        Some(Err(error)) => {
+            reply.error(if is_stale(op, &error) { Errno::ESTALE } else { errno(&error) });
+            false
+        }
+        None => false,
+    }
+}
+
+#[cold]
+#[inline(never)]
 fn log_panic(what: &str, panic: &(dyn Any + Send)) {
     let said = panic.downcast_ref::<&str>().copied();
     let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -788,9 +823,10 @@ mod tests {
         let (sender, answers) = channel();
         let started = Instant::now();
         let reply = || Reply(Some(sender.clone()));
-        server.answer(Op::Write, started, reply(), |_, _| Ok(7));
-        server.answer(Op::Write, started, reply(), |_, _| Err(Error::ZeroVector { row: 0 }));
-        server.answer(Op::Write, started, reply(), |_, _| panic!("a fault in a handler"));
+        let write = (Worker::Request, Op::Write);
+        server.answer(write, started, reply(), |_, _| Ok(7));
+        server.answer(write, started, reply(), |_, _| Err(Error::ZeroVector { row: 0 }));
+        server.answer(write, started, reply(), |_, _| panic!("a fault in a handler"));
         server.refuse(Op::Write, started, reply());
         let got: Vec<_> = answers.try_iter().collect();
         assert_eq!(got, [Ok(7), Err(libc::EDOM), Err(libc::EIO), Err(libc::EAGAIN)]);

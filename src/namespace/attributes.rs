@@ -14,7 +14,7 @@ impl Namespace {
     ///
     /// The catalog's errors.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Value>> {
-        self.catalog.get(Table::Xattrs, &keys::named(ino, name))
+        keys::with_named(ino, name, |key| self.catalog.get(Table::Xattrs, key))
     }
 
     /// Names of the extended attributes of an inode, in order.
@@ -23,7 +23,11 @@ impl Namespace {
     ///
     /// The catalog's errors.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        self.catalog.scan(Table::Xattrs, &keys::ino(ino), None).map(|pair| Ok(pair?.0)).collect()
+        let mut names = Vec::new();
+        for pair in self.catalog.scan(Table::Xattrs, &keys::ino(ino), None) {
+            names.push(pair?.0);
+        }
+        Ok(names)
     }
 
     /// Stages an extended attribute and counts its name in `inode`, which the caller then stages.

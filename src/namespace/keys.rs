@@ -1,5 +1,7 @@
 //! Keys of the namespace's tables. Integers are big-endian, so that byte order is number order.
 
+use std::cell::RefCell;
+
 use super::{Ino, Link};
 use crate::{Error, Result};
 
@@ -31,6 +33,21 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 /// Key of an inode; also the prefix of everything that belongs to it.
 pub(super) fn ino(ino: Ino) -> [u8; INO_BYTES] {
     ino.0.to_be_bytes()
+}
+
+/// Calls `read` with the key of [`named`], in memory that this thread uses for the next one too: looking up allocates
+/// nothing and takes little stack.
+pub(super) fn with_named<T>(owner: Ino, name: &[u8], read: impl FnOnce(&[u8]) -> T) -> T {
+    thread_local! {
+        static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut key = KEY.take();
+    key.clear();
+    key.extend_from_slice(&ino(owner));
+    key.extend_from_slice(name);
+    let value = read(&key);
+    KEY.set(key);
+    value
 }
 
 /// `ino, name`: a dentry (with the directory's number) or an extended attribute.

@@ -163,6 +163,15 @@ pub struct Link {
     pub name: Vec<u8>,
 }
 
+/// What a name in a directory names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: Kind,
+}
+
 /// A directory's entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -314,14 +323,14 @@ impl Namespace {
         pairs.map(|pair| record::decode("inodes", &pair?.1)).collect()
     }
 
-    /// The entry `name` in directory `parent`.
+    /// What the entry `name` in directory `parent` names.
     ///
     /// # Errors
     ///
     /// `Corrupt`, or the catalog's errors.
-    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Entry>> {
-        match self.catalog.get(Table::Dentries, &keys::named(parent, name))? {
-            Some(bytes) => Ok(Some(entry(name.to_vec(), &bytes)?)),
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Child>> {
+        match keys::with_named(parent, name, |key| self.catalog.get(Table::Dentries, key))? {
+            Some(bytes) => child(&bytes).map(Some),
             None => Ok(None),
         }
     }
@@ -332,20 +341,19 @@ impl Namespace {
     ///
     /// `Corrupt`, or the catalog's errors.
     pub fn entries(&self, dir: Ino, after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>> {
-        self.catalog
-            .scan(Table::Dentries, &keys::ino(dir), after)
-            .take(limit)
-            .map(|pair| {
-                let (name, bytes) = pair?;
-                entry(name, &bytes)
-            })
-            .collect()
+        let mut entries = Vec::new();
+        for pair in self.catalog.scan(Table::Dentries, &keys::ino(dir), after).take(limit) {
+            let (name, bytes) = pair?;
+            let Child { ino, kind } = child(&bytes)?;
+            entries.push(Entry { name, ino, kind });
+        }
+        Ok(entries)
     }
 }
 
-fn entry(name: Vec<u8>, bytes: &[u8]) -> Result<Entry> {
+fn child(bytes: &[u8]) -> Result<Child> {
     let (ino, kind) = record::decode("dentries", bytes)?;
-    Ok(Entry { name, ino, kind })
+    Ok(Child { ino, kind })
 }
 
 #[cfg(test)]

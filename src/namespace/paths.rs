@@ -14,10 +14,11 @@ impl Namespace {
     ///
     /// `Corrupt`, or the catalog's errors.
     pub fn links(&self, ino: Ino) -> Result<Vec<Link>> {
-        self.catalog
-            .scan(Table::Links, &keys::ino(ino), None)
-            .map(|pair| keys::parse_link(&pair?.0))
-            .collect()
+        let mut links = Vec::new();
+        for pair in self.catalog.scan(Table::Links, &keys::ino(ino), None) {
+            links.push(keys::parse_link(&pair?.0)?);
+        }
+        Ok(links)
     }
 
     /// The name of a directory in its parent.

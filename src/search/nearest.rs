@@ -240,6 +240,7 @@ impl Search<'_> {
         }
     }
 
+    #[inline(never)]
     fn resolve(&self, neighbor: Neighbor) -> Option<Near> {
         let found = self.snapshot.reader.row(neighbor.row)?;
         Some(Near {
@@ -251,6 +252,7 @@ impl Search<'_> {
     }
 
     /// Every allowed row, compared.
+    #[inline(never)]
     fn by_scan(&self, k: usize, scratch: &mut Scratch) -> Result<Vec<Neighbor>> {
         let mut top = TopK::new(k);
         self.scan_from(RowId(0), &mut top, scratch)?;
@@ -270,6 +272,7 @@ impl Search<'_> {
     }
 
     /// The graph's rows and, exactly, those that it does not have yet. `None` when it did not find enough.
+    #[inline(never)]
     fn by_graph(&self, graph: &Graph, beam: Beam, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
         let watermark = self.snapshot.watermark;
         let mut in_time = || self.limits.allow();

@@ -88,6 +88,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 
 /// `results.json`, one line: of one query its hits, of several a `results` list.
 #[must_use]
+#[inline(never)]
 pub fn json(answers: &[Answer]) -> Vec<u8> {
     match answers {
         [answer] => line(&json_answer(answer, Some(SCHEMA))),
@@ -100,6 +101,7 @@ pub fn json(answers: &[Answer]) -> Vec<u8> {
 
 /// The line that stands for an answer where there is none.
 #[must_use]
+#[inline(never)]
 pub fn json_error(error: &Error) -> Vec<u8> {
     line(&JsonFailure { schema: SCHEMA, error: JsonError { code: error.code(), message: error.to_string() } })
 }
@@ -180,6 +182,7 @@ fn padded(answers: &[Answer], k: usize) -> impl Iterator<Item = (u32, f32)> {
 
 /// `N x k` records of (u32 id, f32 distance), little-endian, padded with [`NO_ID`] and infinity.
 #[must_use]
+#[inline(never)]
 pub fn records(answers: &[Answer], k: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(answers.len() * k * 8);
     for (id, distance) in padded(answers, k) {

@@ -110,9 +110,10 @@ impl Transaction {
         arrived.sum::<usize>() + usize::from(!self.incoming.is_empty())
     }
 
+    #[inline(never)]
     fn answer_all(&mut self, answers: &mut dyn Answers) -> Result<()> {
         self.arrived_bytes = 0;
-        for arrived in std::mem::take(&mut self.arrived) {
+        for arrived in &std::mem::take(&mut self.arrived) {
             let got = self.answer.len() as u64;
             match arrived {
                 // Small requests can have large answers.
@@ -120,15 +121,15 @@ impl Transaction {
                     let error = Error::TooLarge { what: "answer of bytes", got, limit: ANSWER_MAX };
                     self.answer.extend(render::json_error(&error));
                 }
-                Arrived::Json(request) => self.answer.extend(match answers.answer(&request) {
-                    Ok(answer) => render::json(&answer),
+                Arrived::Json(request) => match answers.answer(request) {
+                    Ok(answer) => self.answer.extend(render::json(&answer)),
                     Err(error @ Error::Interrupted) => return Err(error),
-                    Err(error) => render::json_error(&error),
-                }),
+                    Err(error) => self.answer.extend(render::json_error(&error)),
+                },
                 Arrived::Binary { request, k } => {
-                    self.answer.extend(render::records(&answers.answer(&request)?, k));
+                    self.answer.extend(render::records(&answers.answer(request)?, *k));
                 }
-                Arrived::Refused(line) => self.answer.extend(line),
+                Arrived::Refused(line) => self.answer.extend_from_slice(line),
             }
         }
         Ok(())
@@ -156,6 +157,7 @@ impl Transaction {
         Ok(())
     }
 
+    #[inline(never)]
     fn take_line(&mut self, line: &[u8], limits: &RequestLimits) -> Result<()> {
         if line.trim_ascii().is_empty() {
             return Ok(());

@@ -26,6 +26,11 @@ impl Volume {
         if control::is_control(ino) {
             return self.control_getattr(ino);
         }
+        self.stored_attr(ino)
+    }
+
+    #[inline(never)]
+    pub(super) fn stored_attr(&self, ino: Ino) -> Result<Attr> {
         Ok(self.attr(&self.inode(ino)?))
     }
 
@@ -46,10 +51,10 @@ impl Volume {
         if let Some(size) = set.size {
             self.resize(caller, ino, size)?;
         }
-        let rest = SetAttr { size: None, ..set };
-        if rest.is_nothing() { self.getattr(ino) } else { self.set_record(ino, &rest) }
+        if set.is_only_size() { self.stored_attr(ino) } else { self.set_record(ino, &set) }
     }
 
+    #[inline(never)]
     fn resize(&self, caller: &Caller, ino: Ino, size: u64) -> Result<()> {
         let _locked = self.names.lock(&[ino]);
         match self.names.inode(ino)?.kind {
@@ -70,6 +75,8 @@ impl Volume {
         result
     }
 
+    /// Sets everything but the size.
+    #[inline(never)]
     fn set_record(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
         let _locked = self.names.lock(&[ino]);
         let mut txn = self.begin()?;
@@ -100,6 +107,7 @@ impl Volume {
     }
 
     /// A record as `stat` shows it.
+    #[inline(never)]
     pub(in crate::volume) fn attr(&self, inode: &Inode) -> Attr {
         let blocks = match inode.content {
             Content::Blob { id, .. } => self.blob_blocks(inode.ino, id),
@@ -131,6 +139,7 @@ impl Volume {
     }
 
     /// Blocks that a blob takes; `None` when it is missing, so that a damaged file can still be removed.
+    #[inline(never)]
     fn blob_blocks(&self, ino: Ino, id: BlobId) -> Option<u64> {
         use std::os::unix::fs::MetadataExt;
         let open = self.files.get(ino).and_then(|file| file.open_blob(id));
@@ -143,8 +152,8 @@ impl Volume {
 }
 
 impl SetAttr {
-    fn is_nothing(&self) -> bool {
-        !self.changes_access() && self.atime.is_none() && self.mtime.is_none() && self.size.is_none()
+    fn is_only_size(&self) -> bool {
+        !self.changes_access() && self.atime.is_none() && self.mtime.is_none()
     }
 
     fn changes_access(&self) -> bool {

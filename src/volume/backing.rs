@@ -126,6 +126,7 @@ impl Volume {
     /// # Errors
     ///
     /// Those of a commit and of opening the blob.
+    #[inline(never)]
     pub(super) fn mode_for(
         &self,
         file: &OpenFile,

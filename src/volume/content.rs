@@ -45,18 +45,25 @@ impl Volume {
             // The content may have moved between looking at the inode and looking there.
             Err(Error::Corrupt { .. }) => {
                 into.truncate(start);
-                let _locked = self.names.lock(&[file.ino]);
-                // Nobody shortens it between the look at its size and the reading.
-                let _io = file.lock_io();
-                let inode = self.inode(file.ino)?;
-                let read = self.read_content(file, &inode, offset, size, into);
-                read.map_err(|error| self.store.note_damage(error))
+                self.read_locked(file, offset, size, into)
             }
             other => other,
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn read_locked(&self, file: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<()> {
+        let _locked = self.names.lock(&[file.ino]);
+        // Nobody shortens it between the look at its size and the reading.
+        let _io = file.lock_io();
+        let inode = self.inode(file.ino)?;
+        let read = self.read_content(file, &inode, offset, size, into);
+        read.map_err(|error| self.store.note_damage(error))
+    }
+
     /// Reads from where `inode` says the content is.
+    #[inline(never)]
     pub(super) fn read_content(
         &self,
         file: &OpenFile,

@@ -136,7 +136,13 @@ impl Volume {
     }
 
     /// Changes a copy of the content and commits it in the place of the old.
-    fn edit_copy(&self, mut txn: Txn<'_>, file: &OpenFile, mut inode: Inode, edit: Edit<'_>) -> Result<u64> {
+    fn edit_copy(
+        &self,
+        mut txn: Box<Txn<'_>>,
+        file: &OpenFile,
+        mut inode: Inode,
+        edit: Edit<'_>,
+    ) -> Result<u64> {
         let old = inode.content;
         let keep = edit.keep(inode.size);
         let is_small = keep.max(edit.reach(inode.size)) <= INLINE_MAX;
@@ -213,7 +219,7 @@ impl Volume {
     /// Commits an inode whose content is being changed. From here on the content waits to be settled.
     fn commit_dirty(
         &self,
-        mut txn: Txn<'_>,
+        mut txn: Box<Txn<'_>>,
         file: &OpenFile,
         mut inode: Inode,
         working: Option<OpenBlob>,
@@ -244,7 +250,7 @@ impl Volume {
     }
 
     /// Commits times and mode of an inode whose bytes stay as they are.
-    fn touch(&self, mut txn: Txn<'_>, mut inode: Inode) -> Result<u64> {
+    fn touch(&self, mut txn: Box<Txn<'_>>, mut inode: Inode) -> Result<u64> {
         inode.mtime = Time::now();
         inode.ctime = inode.mtime;
         self.names.put_inode(&mut txn.batch, &inode);

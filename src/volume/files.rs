@@ -21,6 +21,11 @@ impl Volume {
         if control::is_control(ino) {
             return self.control_open(caller, ino, flags);
         }
+        self.open_stored(caller, ino, flags)
+    }
+
+    #[inline(never)]
+    fn open_stored(&self, caller: &Caller, ino: Ino, flags: OpenFlags) -> Result<Opened> {
         if flags.write || flags.truncate {
             self.check_writable()?;
         }
@@ -64,6 +69,18 @@ impl Volume {
         if control::is_control(parent) {
             return self.control_create(caller, parent, name, mode, flags);
         }
+        self.create_stored(caller, parent, name, mode, flags)
+    }
+
+    #[inline(never)]
+    fn create_stored(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        flags: OpenFlags,
+    ) -> Result<(Attr, Opened)> {
         let new = super::names::NewNode { kind: Kind::File, mode, rdev: 0, target: None };
         match self.make(caller, parent, name, &new, true) {
             Ok(inode) => {
@@ -73,14 +90,26 @@ impl Volume {
                 Ok((self.attr(&inode), self.opened(file, flags, Mode::Cached)))
             }
             Err(Error::Exists) if !flags.exclusive && name != super::CONTROL_NAME => {
-                let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
-                let opened = self.open_file(caller, entry.ino, flags)?;
-                Ok((self.getattr(entry.ino)?, opened))
+                self.open_existing(caller, parent, name, flags)
             }
             Err(error) => Err(error),
         }
     }
 
+    #[inline(never)]
+    fn open_existing(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        flags: OpenFlags,
+    ) -> Result<(Attr, Opened)> {
+        let ino = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?.ino;
+        let opened = self.open_file(caller, ino, flags)?;
+        Ok((self.getattr(ino)?, opened))
+    }
+
+    #[inline(never)]
     fn opened(&self, file: std::sync::Arc<OpenFile>, flags: OpenFlags, mode: Mode) -> Opened {
         let handle = self.files.add_handle(file, flags, mode.clone());
         let is_cached = matches!(mode, Mode::Cached);
@@ -110,6 +139,11 @@ impl Volume {
         if control::is_control_handle(handle) {
             return self.control_read(caller, handle, offset, size, into);
         }
+        self.read_stored(handle, offset, size, into)
+    }
+
+    #[inline(never)]
+    fn read_stored(&self, handle: Handle, offset: u64, size: u32, into: &mut Vec<u8>) -> Result<()> {
         let open = self.files.handle(handle)?;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         self.read_file(&open.file, offset, size, into)

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
 use crate::collection::Collection;
+use crate::pool::shallow::{aside, let_go};
 use crate::{Error, Result, store};
 
 /// How long the indexer sleeps when nothing wakes it. It also bounds how long dead rows keep their space.
@@ -113,6 +114,12 @@ impl Volume {
     ///
     /// [`Error::Deadline`] when the graphs take longer than ten minutes, and those of a sync.
     pub fn barrier(&self) -> Result<()> {
+        // What graphs had in memory is freed when they are saved, if no operation is in the way.
+        let_go();
+        aside(|| self.wait_and_save())
+    }
+
+    fn wait_and_save(&self) -> Result<()> {
         // A snapshot has no indexer: there is nothing to wait for.
         if self.is_snapshot {
             return Ok(());

@@ -5,7 +5,8 @@
 
 use super::ingest::Why;
 use super::{Attr, CONTROL_NAME, Caller, RenameMode, Txn, Volume, control};
-use crate::namespace::{Content, Entry, Ino, Inode, Kind, Link, Mark, NAME_MAX, NewInode, Time};
+use crate::namespace::{Child, Content, Ino, Inode, Kind, Link, Mark, NAME_MAX, NewInode, Time};
+use crate::pool::shallow::aside;
 use crate::{Error, Result};
 
 /// Longest target of a symbolic link, in bytes.
@@ -43,11 +44,18 @@ impl Volume {
         if control::is_control(parent) || name == CONTROL_NAME {
             return self.control_lookup(caller, parent, name);
         }
+        self.lookup_entry(parent, name)
+    }
+
+    /// [`lookup`](Self::lookup) of what is stored. Apart, as its likes in this room: what has to do with `.vexfs` is
+    /// deep, and does not pay for these frames.
+    #[inline(never)]
+    fn lookup_entry(&self, parent: Ino, name: &[u8]) -> Result<Attr> {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong { got: name.len() });
         }
-        let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
-        Ok(self.attr(&self.inode(entry.ino)?))
+        let child = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
+        self.stored_attr(child.ino)
     }
 
     /// The kernel forgets `lookups` lookups of a node.
@@ -128,6 +136,7 @@ impl Volume {
     }
 
     /// Makes a node and its name. With `hold` its open file is held once, before anybody else can see it.
+    #[inline(never)]
     pub(super) fn make(
         &self,
         caller: &Caller,
@@ -240,7 +249,7 @@ impl Volume {
         loop {
             let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
             let _locked = self.names.lock(&[parent, entry.ino]);
-            if self.names.lookup(parent, name)?.as_ref() != Some(&entry) {
+            if self.names.lookup(parent, name)? != Some(entry) {
                 continue;
             }
             let directory = self.names.directory(parent)?;
@@ -313,7 +322,7 @@ impl Volume {
             true => self.names.lock_all(),
             false => self.names.lock(&[from.parent, to.parent, moved.ino, target_ino]),
         };
-        if self.ends(from, to)? != (moved.clone(), target.clone()) {
+        if self.ends(from, to)? != (moved, target) {
             return Ok(false);
         }
         match (mode, target) {
@@ -326,7 +335,7 @@ impl Volume {
         }
     }
 
-    fn ends(&self, from: &Link, to: &Link) -> Result<(Entry, Option<Entry>)> {
+    fn ends(&self, from: &Link, to: &Link) -> Result<(Child, Option<Child>)> {
         let moved = self.names.lookup(from.parent, &from.name)?.ok_or(Error::NotFound)?;
         Ok((moved, self.names.lookup(to.parent, &to.name)?))
     }
@@ -376,7 +385,7 @@ impl Volume {
             self.vectors.tree_changed();
         }
         if moved.resettles
-            && let Err(error) = self.resettle(moved.ino)
+            && let Err(error) = aside(|| self.resettle(moved.ino))
         {
             tracing::error!("vectors below inode {} stay behind for now: {error}", moved.ino.0);
             self.unsettled.insert(moved.ino);

@@ -337,6 +337,7 @@ impl Volume {
     /// # Errors
     ///
     /// `NotFound`.
+    #[inline(never)]
     pub(in crate::volume) fn inode(&self, ino: Ino) -> Result<Inode> {
         match self.files.get(ino) {
             Some(file) => file.consistent(|| self.names.inode(ino)),

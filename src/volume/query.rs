@@ -67,11 +67,12 @@ impl Volume {
             Target::Vectors { dim, values } => {
                 let parts = self.parts(caller, base, *dim, None)?;
                 let width = *dim as usize;
-                let answers = values.chunks_exact(width.max(1)).map(|vector| {
+                let mut answers = Vec::with_capacity(request.target.vectors());
+                for vector in values.chunks_exact(width.max(1)) {
                     let asked = Asked { vector, exclude: None };
-                    self.answer(base, &asked, &request.options, &parts, limits)
-                });
-                answers.collect()
+                    answers.push(self.answer(base, &asked, &request.options, &parts, limits)?);
+                }
+                Ok(answers)
             }
             Target::Like { path, row } => {
                 let ino = self.resolve(caller, base, path.as_bytes()).map_err(|error| match error {
@@ -189,6 +190,7 @@ impl Volume {
     }
 
     /// The collections in which vectors of `dim` elements are looked for, with one metric.
+    #[inline(never)]
     fn parts(&self, caller: &Caller, base: Ino, dim: u32, metric: Option<Metric>) -> Result<Vec<Part>> {
         let covered = self.covered(base)?;
         let own = self.vectors.existing(self.collection_root(base)?);
@@ -216,6 +218,7 @@ impl Volume {
         Ok(parts)
     }
 
+    #[inline(never)]
     fn answer(
         &self,
         base: Ino,
@@ -280,6 +283,7 @@ impl Volume {
 
     /// The first `k` candidates with their paths, ties broken by path, then row. The flag says that one of them
     /// lost its name meanwhile.
+    #[inline(never)]
     fn hits(
         &self,
         base: Ino,
@@ -332,6 +336,7 @@ impl Volume {
         Ok(path)
     }
 
+    #[inline(never)]
     fn find_path(&self, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
         for link in self.names.links(ino)? {
             if format::recognise(&link.name).is_none() {

@@ -15,7 +15,8 @@ use crate::{Error, Result};
 
 /// A change that is being put together. Dropped without [`Volume::commit`] it leaves nothing behind.
 ///
-/// Staged writes are not visible to reads, and a key may be staged once only.
+/// Staged writes are not visible to reads, and a key may be staged once only. It is kept on the heap: it passes
+/// through many calls, and would be on the stack in each.
 pub(in crate::volume) struct Txn<'a> {
     /// What the catalog is to apply.
     pub(in crate::volume) batch: Batch<'a>,
@@ -63,15 +64,16 @@ impl Volume {
     /// # Errors
     ///
     /// `Poisoned` after a failed write of ground state, `ReadOnly` when the volume is read-only or closed.
-    pub(in crate::volume) fn begin(&self) -> Result<Txn<'_>> {
+    pub(in crate::volume) fn begin(&self) -> Result<Box<Txn<'_>>> {
         let txn = self.begin_repair();
         self.check_writable()?;
         Ok(txn)
     }
 
     /// Begins a change that the volume itself makes, also when users may not.
-    pub(super) fn begin_repair(&self) -> Txn<'_> {
-        Txn {
+    #[inline(never)]
+    pub(super) fn begin_repair(&self) -> Box<Txn<'_>> {
+        Box::new(Txn {
             _active: self.active(),
             batch: self.catalog.batch(),
             changes: Vec::new(),
@@ -80,7 +82,7 @@ impl Volume {
             fresh_blobs: Vec::new(),
             written_back: Vec::new(),
             sealed: Vec::new(),
-        }
+        })
     }
 
     /// Applies a change. When this returns, process death does not undo it.
@@ -88,7 +90,9 @@ impl Volume {
     /// # Errors
     ///
     /// `NoSpace`: the change is not made. Other errors of the catalog; the volume is then poisoned.
-    pub(in crate::volume) fn commit(&self, mut txn: Txn<'_>) -> Result<()> {
+    #[inline(never)]
+    #[expect(clippy::boxed_local, reason = "it goes on lying where it was made")]
+    pub(in crate::volume) fn commit(&self, mut txn: Box<Txn<'_>>) -> Result<()> {
         let batch = std::mem::replace(&mut txn.batch, txn.volume.catalog.batch());
         let committed = self.commit_batch(batch);
         if committed.is_ok() || self.check_poison().is_err() {

@@ -10,6 +10,7 @@ use super::query::permits;
 use super::types::Caller;
 use super::xattrs::VALUE_MAX;
 use crate::namespace::{Ino, Kind};
+use crate::pool::shallow::aside;
 use crate::search::{Options, render};
 use crate::{Error, Result};
 
@@ -52,7 +53,7 @@ impl Volume {
         let root = self.collection_root(ino)?;
         let schema = self.vectors.collection(root).schema().with_attribute(key, value)?;
         // As writing the config does: the directory becomes a collection of its own.
-        self.configure(ino, schema)
+        aside(|| self.configure(ino, schema))
     }
 
     fn file_attribute(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {

@@ -42,16 +42,19 @@ impl Volume {
             // Answered without a look: the kernel asks for it before every write.
             Space::Security => return Err(Error::NoAttribute),
             Space::Other => return Err(Error::Unsupported("this attribute namespace")),
-            Space::User => {
-                let value = self.names.xattr(ino, check_name(name)?)?;
-                value.map(|value| value.to_vec()).ok_or(Error::NoAttribute)
-            }
+            Space::User => self.stored_xattr(ino, name),
         };
         if matches!(value, Err(Error::NoAttribute)) {
             // A file that was just replaced has none either, and that is something else.
             self.names.inode(ino)?;
         }
         value
+    }
+
+    #[inline(never)]
+    fn stored_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let value = self.names.xattr(ino, check_name(name)?)?;
+        Ok(value.ok_or(Error::NoAttribute)?.to_vec())
     }
 
     /// Sets an attribute.

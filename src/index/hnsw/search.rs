@@ -417,8 +417,9 @@ pub(super) fn walk(
 }
 
 impl View<'_> {
-    /// Calls `each` with the nodes of up to [`BATCH`] and their keys, leaving out those without a code.
-    #[inline]
+    /// Calls `each` with the nodes of up to [`BATCH`] and their keys, leaving out those without a code. Not inlined: a
+    /// batch takes more than a kilobyte of stack, which would be in the frame of whoever calls this.
+    #[inline(never)]
     fn keys(self, probe: &Probe, batch: &[u32], mut each: impl FnMut(u32, f32)) {
         let mut codes = Codes::new();
         self.nodes.codes.request(batch, &mut codes, self.guard);
@@ -444,6 +445,7 @@ impl View<'_> {
 
 /// Compares what a walk found by the vectors themselves: the `k` nearest and those that tie with the last, ordered by
 /// key, then row. Also returns how many were refused or are gone.
+#[inline(never)]
 fn refine<S: VectorSource + ?Sized>(
     view: View<'_>,
     query: &Query<'_>,

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::{Access, Node, SAVED_BYTES, SAVED_QUERIES, SavedQuery, What};
 use crate::collection::Schema;
 use crate::namespace::{Ino, Kind};
+use crate::pool::shallow::aside;
 use crate::search::request::{RequestLimits, parse_query_file};
 use crate::search::transaction::{Answers, Transaction};
 use crate::search::{Answer, Request};
@@ -96,7 +97,7 @@ impl Volume {
             }
             What::Sync | What::Verify if flags.write => return Err(Error::ReadOnly),
             What::Sync => OpenControl::Sync,
-            What::Verify => OpenControl::Bytes(Arc::new(self.verify_json(base)?)),
+            What::Verify => OpenControl::Bytes(Arc::new(aside(|| self.verify_json(base))?)),
             What::Rebuild => {
                 self.check_rebuild(caller, base)?;
                 OpenControl::Rebuild { base }
@@ -171,8 +172,8 @@ impl Volume {
             OpenControl::Config { text, .. } => copy_part(&text.lock().bytes, offset, size, into),
             OpenControl::Saved { query, .. } => copy_part(&query.bytes.lock(), offset, size, into),
             OpenControl::Query { base, transaction } => {
-                let limits = self.request_limits(*base)?;
                 let mut answers = Conversation { volume: self, caller, base: *base };
+                let limits = self.request_limits(*base)?;
                 transaction.lock().read(offset, size, into, &limits, &mut answers)?;
             }
             OpenControl::Sync => {
@@ -269,7 +270,7 @@ impl Volume {
                     }
                     draft.bytes.clone()
                 };
-                let applied = Schema::parse(&bytes).and_then(|schema| self.configure(*base, schema));
+                let applied = aside(|| self.configure(*base, Schema::parse(&bytes)?));
                 self.control.forget_notes(*base, CONFIG_PATH);
                 applied.inspect_err(|error| self.control.note(*base, CONFIG_PATH, error))
             }

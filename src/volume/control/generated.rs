@@ -9,6 +9,7 @@ use super::Control;
 use crate::collection::{Collection, RecallEstimate};
 use crate::metrics::Gauge;
 use crate::namespace::{Ino, Time};
+use crate::pool::shallow::aside;
 use crate::volume::Volume;
 use crate::volume::query::permits;
 use crate::volume::scrub::Progress;
@@ -148,6 +149,17 @@ impl Volume {
     /// The content of a generated file of a control directory.
     pub(super) fn generated(&self, caller: &Caller, base: Ino, name: &[u8]) -> Result<Vec<u8>> {
         match name {
+            b"README" if base == Ino::ROOT => Ok(README.into()),
+            b"version" if base == Ino::ROOT => Ok(concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
+            b"errors.jsonl" | b"health" | b"ids.tsv" | b"index.json" | b"metrics" | b"snapshots.json"
+            | b"stats.json" => aside(|| self.reported(caller, base, name)),
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    /// What is found out for its reader.
+    fn reported(&self, caller: &Caller, base: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        match name {
             b"stats.json" if base == Ino::ROOT => self.store_stats(),
             b"stats.json" => {
                 let collection = self.vectors.collection(self.collection_root(base)?);
@@ -157,8 +169,6 @@ impl Volume {
             b"index.json" => self.index_json(base),
             b"errors.jsonl" => self.errors(caller, base),
             b"ids.tsv" => self.ids(caller, base),
-            b"README" if base == Ino::ROOT => Ok(README.into()),
-            b"version" if base == Ino::ROOT => Ok(concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
             b"health" if base == Ino::ROOT => Ok(self.health()),
             b"snapshots.json" if self.has_snapshots(base) => Ok(self.snapshots_json()),
             b"metrics" if base == Ino::ROOT => Ok(self.metrics_text().into_bytes()),

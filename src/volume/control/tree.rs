@@ -63,6 +63,7 @@ impl Volume {
     }
 
     /// The `.vexfs` of an ordinary directory.
+    #[inline(never)]
     fn control_root(&self, caller: &Caller, base: Ino) -> Result<Arc<Node>> {
         let dir = self.names.inode(base)?;
         if dir.kind != Kind::Directory {
@@ -125,6 +126,7 @@ impl Volume {
         node
     }
 
+    #[inline(never)]
     fn child(&self, caller: &Caller, parent: &Node, name: &[u8]) -> Result<Arc<Node>> {
         let dir = self.names.inode(parent.base)?;
         match &parent.what {
@@ -168,6 +170,7 @@ impl Volume {
         }
     }
 
+    #[inline(never)]
     fn lookup_in_control(
         &self,
         caller: &Caller,
@@ -205,6 +208,7 @@ impl Volume {
         }
     }
 
+    #[inline(never)]
     fn with_options(
         &self,
         caller: &Caller,
@@ -231,6 +235,7 @@ impl Volume {
     }
 
     /// `rows/…/NAME`: a directory that is mirrored, or the rows of a file.
+    #[inline(never)]
     fn lookup_rows(&self, caller: &Caller, parent: &Node, dir: Ino, name: &[u8]) -> Result<Arc<Node>> {
         let (child, _) = self.mirrored(caller, dir, name)?;
         let inode = self.names.inode(child)?;
@@ -245,6 +250,7 @@ impl Volume {
         Ok(self.same(caller, parent, name, What::RowsOf { file: child }, access))
     }
 
+    #[inline(never)]
     fn lookup_row(&self, caller: &Caller, parent: &Node, file: Ino, name: &[u8]) -> Result<Arc<Node>> {
         let file = self.live_file(file).ok_or(Error::NotFound)?;
         let row = row_number(name).filter(|&row| row < file.rows()).ok_or(Error::NotFound)?;

@@ -39,6 +39,7 @@ use super::{Attr, Ground, Volume};
 use crate::catalog::{self, Catalog};
 use crate::format::record;
 use crate::namespace::{self, Content, Ino, Inode, Namespace, Time};
+use crate::pool::shallow::aside;
 use crate::store::{Named, Store};
 use crate::{Error, Result};
 
@@ -245,6 +246,10 @@ impl Volume {
     /// `Exists`, a bad name, `Busy` while the kernel reads or writes a file by itself, `ReadOnly`, `Poisoned`, `NoSpace`,
     /// I/O errors. There is no snapshot then.
     pub(super) fn take_snapshot(&self, name: &[u8]) -> Result<Attr> {
+        aside(|| self.take_snapshot_now(name))
+    }
+
+    fn take_snapshot_now(&self, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         self.check_writable()?;
         let _changing = self.snapshots.changing.lock();
@@ -322,6 +327,10 @@ impl Volume {
     ///
     /// `NotFound`, `Busy` while something in it is open, `ReadOnly`, `Poisoned`, I/O errors.
     pub(super) fn drop_snapshot(&self, name: &[u8]) -> Result<()> {
+        aside(|| self.drop_snapshot_now(name))
+    }
+
+    fn drop_snapshot_now(&self, name: &[u8]) -> Result<()> {
         self.check_writable()?;
         let _changing = self.snapshots.changing.lock();
         let snapshot = self.snapshots.known.read().named(name)?;
@@ -419,7 +428,7 @@ impl Volume {
         if let Some(volume) = &state.volume {
             return Ok(Arc::clone(volume));
         }
-        let volume = self.open_snapshot(&snapshot.name)?;
+        let volume = aside(|| self.open_snapshot(&snapshot.name))?;
         state.volume = Some(Arc::clone(&volume));
         Ok(volume)
     }
