@@ -259,6 +259,12 @@ impl VectorSource for Reader {
         }
     }
 
+    fn announce(&self, row: RowId) {
+        if let Some(cell) = self.cell(row) {
+            distance::prefetch_lines(std::ptr::from_ref(cell).cast(), 1);
+        }
+    }
+
     fn inverse_norm(&self, row: RowId) -> f32 {
         let Some(cell) = self.cell(row) else { return 0.0 };
         let known = cell.inverse_norm.load(Ordering::Relaxed);

@@ -61,6 +61,8 @@ pub trait VectorSource: Sync {
     fn inverse_norm(&self, row: RowId) -> f32;
     /// A hint that the vector of `row` is asked for soon. Does nothing unless the source can use it.
     fn prefetch(&self, _row: RowId) {}
+    /// A hint, well before that one, for what tells where the vector is.
+    fn announce(&self, _row: RowId) {}
 }
 
 /// Rows that are enough for a mean.

@@ -1,12 +1,14 @@
 //! What a search found.
 
+use std::sync::Arc;
+
 use crate::distance::Metric;
 
 /// One row that was found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hit {
     /// Path of the file, relative to the directory asked. Bytes as the user named it.
-    pub path: Vec<u8>,
+    pub path: Arc<[u8]>,
     /// Row within the file.
     pub row: u32,
     /// Whether the file has more than one row.

@@ -134,7 +134,7 @@ fn escape_into(out: &mut Vec<u8>, path: &[u8]) {
 
 /// A path with its row where the file has several: `big.npy#17`.
 fn path_and_row(hit: &Hit) -> Vec<u8> {
-    let mut path = hit.path.clone();
+    let mut path = hit.path.to_vec();
     if hit.multi {
         path.extend(format!("#{}", hit.row).bytes());
     }
@@ -211,7 +211,7 @@ mod tests {
 
     fn answer(paths: &[&[u8]]) -> Answer {
         let hit = |(i, path): (usize, &&[u8])| Hit {
-            path: path.to_vec(),
+            path: (*path).into(),
             row: u32::try_from(i).unwrap(),
             multi: i > 0,
             id: 7,

@@ -214,7 +214,7 @@ mod tests {
                 pending: 0,
                 took_us: 0,
                 hits: vec![Hit {
-                    path: b"a".to_vec(),
+                    path: (*b"a").into(),
                     row: 0,
                     multi: false,
                     id: vector[0].to_string().parse().unwrap(),

@@ -33,7 +33,7 @@ const CATCH_UP: Duration = Duration::from_millis(500);
 const PATHS: usize = 16 << 10;
 
 /// Paths of vector files by directory asked and file, and the state of names and directories that each was found in.
-pub(super) type Paths = DashMap<(Ino, Ino), ((u64, u64), Vec<u8>)>;
+pub(super) type Paths = DashMap<(Ino, Ino), ((u64, u64), Arc<[u8]>)>;
 
 /// A query vector and what is known about it.
 struct Asked<'a> {
@@ -318,22 +318,20 @@ impl Volume {
     }
 
     /// The first of a file's recognised names below `base`, as a path relative to it.
-    pub(super) fn hit_path(&self, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
+    pub(super) fn hit_path(&self, base: Ino, ino: Ino) -> Result<Option<Arc<[u8]>>> {
         // Taken before the names are read: what is read during a change is not kept.
         let version = (self.vectors.tree(), self.vectors.names());
         if let Some(known) = self.paths.get(&(base, ino))
             && known.0 == version
         {
-            return Ok(Some(known.1.clone()));
+            return Ok(Some(Arc::clone(&known.1)));
         }
-        let path = self.find_path(base, ino)?;
-        if let Some(path) = &path {
-            if self.paths.len() >= PATHS {
-                self.paths.clear();
-            }
-            self.paths.insert((base, ino), (version, path.clone()));
+        let Some(path) = self.find_path(base, ino)?.map(Arc::from) else { return Ok(None) };
+        if self.paths.len() >= PATHS {
+            self.paths.clear();
         }
-        Ok(path)
+        self.paths.insert((base, ino), (version, Arc::clone(&path)));
+        Ok(Some(path))
     }
 
     #[inline(never)]

@@ -25,6 +25,7 @@ pub(super) type SimilarAnswers = DashMap<(Ino, Option<u32>, u32, u32), (Vec<(u64
 
 impl Volume {
     /// The value of a computed attribute. `name` begins with `user.vexfs.`.
+    #[inline(never)]
     pub(super) fn vector_xattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let name = name.strip_prefix(PREFIX).ok_or(Error::NoAttribute)?;
         match self.inode(ino)?.kind {
@@ -135,6 +136,12 @@ impl Volume {
 
     /// The directory of a file's first name.
     fn directory_of(&self, ino: Ino) -> Result<Ino> {
+        // A vector's is in memory.
+        if let Some(Member { state: State::Valid { file, .. }, .. }) = self.vectors.members(ino).first()
+            && let Some(dir) = self.vectors.groups.directory(file.group())
+        {
+            return Ok(dir);
+        }
         self.names.links(ino)?.first().map(|link| link.parent).ok_or(Error::NotFound)
     }
 

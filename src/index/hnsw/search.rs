@@ -459,6 +459,8 @@ fn refine<S: VectorSource + ?Sized>(
     decode.resize(source.dim(), 0.0);
     nearest.reset(k, MAX_TIES);
     let mut ahead = frontier.accepted().filter_map(|(_, node)| row(node));
+    let mut farther = ahead.clone();
+    farther.by_ref().take(2 * REFINE_AHEAD).for_each(|row| source.announce(row));
     ahead.by_ref().take(REFINE_AHEAD).for_each(|row| source.prefetch(row));
     let (mut squares, mut refined, mut refused) = (0.0f32, 0usize, 0usize);
     for (estimate, node) in frontier.accepted() {
@@ -468,6 +470,9 @@ fn refine<S: VectorSource + ?Sized>(
             if estimate > bound + ERROR_MARGIN * error {
                 break;
             }
+        }
+        if let Some(row) = farther.next() {
+            source.announce(row);
         }
         if let Some(row) = ahead.next() {
             source.prefetch(row);

@@ -30,10 +30,10 @@ impl Volume {
             self.commit(txn)?;
             collection.set_schema(schema)?;
         } else {
-            self.vectors.nested.insert(dir, ());
+            self.vectors.nest(dir);
             let moved = self.begin_nested(&mut txn, dir, schema).and_then(|()| self.commit(txn));
             if let Err(error) = moved {
-                self.vectors.nested.remove(&dir);
+                self.vectors.unnest(dir);
                 self.vectors.collections.remove(&dir);
                 return Err(error);
             }
@@ -82,7 +82,7 @@ impl Volume {
         let own = self.vectors.existing(dir).map(|own| own.schema());
         if moved_down && own.is_some_and(|schema| *schema != Schema::default()) {
             // It brings its configuration along and stays a collection of its own.
-            self.vectors.nested.insert(dir, ());
+            self.vectors.nest(dir);
         } else {
             self.settle_below(&mut txn, dir)?;
         }

@@ -94,11 +94,11 @@ fn target(hit: &Hit, depth: usize) -> Vec<u8> {
     if hit.multi {
         target.extend(b"../".repeat(depth));
         target.extend(b"rows/");
-        target.extend(&hit.path);
+        target.extend_from_slice(&hit.path);
         target.extend(format!("/{:06}.f32", hit.row).bytes());
     } else {
         target.extend(b"../".repeat(depth + 1));
-        target.extend(&hit.path);
+        target.extend_from_slice(&hit.path);
     }
     target
 }
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_links_target_climbs_out_of_the_control_directory() {
         let mut hit =
-            Hit { path: b"sub/b.npy".to_vec(), row: 7, multi: false, id: 0, distance: 0.0, score: 0.0 };
+            Hit { path: (*b"sub/b.npy").into(), row: 7, multi: false, id: 0, distance: 0.0, score: 0.0 };
         // .vexfs/similar/a.f32/LINK
         assert_eq!(target(&hit, 2), b"../../../sub/b.npy");
         hit.multi = true;

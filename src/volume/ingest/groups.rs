@@ -48,6 +48,11 @@ impl Groups {
         })
     }
 
+    /// The first directory with a name of the files of a group.
+    pub(in crate::volume) fn directory(&self, group: u32) -> Option<Ino> {
+        self.keys.read().get(group as usize)?.dirs.first().copied()
+    }
+
     /// How many numbers have been given.
     pub(in crate::volume) fn len(&self) -> usize {
         self.keys.read().len()

@@ -116,6 +116,9 @@ pub(super) enum Change {
     Drop { root: Ino },
 }
 
+/// Directories whose roots are kept.
+const ROOTS: usize = 16 << 10;
+
 /// The collections of a volume and their members.
 #[derive(Debug)]
 pub(super) struct Vectors {
@@ -123,7 +126,9 @@ pub(super) struct Vectors {
     metrics: Arc<Metrics>,
     pub(super) collections: DashMap<Ino, Arc<Collection>>,
     /// Directories below a top-level one that are collections of their own.
-    pub(super) nested: DashMap<Ino, ()>,
+    nested: DashMap<Ino, ()>,
+    /// The roots of directories that were asked for, and the state of the tree in which each was found.
+    roots: DashMap<Ino, (u64, Ino)>,
     members: DashMap<Ino, Vec<Member>>,
     /// Slots whose file has left its collections but keeps its content: a search may still read them.
     detached: DashMap<Ino, Weak<Slot>>,
@@ -142,6 +147,7 @@ impl Vectors {
             metrics,
             collections: DashMap::new(),
             nested: DashMap::new(),
+            roots: DashMap::new(),
             members: DashMap::new(),
             detached: DashMap::new(),
             groups: Groups::default(),
@@ -172,6 +178,35 @@ impl Vectors {
     /// Whether a directory below a top-level one is a collection of its own.
     pub(super) fn is_nested(&self, dir: Ino) -> bool {
         self.nested.contains_key(&dir)
+    }
+
+    /// `dir` is a collection of its own from now on, wherever it lies.
+    pub(super) fn nest(&self, dir: Ino) {
+        self.nested.insert(dir, ());
+        self.tree_changed();
+    }
+
+    /// `dir` belongs to the collection above it again.
+    pub(super) fn unnest(&self, dir: Ino) {
+        self.nested.remove(&dir);
+        self.tree_changed();
+    }
+
+    /// The root of `dir`'s collection, as `find` finds it or found it in this state of the tree.
+    pub(super) fn root_of(&self, dir: Ino, find: impl FnOnce() -> crate::Result<Ino>) -> crate::Result<Ino> {
+        // Taken before the tree is read: what is found during a change is not kept for long.
+        let tree = self.tree();
+        if let Some(known) = self.roots.get(&dir)
+            && known.0 == tree
+        {
+            return Ok(known.1);
+        }
+        let root = find()?;
+        if self.roots.len() >= ROOTS {
+            self.roots.clear();
+        }
+        self.roots.insert(dir, (tree, root));
+        Ok(root)
     }
 
     /// The memberships of a file.
@@ -305,7 +340,7 @@ impl Vectors {
     }
 
     fn drop_collection(&self, root: Ino) {
-        self.nested.remove(&root);
+        self.unnest(root);
         let Some((_, collection)) = self.collections.remove(&root) else { return };
         if let Err(error) = collection.remove_checkpoint(&self.store.index_dir()) {
             tracing::warn!(root = root.0, %error, "a graph's checkpoint outlives its collection");

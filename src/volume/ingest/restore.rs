@@ -71,7 +71,7 @@ impl Vectors {
 
     fn restore_collection(&self, names: &Namespace, root: Ino, entry: CollectionRecord) -> Result<()> {
         if entry.schema.is_some() && root != Ino::ROOT && names.inode(root)?.parent != Ino::ROOT {
-            self.nested.insert(root, ());
+            self.nest(root);
         }
         let collection = Collection::new(root.0, entry.schema.unwrap_or_default(), entry.numbering);
         self.collections.insert(root, Arc::new(collection));

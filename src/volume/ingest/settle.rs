@@ -105,6 +105,10 @@ impl Volume {
     /// The directory whose collection the files of `dir` belong to: `dir` itself or the nearest above it that is
     /// a collection of its own, which every directory in the root is.
     pub(in crate::volume) fn collection_root(&self, dir: Ino) -> Result<Ino> {
+        self.vectors.root_of(dir, || self.find_root(dir))
+    }
+
+    fn find_root(&self, dir: Ino) -> Result<Ino> {
         let mut at = dir;
         while at != Ino::ROOT && !self.vectors.is_nested(at) {
             let parent = self.names.inode(at)?.parent;
