@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,6 +64,21 @@ pub struct Catalog {
 pub(super) struct Engine {
     database: Database,
     tables: Vec<Keyspace>,
+}
+
+/// A key without the prefix that was scanned for.
+#[derive(Clone, Debug)]
+pub struct Suffix {
+    key: Value,
+    from: usize,
+}
+
+impl Deref for Suffix {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.key[self.from..]
+    }
 }
 
 /// What a scan has still to return. The pairs go before the engine is let go of.
@@ -210,7 +225,7 @@ impl Catalog {
         table: Table,
         prefix: &'a [u8],
         after: Option<&[u8]>,
-    ) -> impl Iterator<Item = Result<(Vec<u8>, Value)>> + 'a {
+    ) -> impl Iterator<Item = Result<(Suffix, Value)>> + 'a {
         let low = match after {
             Some(after) => Bound::Excluded([prefix, after].concat()),
             None => Bound::Included(prefix.to_vec()),
@@ -369,7 +384,7 @@ impl Engine {
 }
 
 impl Iterator for Scan<'_> {
-    type Item = Result<(Vec<u8>, Value)>;
+    type Item = Result<(Suffix, Value)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let pairs = self.pairs.as_mut()?;
@@ -382,7 +397,7 @@ impl Iterator for Scan<'_> {
             // What comes behind is not asked for: an iterator that met damage may be in any state.
             self.pairs = None;
         }
-        Some(pair.map(|(key, value)| (key[self.prefix..].to_vec(), value)))
+        Some(pair.map(|(key, value)| (Suffix { key, from: self.prefix }, value)))
     }
 }
 

@@ -192,7 +192,7 @@ mod tests {
 
     fn keys(dir: &Path) -> Vec<Vec<u8>> {
         let catalog = Catalog::open(dir).unwrap();
-        catalog.scan(Table::Links, b"", None).map(|pair| pair.unwrap().0).collect()
+        catalog.scan(Table::Links, b"", None).map(|pair| pair.unwrap().0.to_vec()).collect()
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod tally;
 mod tests;
 
 pub use batch::Batch;
-pub use engine::{Catalog, Value, copy, sync_copy};
+pub use engine::{Catalog, Suffix, Value, copy, sync_copy};
 pub use journal::drop_torn_tail;
 
 /// Under this name in [`Table::Meta`]: the number of the last commit.

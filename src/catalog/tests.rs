@@ -17,7 +17,7 @@ fn scan_is_bounded_by_its_prefix_and_starts_after_the_given_key() {
     }
     batch.commit().unwrap();
     let keys = |after: Option<&[u8]>| -> Vec<Vec<u8>> {
-        catalog.scan(Table::Dentries, b"b\xff", after).map(|pair| pair.unwrap().0).collect()
+        catalog.scan(Table::Dentries, b"b\xff", after).map(|pair| pair.unwrap().0.to_vec()).collect()
     };
     assert_eq!(keys(None), [b"1", b"2", b"3"]);
     assert_eq!(keys(Some(b"1")), [b"2", b"3"]);
@@ -52,7 +52,7 @@ fn journal_of(dir: &Path) -> String {
 
 fn keys(catalog: &Catalog) -> Vec<String> {
     let pairs = catalog.scan(Table::Inline, b"", None);
-    pairs.map(|pair| String::from_utf8(pair.unwrap().0).unwrap()).collect()
+    pairs.map(|pair| String::from_utf8(pair.unwrap().0.to_vec()).unwrap()).collect()
 }
 
 #[test]

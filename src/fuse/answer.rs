@@ -8,6 +8,7 @@ use fuser::{
 };
 
 use super::convert;
+use crate::catalog::Value;
 use crate::metrics::Op;
 use crate::pool::Pooled;
 use crate::store::Space;
@@ -144,7 +145,7 @@ pub(super) enum XattrAnswer {
     /// The caller asked how long it is.
     Size(u32),
     /// The bytes.
-    Value(Vec<u8>),
+    Value(Value),
 }
 
 /// The answer for a caller whose buffer has `room` bytes; 0 asks for the size.
@@ -152,7 +153,7 @@ pub(super) enum XattrAnswer {
 /// # Errors
 ///
 /// `AttributeRange` when the value does not fit, `AttributeTooBig` when it fits no attribute.
-pub(super) fn xattr(value: Vec<u8>, room: u32) -> Result<XattrAnswer> {
+pub(super) fn xattr(value: Value, room: u32) -> Result<XattrAnswer> {
     let need = value.len();
     match u32::try_from(need) {
         Ok(size) if need <= XATTR_MAX => match room {
@@ -170,17 +171,17 @@ mod tests {
 
     #[test]
     fn an_attribute_is_measured_then_read() {
-        assert_eq!(xattr(vec![7; 3], 0).unwrap(), XattrAnswer::Size(3));
-        assert_eq!(xattr(vec![7; 3], 3).unwrap(), XattrAnswer::Value(vec![7; 3]));
-        assert_eq!(xattr(Vec::new(), 8).unwrap(), XattrAnswer::Value(Vec::new()));
+        assert_eq!(xattr(Value::from(vec![7; 3]), 0).unwrap(), XattrAnswer::Size(3));
+        assert_eq!(xattr(Value::from(vec![7; 3]), 3).unwrap(), XattrAnswer::Value(Value::from(vec![7; 3])));
+        assert_eq!(xattr(Value::empty(), 8).unwrap(), XattrAnswer::Value(Value::empty()));
     }
 
     #[test]
     fn an_attribute_that_does_not_fit_names_both_sizes() {
-        let error = xattr(vec![7; 3], 2).unwrap_err();
+        let error = xattr(Value::from(vec![7; 3]), 2).unwrap_err();
         assert!(matches!(error, Error::AttributeRange { need: 3, got: 2 }), "{error:?}");
-        let error = xattr(vec![7; XATTR_MAX + 1], 0).unwrap_err();
+        let error = xattr(vec![7; XATTR_MAX + 1].into(), 0).unwrap_err();
         assert!(matches!(error, Error::AttributeTooBig { got: 65_537, limit: 65_536 }), "{error:?}");
-        assert!(xattr(vec![7; XATTR_MAX], 65_536).is_ok());
+        assert!(xattr(vec![7; XATTR_MAX].into(), 65_536).is_ok());
     }
 }

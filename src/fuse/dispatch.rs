@@ -667,7 +667,7 @@ impl Filesystem for Door {
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let caller = caller(request);
         answer!(self, Op::Listxattr, reply, search: self.may_search(ino), bytes: [], |server, _| {
-            xattr(server.volume.listxattr(&caller, Ino(ino.0))?, size)
+            xattr(server.volume.listxattr(&caller, Ino(ino.0))?.into(), size)
         });
     }
 

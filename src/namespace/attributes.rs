@@ -25,7 +25,7 @@ impl Namespace {
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let mut names = Vec::new();
         for pair in self.catalog.scan(Table::Xattrs, &keys::ino(ino), None) {
-            names.push(pair?.0);
+            names.push(pair?.0.to_vec());
         }
         Ok(names)
     }

@@ -16,7 +16,7 @@ pub use fault::Fault;
 
 use super::{Content, Ino, Inode, Kind, Link, Mark, keys, numbers};
 use crate::Result;
-use crate::catalog::{Catalog, Table, Value};
+use crate::catalog::{Catalog, Suffix, Table, Value};
 use crate::format::record;
 
 /// What was found about names.
@@ -68,7 +68,11 @@ pub fn check(catalog: &Catalog, mut each: impl FnMut(&Inode, &[Link])) -> Result
         let inode = match read_inode(&key, &value) {
             Ok(inode) => inode,
             Err(why) => {
-                census.faults.push(Fault::Unreadable { table: Table::Inodes, key, why: why.to_string() });
+                census.faults.push(Fault::Unreadable {
+                    table: Table::Inodes,
+                    key: key.to_vec(),
+                    why: why.to_string(),
+                });
                 continue;
             }
         };
@@ -149,7 +153,7 @@ fn read_marks(catalog: &Catalog, census: &mut Census) -> Result<()> {
             }
             _ => {
                 let why = "no mark of an inode".to_owned();
-                census.faults.push(Fault::Unreadable { table: Table::Marks, key, why });
+                census.faults.push(Fault::Unreadable { table: Table::Marks, key: key.to_vec(), why });
             }
         }
     }
@@ -223,7 +227,11 @@ fn read_entries(
                 }
             }
             Err(why) => {
-                census.faults.push(Fault::Unreadable { table: Table::Dentries, key, why: why.to_string() });
+                census.faults.push(Fault::Unreadable {
+                    table: Table::Dentries,
+                    key: key.to_vec(),
+                    why: why.to_string(),
+                });
             }
         }
     }
@@ -297,7 +305,7 @@ fn check_tree(census: &mut Census, directories: &HashMap<Ino, Directory>) {
     if !directories.contains_key(&Ino::ROOT) {
         let why = "the root directory is missing".to_owned();
         let key = keys::ino(Ino::ROOT).to_vec();
-        census.faults.push(Fault::Unreadable { table: Table::Inodes, key, why });
+        census.faults.push(Fault::Unreadable { table: Table::Inodes, key: key.to_vec(), why });
     }
     census.parents.insert(Ino::ROOT, Ino::ROOT);
     let mut reached: HashMap<Ino, bool> = HashMap::from([(Ino::ROOT, true)]);
@@ -351,7 +359,7 @@ fn check_reserved(catalog: &Catalog, census: &mut Census, last: Ino) -> Result<(
 /// Whatever belongs to no inode before `next`, of each table.
 fn strays<I>(faults: &mut Vec<Fault>, tables: [&mut Owned<I>; 3], next: Option<Ino>) -> Result<()>
 where
-    I: Iterator<Item = Result<(Vec<u8>, Value)>>,
+    I: Iterator<Item = Result<(Suffix, Value)>>,
 {
     for table in tables {
         for pair in table.before(next)? {
@@ -387,14 +395,14 @@ impl Pair {
     }
 }
 
-impl<'a> Owned<Box<dyn Iterator<Item = Result<(Vec<u8>, Value)>> + 'a>> {
+impl<'a> Owned<Box<dyn Iterator<Item = Result<(Suffix, Value)>> + 'a>> {
     fn new(catalog: &'a Catalog, table: Table) -> Self {
         let pairs: Box<dyn Iterator<Item = _> + 'a> = Box::new(catalog.scan(table, b"", None));
         Self { table, pairs: pairs.peekable() }
     }
 }
 
-impl<I: Iterator<Item = Result<(Vec<u8>, Value)>>> Owned<I> {
+impl<I: Iterator<Item = Result<(Suffix, Value)>>> Owned<I> {
     /// The next pairs, as long as `wanted` says so of their owners.
     fn take(&mut self, wanted: impl Fn(Option<Ino>) -> bool) -> Result<Vec<Pair>> {
         let owner = |key: &[u8]| keys::split_ino("", key).ok().map(|(ino, _)| ino);
@@ -403,7 +411,7 @@ impl<I: Iterator<Item = Result<(Vec<u8>, Value)>>> Owned<I> {
             self.pairs.next_if(|pair| pair.as_ref().map_or(true, |(key, _)| wanted(owner(key))))
         {
             let (key, value) = pair?;
-            found.push(Pair { owner: owner(&key), key, value });
+            found.push(Pair { owner: owner(&key), key: key.to_vec(), value });
         }
         Ok(found)
     }

@@ -7,6 +7,9 @@ use super::Ino;
 /// Number of stripes. Inode numbers are handed out in sequence, so neighbours never share one.
 const STRIPES: u64 = 1024;
 
+/// What an operation locks at most, two names and what they name, is locked without memory from the heap.
+const FEW: usize = 4;
+
 /// The stripes, and the lock that orders moves of directories.
 pub(super) struct Locks {
     stripes: Vec<Mutex<()>>,
@@ -16,7 +19,8 @@ pub(super) struct Locks {
 /// Exclusive use of some inodes, until dropped.
 #[derive(Debug)]
 pub struct InodeGuard<'a> {
-    _stripes: Vec<MutexGuard<'a, ()>>,
+    few: [Option<MutexGuard<'a, ()>>; FEW],
+    many: Vec<MutexGuard<'a, ()>>,
 }
 
 /// While it lives no directory gets another parent, so that an ancestor check stays true.
@@ -38,22 +42,37 @@ impl Locks {
 
     /// Stripes are taken in ascending order, each once, so two callers never wait for each other.
     pub(super) fn lock(&self, inos: &[Ino]) -> InodeGuard<'_> {
-        let mut stripes: Vec<u64> = inos.iter().map(|ino| ino.0 % STRIPES).collect();
+        let mut guard = InodeGuard { few: [const { None }; FEW], many: Vec::new() };
+        let mut few = [0; FEW];
+        let mut many = Vec::new();
+        let stripes = if inos.len() <= FEW {
+            &mut few[..inos.len()]
+        } else {
+            many.resize(inos.len(), 0);
+            &mut many[..]
+        };
+        for (stripe, ino) in stripes.iter_mut().zip(inos) {
+            *stripe = ino.0 % STRIPES;
+        }
         stripes.sort_unstable();
-        stripes.dedup();
-        let guards = stripes
-            .into_iter()
-            .map(|stripe| {
-                let index = usize::try_from(stripe).expect("a stripe is below 1024");
-                self.stripes[index].lock()
-            })
-            .collect();
-        InodeGuard { _stripes: guards }
+        let mut last = None;
+        for (at, &stripe) in stripes.iter().enumerate() {
+            if last.replace(stripe) == Some(stripe) {
+                continue;
+            }
+            let index = usize::try_from(stripe).expect("a stripe is below 1024");
+            let locked = self.stripes[index].lock();
+            match guard.few.get_mut(at) {
+                Some(place) => *place = Some(locked),
+                None => guard.many.push(locked),
+            }
+        }
+        guard
     }
 
     /// Every stripe, in the same order.
     pub(super) fn lock_all(&self) -> InodeGuard<'_> {
-        InodeGuard { _stripes: self.stripes.iter().map(Mutex::lock).collect() }
+        InodeGuard { few: [const { None }; FEW], many: self.stripes.iter().map(Mutex::lock).collect() }
     }
 
     /// Taken before any stripe.
@@ -74,6 +93,19 @@ mod tests {
         assert!(locks.stripes[4].try_lock().is_some());
         drop(guard);
         assert!(locks.stripes[3].try_lock().is_some());
+    }
+
+    #[test]
+    fn many_inodes_are_locked_as_few_are() {
+        let locks = Locks::new();
+        let inos: Vec<Ino> = (0..9).map(|number| Ino(number / 2 * 7)).collect();
+        let guard = locks.lock(&inos);
+        for stripe in [0, 7, 14, 21, 28] {
+            assert!(locks.stripes[stripe].try_lock().is_none(), "{stripe}");
+        }
+        assert!(locks.stripes[1].try_lock().is_some());
+        drop(guard);
+        assert!(locks.stripes[28].try_lock().is_some());
     }
 
     #[test]

@@ -342,12 +342,31 @@ impl Namespace {
     /// `Corrupt`, or the catalog's errors.
     pub fn entries(&self, dir: Ino, after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
+        self.each_entry(dir, after, limit, |name, Child { ino, kind }| {
+            entries.push(Entry { name: name.to_vec(), ino, kind });
+        })?;
+        Ok(entries)
+    }
+
+    /// Calls `visit` with each of them, and returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`, or the catalog's errors.
+    pub fn each_entry(
+        &self,
+        dir: Ino,
+        after: Option<&[u8]>,
+        limit: usize,
+        mut visit: impl FnMut(&[u8], Child),
+    ) -> Result<usize> {
+        let mut count = 0;
         for pair in self.catalog.scan(Table::Dentries, &keys::ino(dir), after).take(limit) {
             let (name, bytes) = pair?;
-            let Child { ino, kind } = child(&bytes)?;
-            entries.push(Entry { name, ino, kind });
+            visit(&name, child(&bytes)?);
+            count += 1;
         }
-        Ok(entries)
+        Ok(count)
     }
 }
 

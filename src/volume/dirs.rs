@@ -129,7 +129,7 @@ impl Volume {
         let dir = self.dirs.handles.get(&handle.0).map(|dir| dir.clone()).ok_or(Error::BadHandle)?;
         let mut listing = dir.listing.lock();
         if offset == 0 || listing.entries.is_empty() {
-            *listing = Listing::begin(&dir);
+            listing.begin(&dir);
         }
         let mut at = usize::try_from(offset).unwrap_or(usize::MAX);
         loop {
@@ -146,11 +146,10 @@ impl Volume {
     fn read_page(&self, dir: Ino, listing: &mut Listing) -> Result<()> {
         let last = listing.entries.len().checked_sub(1).filter(|&last| last >= DOTS);
         let after = last.and_then(|last| listing.get(last)).map(|entry| entry.name.to_vec());
-        let page = self.names.entries(dir, after.as_deref(), PAGE)?;
-        listing.is_complete = page.len() < PAGE;
-        for entry in page {
-            listing.push(entry.ino, entry.kind, &entry.name);
-        }
+        let count = self.names.each_entry(dir, after.as_deref(), PAGE, |name, child| {
+            listing.push(child.ino, child.kind, name);
+        })?;
+        listing.is_complete = count < PAGE;
         Ok(())
     }
 
@@ -201,11 +200,13 @@ impl Volume {
 }
 
 impl Listing {
-    fn begin(dir: &OpenDir) -> Self {
-        let mut listing = Self::default();
-        listing.push(dir.ino, Kind::Directory, b".");
-        listing.push(dir.parent, Kind::Directory, b"..");
-        listing
+    /// Begins anew, in the memory that it has.
+    fn begin(&mut self, dir: &OpenDir) {
+        self.names.clear();
+        self.entries.clear();
+        self.is_complete = false;
+        self.push(dir.ino, Kind::Directory, b".");
+        self.push(dir.parent, Kind::Directory, b"..");
     }
 
     fn push(&mut self, ino: Ino, kind: Kind, name: &[u8]) {

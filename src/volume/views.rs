@@ -14,6 +14,7 @@ use super::snapshots::NUMBER_BITS;
 use super::{
     Allocate, Attr, Caller, DirEntry, Handle, OpenFlags, Opened, RenameMode, Seek, SetAttr, Volume, XattrMode,
 };
+use crate::catalog::Value;
 use crate::metrics::Metrics;
 use crate::namespace::{Ino, Kind};
 use crate::pool::BufferPool;
@@ -54,7 +55,7 @@ macro_rules! without_numbers {
     };
 }
 
-without_numbers!((), u32, u64, Vec<u8>);
+without_numbers!((), u32, u64, Vec<u8>, Value);
 
 impl Outward for Handle {
     fn outward(self, snapshot: u32) -> Self {
@@ -343,7 +344,7 @@ impl Views {
         self.0.statfs()
     }
 
-    pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+    pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Value> {
         self.at(ino, |volume, ino| volume.getxattr(caller, ino, name))
     }
 

@@ -3,6 +3,7 @@
 use super::query::permits;
 use super::vector_attrs::PREFIX;
 use super::{Caller, Volume, XattrMode, control};
+use crate::catalog::Value;
 use crate::namespace::{Ino, Inode, Kind, Time};
 use crate::{Error, Result};
 
@@ -33,12 +34,12 @@ impl Volume {
     /// # Errors
     ///
     /// `NoAttribute`, `NotFound`, `Unsupported` outside `user.` and `security.`, those of a search.
-    pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+    pub fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Value> {
         if control::is_control(ino) {
-            return self.control_getxattr(caller, ino, name);
+            return self.control_getxattr(caller, ino, name).map(Value::from);
         }
         let value = match space(name) {
-            Space::Computed => self.vector_xattr(caller, ino, name),
+            Space::Computed => self.vector_xattr(caller, ino, name).map(Value::from),
             // Answered without a look: the kernel asks for it before every write.
             Space::Security => return Err(Error::NoAttribute),
             Space::Other => return Err(Error::Unsupported("this attribute namespace")),
@@ -52,9 +53,8 @@ impl Volume {
     }
 
     #[inline(never)]
-    fn stored_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        let value = self.names.xattr(ino, check_name(name)?)?;
-        Ok(value.ok_or(Error::NoAttribute)?.to_vec())
+    fn stored_xattr(&self, ino: Ino, name: &[u8]) -> Result<Value> {
+        self.names.xattr(ino, check_name(name)?)?.ok_or(Error::NoAttribute)
     }
 
     /// Sets an attribute.

@@ -87,7 +87,7 @@ fn read_file(volume: &Views, ino: Ino, path: &str) -> Result<FoundNode, String> 
     let attributes = names
         .map(|name| {
             let value = volume.getxattr(&ROOT, ino, name).map_err(|error| say("getxattr", error))?;
-            Ok((String::from_utf8_lossy(name).into_owned(), value))
+            Ok((String::from_utf8_lossy(name).into_owned(), value.to_vec()))
         })
         .collect::<Result<_, String>>()?;
     Ok(FoundNode::File { ino, content, attributes, links: attr.nlink })

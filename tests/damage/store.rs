@@ -111,7 +111,7 @@ impl Sound {
 
 /// The neighbours of a file, as its attribute says them.
 pub fn similar(volume: &Volume, path: &str) -> Result<Vec<u8>> {
-    volume.getxattr(&ROOT, find(volume, path)?, b"user.vexfs.similar.3")
+    Ok(volume.getxattr(&ROOT, find(volume, path)?, b"user.vexfs.similar.3")?.to_vec())
 }
 
 pub fn find(volume: &Volume, path: &str) -> Result<Ino> {

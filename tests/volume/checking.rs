@@ -106,7 +106,7 @@ fn assert_rest(fs: &Fs, except: &[&str]) {
 
 fn status(fs: &Fs, path: &str) -> String {
     let value = fs.volume.getxattr(&ROOT, fs.ino(path).unwrap(), b"user.vexfs.status").unwrap();
-    String::from_utf8(value).unwrap()
+    String::from_utf8(value.to_vec()).unwrap()
 }
 
 fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {

@@ -43,7 +43,7 @@ fn a_store_of_version_2_is_sound_opens_and_is_searched() {
         assert_eq!(fs.get(&format!("docs/{i:02}.f32")).unwrap(), f32s(vector));
     }
     let similar = |path: &str, name: &[u8]| {
-        String::from_utf8(fs.volume.getxattr(&ROOT, fs.ino(path).unwrap(), name).unwrap()).unwrap()
+        String::from_utf8(fs.volume.getxattr(&ROOT, fs.ino(path).unwrap(), name).unwrap().to_vec()).unwrap()
     };
     // (10, 15, 0, 1) is nearest to (7, 15, 2, 1), by 3 and 2.
     assert_eq!(similar("docs/10.f32", b"user.vexfs.similar.1"), format!("{}\t07.f32\n", 13f32.sqrt()));

@@ -6,6 +6,7 @@
     reason = "a test may panic, and its modules share their support"
 )]
 
+mod allocations;
 mod attributes;
 mod checking;
 mod contents;

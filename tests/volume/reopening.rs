@@ -262,7 +262,7 @@ fn a_new_vector_file_that_was_written_and_not_closed_is_settled_after_a_kill() {
     let found = fs.killed_copy();
     let attribute = |path: &str, name: &[u8]| {
         let value = found.volume.getxattr(&ROOT, found.ino(path).unwrap(), name).unwrap();
-        String::from_utf8(value).unwrap()
+        String::from_utf8(value.to_vec()).unwrap()
     };
     assert_eq!(attribute("v.f32", b"user.vexfs.status"), "indexed");
     assert_eq!(attribute("v.f32", b"user.vexfs.dim"), "16");

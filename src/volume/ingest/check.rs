@@ -117,11 +117,13 @@ pub(in crate::volume) fn check(catalog: &Catalog, census: &Census, files: &Files
         let (root, ino, member) = match parsed {
             Ok(parsed) if key.len() == 16 => parsed,
             Ok(_) => {
-                members.faults.push(MemberFault::Unreadable { key, why: "key of another length".into() });
+                members
+                    .faults
+                    .push(MemberFault::Unreadable { key: key.to_vec(), why: "key of another length".into() });
                 continue;
             }
             Err(why) => {
-                members.faults.push(MemberFault::Unreadable { key, why: why.to_string() });
+                members.faults.push(MemberFault::Unreadable { key: key.to_vec(), why: why.to_string() });
                 continue;
             }
         };
@@ -175,7 +177,10 @@ fn read_collections(
             ino_at(&key, 0).and_then(|root| Ok((root, record::decode("collections", &value)?)));
         match parsed {
             Ok((root, _)) if !census.parents.contains_key(&root) => {
-                members.faults.push(MemberFault::Collection { key, why: format!("no directory {}", root.0) });
+                members.faults.push(MemberFault::Collection {
+                    key: key.to_vec(),
+                    why: format!("no directory {}", root.0),
+                });
             }
             Ok((root, entry)) => {
                 members.collections.insert(root);
@@ -187,7 +192,9 @@ fn read_collections(
                     schemas.insert(root, schema);
                 }
             }
-            Err(why) => members.faults.push(MemberFault::Collection { key, why: why.to_string() }),
+            Err(why) => {
+                members.faults.push(MemberFault::Collection { key: key.to_vec(), why: why.to_string() })
+            }
         }
     }
     Ok((schemas, nested))
