@@ -28,10 +28,19 @@ pub(super) struct NewNode<'a> {
 struct Moved {
     ino: Ino,
     kind: Kind,
-    links: Vec<Link>,
+    /// Where they were needed.
+    links: Option<Vec<Link>>,
     content: Content,
     /// A directory whose files now belong to another collection.
     resettles: bool,
+}
+
+/// What is left of a node that has lost a name.
+struct Left {
+    /// It has no other.
+    is_orphan: bool,
+    /// The others, where they were needed.
+    links: Option<Vec<Link>>,
 }
 
 impl Volume {
@@ -213,9 +222,11 @@ impl Volume {
             self.forbid_link(&inode, &to)?;
         }
         self.names.link(&mut txn.batch, directory, name, &mut inode, Time::now())?;
-        let mut links = self.links_of(ino)?;
-        links.push(to);
-        self.renamed(&mut txn, &mut inode, &links)?;
+        let mut links = self.links_that_matter(ino, &[name])?;
+        if let Some(links) = &mut links {
+            links.push(to);
+            self.renamed(&mut txn, &mut inode, links)?;
+        }
         self.names.put_inode(&mut txn.batch, &inode);
         self.commit(txn)?;
         self.note_links(ino, links);
@@ -395,36 +406,51 @@ impl Volume {
 
     /// Stages an inode whose name `from` became `to`.
     fn stage_moved(&self, txn: &mut Txn<'_>, mut inode: Inode, from: &Link, to: &Link) -> Result<Moved> {
-        let mut links = if inode.nlink == 1 { Vec::new() } else { self.links_of(inode.ino)? };
-        links.retain(|link| link != from);
-        links.push(to.clone());
+        let mut links = match inode.nlink {
+            1 => Some(Vec::new()),
+            _ => self.links_that_matter(inode.ino, &[&from.name, &to.name])?,
+        };
+        if let Some(links) = &mut links {
+            links.retain(|link| link != from);
+            links.push(to.clone());
+        }
         let resettles = inode.kind == Kind::Directory
             && self.move_changes_collection(inode.ino, from.parent, to.parent)?;
         if resettles {
             self.names.put_mark(&mut txn.batch, Mark::Moved, inode.ino);
         }
-        self.renamed(txn, &mut inode, &links)?;
+        if let Some(links) = &links {
+            self.renamed(txn, &mut inode, links)?;
+        }
         self.names.put_inode(&mut txn.batch, &inode);
         self.note_sealed(&inode);
         Ok(Moved { ino: inode.ino, kind: inode.kind, links, content: inode.content, resettles })
     }
 
     /// Stages what is left of an inode that lost the name `gone`: fewer names, an orphan that is still open, or
-    /// nothing. Returns its names after that.
-    fn stage_removed(&self, txn: &mut Txn<'_>, mut inode: Inode, gone: &Link) -> Result<Vec<Link>> {
+    /// nothing.
+    fn stage_removed(&self, txn: &mut Txn<'_>, mut inode: Inode, gone: &Link) -> Result<Left> {
         if inode.kind == Kind::Directory {
             self.directory_removed(txn, inode.ino);
         }
-        let mut links = if inode.nlink == 0 { Vec::new() } else { self.links_of(inode.ino)? };
-        links.retain(|link| link != gone);
+        let mut links = match inode.nlink {
+            0 => Some(Vec::new()),
+            _ => self.links_that_matter(inode.ino, &[&gone.name])?,
+        };
+        if let Some(links) = &mut links {
+            links.retain(|link| link != gone);
+        }
+        let left = Left { is_orphan: inode.nlink == 0, links };
         let is_open = self.files.get(inode.ino).is_some() || self.dirs.is_open(inode.ino);
         if inode.nlink > 0 || is_open {
-            self.renamed(txn, &mut inode, &links)?;
+            if let Some(links) = &left.links {
+                self.renamed(txn, &mut inode, links)?;
+            }
             self.names.put_inode(&mut txn.batch, &inode);
-            if inode.nlink == 0 {
+            if left.is_orphan {
                 self.names.put_mark(&mut txn.batch, Mark::Orphan, inode.ino);
             }
-            return Ok(links);
+            return Ok(left);
         }
         // Asked while the vectors still name the content, so that exactly one of the two lets it go.
         let content = std::mem::replace(&mut inode.content, Content::Empty);
@@ -434,18 +460,17 @@ impl Volume {
         if self.stale_marks.contains(&inode.ino) || self.unsettled.contains(&inode.ino) {
             self.names.remove_mark(&mut txn.batch, Mark::Dirty, inode.ino);
         }
-        Ok(links)
+        Ok(left)
     }
 
     /// A name was removed and the commit is done.
-    fn note_removed(&self, ino: Ino, links: Vec<Link>) {
-        let is_orphan = links.is_empty();
+    fn note_removed(&self, ino: Ino, Left { is_orphan, links }: Left) {
         self.dirs.note_removed(ino);
         match self.files.get(ino) {
             Some(file) => {
                 let mut state = file.state();
                 state.orphan = is_orphan;
-                state.links = Some(links);
+                state.links = links;
             }
             None if is_orphan => {
                 self.stale_marks.remove(&ino);

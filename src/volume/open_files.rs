@@ -374,10 +374,18 @@ impl Volume {
         known.map_or_else(|| self.names.links(ino), Ok)
     }
 
-    /// The names of a file have changed.
-    pub(super) fn note_links(&self, ino: Ino, links: Vec<Link>) {
+    /// The names of a file, if it matters to vectors that `changed` are about to come or go. They may be many, and are
+    /// the affair of a file whose content or one of whose changed names is that of a vector file.
+    pub(super) fn links_that_matter(&self, ino: Ino, changed: &[&[u8]]) -> Result<Option<Vec<Link>>> {
+        let matters = changed.iter().any(|name| crate::format::recognise(name).is_some())
+            || !self.vectors.members(ino).is_empty();
+        if matters { self.links_of(ino).map(Some) } else { Ok(None) }
+    }
+
+    /// The names of a file have changed, and are these if that is known.
+    pub(super) fn note_links(&self, ino: Ino, links: Option<Vec<Link>>) {
         if let Some(file) = self.files.get(ino) {
-            file.state().links = Some(links);
+            file.state().links = links;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Names: the edges of POSIX for link, unlink, rmdir and rename.
 
 use vexfs::Error;
-use vexfs::namespace::{Ino, Kind};
+use vexfs::namespace::{Ino, Kind, LINK_MAX};
 use vexfs::volume::{Caller, RenameMode};
 
 use crate::support::*;
@@ -297,4 +297,51 @@ fn renames_in_both_directions_at_once_finish() {
     assert_eq!(total, 2);
     let counted = fs.stat("a").unwrap().nlink + fs.stat("b").unwrap().nlink;
     assert_eq!(counted, 4 + 2);
+}
+
+#[test]
+fn a_file_has_65_000_names_and_not_one_more() {
+    let fs = Fs::new();
+    fs.put("0", b"content");
+    let ino = fs.ino("0").unwrap();
+    let link = |number: u32| fs.volume.link(&ROOT, ino, Ino::ROOT, number.to_string().as_bytes());
+    for number in 1..LINK_MAX {
+        link(number).unwrap();
+    }
+    assert_eq!(fs.stat("64999").unwrap().nlink, LINK_MAX);
+    assert!(matches!(error(link(LINK_MAX)), Error::TooManyLinks));
+    fs.unlink("0").unwrap();
+    fs.rename("1", "0").unwrap();
+    assert_eq!(fs.stat("0").unwrap().nlink, LINK_MAX - 1);
+    link(1).unwrap();
+    assert_eq!(fs.get("64999").unwrap(), b"content");
+    for number in 0..LINK_MAX - 1 {
+        fs.unlink(&number.to_string()).unwrap();
+    }
+    let fs = fs.reopen();
+    assert_eq!(fs.list(""), ["64999"]);
+    assert_eq!(fs.stat("64999").unwrap().nlink, 1);
+    fs.shut();
+}
+
+#[test]
+fn a_vector_file_with_a_plain_name_too_stays_where_its_names_are() {
+    let fs = Fs::new();
+    fs.mkdir("v").unwrap();
+    fs.put("v/a.f32", &pattern(16, 1));
+    let status = |path: &str| {
+        let value = fs.volume.getxattr(&ROOT, fs.ino(path).unwrap(), b"user.vexfs.status").unwrap();
+        String::from_utf8(value.to_vec()).unwrap()
+    };
+    fs.link("v/a.f32", "plain").unwrap();
+    fs.unlink("v/a.f32").unwrap();
+    assert_eq!(status("plain"), "plain");
+    fs.link("plain", "other").unwrap();
+    fs.link("other", "v/b.f32").unwrap();
+    fs.unlink("plain").unwrap();
+    assert!(matches!(&*status("v/b.f32"), "pending" | "indexed"));
+    fs.rename("other", "another").unwrap();
+    fs.rename("v/b.f32", "b").unwrap();
+    assert_eq!(status("another"), "plain");
+    fs.shut();
 }
