@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, copy_file_range, fallocate, fcntl};
 use nix::unistd::{Whence, lseek};
 
-use crate::harness::{Mount, run, shell};
+use crate::harness::{Mount, run, shell, wait_for};
 
 fn open(path: &Path) -> File {
     File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
@@ -323,6 +323,8 @@ fn a_synchronous_write_is_followed_by_a_sync_of_its_own() {
         for _ in 0..3 {
             file.write_all(b"one line\n").unwrap();
         }
+        // A request is counted after it was answered.
+        wait_for("the syncs to be counted", || syncs() - before >= 3);
         assert_eq!(syncs() - before, 3, "flag {flag:o}");
     }
 }

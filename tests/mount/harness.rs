@@ -106,7 +106,9 @@ impl Mount {
         wait_for("nobody to use the mount", || {
             let output = run(Command::new(VEXFS).arg("umount").arg(self.root()));
             let busy = text(&output.stderr).contains("in use");
-            assert!(output.status.success() || busy, "{}", text(&output.stderr));
+            // On a busy machine closing takes longer than the command waits.
+            let closing = text(&output.stderr).contains("still closing the store");
+            assert!(output.status.success() || busy || closing, "{}", text(&output.stderr));
             !busy
         });
         self.wait();
