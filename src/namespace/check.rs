@@ -302,7 +302,10 @@ fn compare_entries(
 
 /// Follows every directory to the root.
 fn check_tree(census: &mut Census, directories: &HashMap<Ino, Directory>) {
-    if !directories.contains_key(&Ino::ROOT) {
+    // Where there is nothing at all, and the catalog has lost nothing that was durable, the power went while the store
+    // was made, and the next open goes on with that.
+    let is_new = census.inodes == 0 && census.faults.is_empty() && census.marks.is_empty();
+    if !is_new && !directories.contains_key(&Ino::ROOT) {
         let why = "the root directory is missing".to_owned();
         let key = keys::ino(Ino::ROOT).to_vec();
         census.faults.push(Fault::Unreadable { table: Table::Inodes, key: key.to_vec(), why });

@@ -29,7 +29,7 @@ use contents::{Contents, Rescue};
 
 use super::ingest::Vectors;
 use super::ingest::check::{Files, MemberFault, Members};
-use crate::catalog::{Catalog, Table};
+use crate::catalog::{self, Catalog, Table};
 use crate::metrics::Metrics;
 use crate::namespace::check::{Census, Fault};
 use crate::namespace::{self, Ino, Mark, Namespace};
@@ -88,6 +88,10 @@ fn open_catalog(store: &Store, repair: Repair, report: &mut Report) -> Result<Ca
             Repair::No => Catalog::open_copy(&dir, &store.scratch_dir(), store.ended_uncleanly()),
             Repair::Yes => Err(Error::ReadOnly),
         };
+    }
+    if store.ended_uncleanly() {
+        // As opening the volume does.
+        catalog::drop_torn_tail(&dir)?;
     }
     match (Catalog::open(&dir), repair) {
         (Err(error @ Error::Corrupt { .. }), Repair::Yes) => match Catalog::open_shortened(&dir) {

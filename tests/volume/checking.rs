@@ -366,3 +366,26 @@ fn one_fault_of_each_kind_at_once_is_repaired_in_one_run() {
         }
     }
 }
+
+#[test]
+fn a_journal_whose_last_commits_lost_a_part_is_as_sound_to_fsck_as_it_is_to_opening() {
+    for repair in [Repair::No, Repair::Yes] {
+        let fs = Fs::new();
+        fs.put("kept", b"was synced");
+        fs.volume.sync().unwrap();
+        fs.put("lost", &[0xab; 3000]);
+        let torn = fs.damaged_copy(|store| {
+            let journals = fs::read_dir(store.join("catalog")).unwrap().map(|entry| entry.unwrap().path());
+            let journal =
+                journals.filter(|path| path.extension().is_some_and(|end| end == "jnl")).max().unwrap();
+            let mut bytes = fs::read(&journal).unwrap();
+            let at = bytes.windows(2000).position(|bytes| bytes == [0xab; 2000]).unwrap();
+            bytes[at + 500..at + 600].fill(0);
+            fs::write(&journal, bytes).unwrap();
+            let report = fsck(store, repair).unwrap();
+            assert!(report.ended_uncleanly && report.findings.is_empty(), "{repair:?}: {report:#?}");
+        });
+        assert_eq!(torn.get("kept").unwrap(), b"was synced");
+        assert!(torn.stat("lost").map_or(true, |attr| attr.size == 0));
+    }
+}
