@@ -394,13 +394,26 @@ impl Volume {
             return Ok(Arc::clone(&known.2));
         }
         let judged = self.vectors.groups.judge(|group| self.may_find(caller, base, whole, group));
-        let allowed =
-            Arc::new(if judged.iter().all(|&may| may) { Allowed::All } else { Allowed::Groups(judged) });
+        let elsewhere = self.vectors.groups.judge(|group| self.is_elsewhere(root, group));
+        let all = judged.iter().zip(&elsewhere).all(|(&may, &elsewhere)| may || elsewhere);
+        // A group that came meanwhile was not judged in both.
+        let all = all && judged.len() == elsewhere.len();
+        let allowed = Arc::new(if all { Allowed::All } else { Allowed::Groups(judged) });
         if self.allowed_below.len() >= 1024 {
             self.allowed_below.clear();
         }
         self.allowed_below.insert(key, (tree, groups, Arc::clone(&allowed)));
         Ok(allowed)
+    }
+
+    /// Whether no file of a group can be in the collection of `root`: what a caller may find of it does not matter there.
+    fn is_elsewhere(&self, root: Ino, group: &GroupKey) -> bool {
+        group.dirs.iter().all(|&dir| match self.collection_root(dir) {
+            Ok(of) => of != root,
+            // A directory that is gone has no files.
+            Err(Error::NotFound) => true,
+            Err(_) => false,
+        })
     }
 
     fn may_find(&self, caller: &Caller, base: Ino, whole: bool, group: &GroupKey) -> bool {
