@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::getxattr;
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use zerocopy::IntoBytes;
 
 use super::super::super::exit::{Code, Failure};
@@ -107,6 +107,9 @@ impl<'a> Search<'a> {
         progress.finish_and_clear();
         let dir = dir.join("search");
         fs::create_dir(&dir).map_err(failed)?;
+        // A collection of its own. Within that of the other vectors here, it would be a part that is filtered for.
+        setxattr(&dir, "user.vexfs.metric", METRIC.name().as_bytes(), XattrFlags::empty())
+            .map_err(|errno| failed(errno.into()))?;
         let name = file.file_name().unwrap_or_default();
         fs::copy(file, dir.join(name)).map_err(failed)?;
         wait_for_index(&dir)?;
