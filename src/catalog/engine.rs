@@ -83,10 +83,12 @@ impl Deref for Suffix {
 
 /// What a scan has still to return. The pairs go before the engine is let go of.
 struct Scan<'a> {
+    /// Instead of anything else.
+    refused: Option<Error>,
     pairs: Option<fjall::Iter>,
     /// Bytes of the prefix, which keys are returned without.
     prefix: usize,
-    _engine: MappedRwLockReadGuard<'a, Engine>,
+    _engine: Option<MappedRwLockReadGuard<'a, Engine>>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -196,9 +198,9 @@ impl Catalog {
     }
 
     /// The engine. A thread may have it twice: who wants it alone does not wait for long at a time.
+    #[inline(never)]
     pub(super) fn engine(&self) -> Result<MappedRwLockReadGuard<'_, Engine>> {
-        let engine = RwLockReadGuard::try_map(self.engine.read(), Option::as_ref);
-        engine.map_err(|_| Error::Catalog("it could not be opened again after the disk was full".into()))
+        RwLockReadGuard::try_map(self.engine.read(), Option::as_ref).map_err(|_| given_up())
     }
 
     /// Nothing is committed any more: what the engine leaves when the catalog is dropped is what the next
@@ -234,16 +236,16 @@ impl Catalog {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        let scan = self.engine().map(|engine| Scan {
-            pairs: Some(engine.keyspace(table).range::<Vec<u8>, _>((low, high))),
-            prefix: prefix.len(),
-            _engine: engine,
-        });
-        let (scan, refused) = match scan {
-            Ok(scan) => (Some(scan), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        refused.into_iter().chain(scan.into_iter().flatten())
+        // On the heap, and no chain of iterators: scans are made deep in the stack of operations.
+        Box::new(match self.engine() {
+            Ok(engine) => Scan {
+                refused: None,
+                pairs: Some(engine.keyspace(table).range::<Vec<u8>, _>((low, high))),
+                prefix: prefix.len(),
+                _engine: Some(engine),
+            },
+            Err(error) => Scan { refused: Some(error), pairs: None, prefix: prefix.len(), _engine: None },
+        })
     }
 
     /// An empty batch.
@@ -289,6 +291,12 @@ impl Catalog {
     pub fn disk_bytes(&self) -> Result<u64> {
         Ok(self.engine()?.database.disk_space()?)
     }
+}
+
+#[cold]
+#[inline(never)]
+fn given_up() -> Error {
+    Error::Catalog("it could not be opened again after the disk was full".into())
 }
 
 impl Drop for Catalog {
@@ -387,6 +395,9 @@ impl Iterator for Scan<'_> {
     type Item = Result<(Suffix, Value)>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.refused.take() {
+            return Some(Err(error));
+        }
         let pairs = self.pairs.as_mut()?;
         let next = contain(|| Ok(pairs.next().map(|guard| guard.into_inner())));
         let pair = match next {
@@ -402,6 +413,8 @@ impl Iterator for Scan<'_> {
 }
 
 impl From<fjall::Error> for Error {
+    #[cold]
+    #[inline(never)]
     fn from(error: fjall::Error) -> Self {
         match error {
             fjall::Error::Io(error) => Error::Io(error),
@@ -429,6 +442,7 @@ fn make(dir: &Path) -> Result<()> {
 
 /// Calls the engine, which asserts what damaged files may contradict: that is an error of the catalog, and not the
 /// end of the thread that met it.
+#[inline(always)]
 fn contain<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result,

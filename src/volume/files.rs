@@ -8,7 +8,7 @@ use super::content::Finish;
 use super::edits::Edit;
 use super::open_files::OpenFile;
 use super::{Attr, Caller, Handle, OpenFlags, Opened, SyncMode, Volume, control};
-use crate::namespace::{Content, Ino, Kind};
+use crate::namespace::{Content, Ino, Inode, Kind};
 use crate::{Error, Result};
 
 impl Volume {
@@ -83,17 +83,20 @@ impl Volume {
     ) -> Result<(Attr, Opened)> {
         let new = super::names::NewNode { kind: Kind::File, mode, rdev: 0, target: None };
         match self.make(caller, parent, name, &new, true) {
-            Ok(inode) => {
-                let file = self.files.get(inode.ino).ok_or(Error::BadHandle)?;
-                // An empty vector file is bad content too: its close says so.
-                file.state().fresh = crate::format::recognise(name).is_some();
-                Ok((self.attr(&inode), self.opened(file, flags, Mode::Cached)))
-            }
+            Ok(inode) => self.open_made(&inode, name, flags),
             Err(Error::Exists) if !flags.exclusive && name != super::CONTROL_NAME => {
                 self.open_existing(caller, parent, name, flags)
             }
             Err(error) => Err(error),
         }
+    }
+
+    #[inline(never)]
+    fn open_made(&self, inode: &Inode, name: &[u8], flags: OpenFlags) -> Result<(Attr, Opened)> {
+        let file = self.files.get(inode.ino).ok_or(Error::BadHandle)?;
+        // An empty vector file is bad content too: its close says so.
+        file.state().fresh = crate::format::recognise(name).is_some();
+        Ok((self.attr(inode), self.opened(file, flags, Mode::Cached)))
     }
 
     #[inline(never)]

@@ -58,21 +58,11 @@ impl Volume {
     /// [`Error::Missing`], [`Error::Request`], [`Error::TooLarge`], [`Error::Deadline`], [`Error::Interrupted`],
     /// [`Error::NoEmbedder`].
     pub fn search(&self, caller: &Caller, base: Ino, request: &Request) -> Result<Vec<Answer>> {
-        let awaited = Awaited::by(caller);
-        let is_awaited = || awaited.check();
-        let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
         request.options.check(&self.request_limits(base)?)?;
         match &request.target {
             Target::Text(_) => Err(Error::NoEmbedder),
             Target::Vectors { dim, values } => {
-                let parts = self.parts(caller, base, *dim, None)?;
-                let width = *dim as usize;
-                let mut answers = Vec::with_capacity(request.target.vectors());
-                for vector in values.chunks_exact(width.max(1)) {
-                    let asked = Asked { vector, exclude: None };
-                    answers.push(self.answer(base, &asked, &request.options, &parts, limits)?);
-                }
-                Ok(answers)
+                self.neighbors_of_all(caller, base, (*dim, values), &request.options)
             }
             Target::Like { path, row } => {
                 let ino = self.resolve(caller, base, path.as_bytes()).map_err(|error| match error {
@@ -85,6 +75,28 @@ impl Volume {
         }
     }
 
+    /// The neighbours of vectors of `dim` elements, one after the other. Apart, because a search like a file does not
+    /// pay for this frame.
+    #[inline(never)]
+    fn neighbors_of_all(
+        &self,
+        caller: &Caller,
+        base: Ino,
+        (dim, values): (u32, &[f32]),
+        options: &Options,
+    ) -> Result<Vec<Answer>> {
+        let awaited = Awaited::by(caller);
+        let is_awaited = || awaited.check();
+        let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
+        let parts = self.parts(caller, base, dim, None)?;
+        let width = (dim as usize).max(1);
+        let mut answers = Vec::with_capacity(values.len() / width);
+        for vector in values.chunks_exact(width) {
+            let asked = Asked { vector, exclude: None };
+            answers.push(self.answer(base, &asked, options, &parts, limits)?);
+        }
+        Ok(answers)
+    }
     /// The neighbours of a file's vector. `path` is how the caller named it, for messages.
     ///
     /// # Errors

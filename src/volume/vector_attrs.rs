@@ -28,11 +28,17 @@ impl Volume {
     #[inline(never)]
     pub(super) fn vector_xattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let name = name.strip_prefix(PREFIX).ok_or(Error::NoAttribute)?;
-        match self.inode(ino)?.kind {
+        match self.kind(ino)? {
             Kind::File => self.file_attribute(caller, ino, name),
             Kind::Directory => self.directory_attribute(ino, name),
             _ => Err(Error::NoAttribute),
         }
+    }
+
+    /// Apart, so that the inode's record is not on the stack of a search.
+    #[inline(never)]
+    fn kind(&self, ino: Ino) -> Result<Kind> {
+        Ok(self.inode(ino)?.kind)
     }
 
     /// Sets a setting of a directory's collection. `name` begins with `user.vexfs.`.

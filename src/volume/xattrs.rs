@@ -45,11 +45,17 @@ impl Volume {
             Space::Other => return Err(Error::Unsupported("this attribute namespace")),
             Space::User => self.stored_xattr(ino, name),
         };
-        if matches!(value, Err(Error::NoAttribute)) {
-            // A file that was just replaced has none either, and that is something else.
-            self.names.inode(ino)?;
+        value.map_err(|error| self.without_attribute(ino, error))
+    }
+
+    /// A file that was just replaced has no attribute either, and that is something else.
+    #[cold]
+    #[inline(never)]
+    fn without_attribute(&self, ino: Ino, error: Error) -> Error {
+        match error {
+            Error::NoAttribute => self.names.inode(ino).err().unwrap_or(error),
+            other => other,
         }
-        value
     }
 
     #[inline(never)]

@@ -10,6 +10,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
@@ -72,13 +73,22 @@ pub struct Code<'g> {
 
 /// The codes of up to [`BATCH`] rows, read in two steps: [`CodeRows::request`] and [`CodeRows::receive`].
 pub struct Codes<'g> {
+    /// Rows that were asked for: they have a head's place each, and near bytes, null where there is no code.
     asked: usize,
-    /// Where the near bytes and the heads asked for lie.
-    places: [MaybeUninit<(*const u8, *mut u64)>; BATCH],
+    /// Rows that have a code: from here on they have a number, a head, and near bytes that can be read for `'g`.
     found: usize,
     rows: [MaybeUninit<u32>; BATCH],
-    heads: [MaybeUninit<u64>; BATCH],
-    near: [MaybeUninit<&'g [u8]>; BATCH],
+    heads: [MaybeUninit<Head>; BATCH],
+    near: [MaybeUninit<*const [u8]>; BATCH],
+    _guard: PhantomData<&'g [u8]>,
+}
+
+/// A head, or where it lies while it is waited for: a batch is on the stack of a search, so they share their room.
+#[repr(C)]
+#[derive(Clone, Copy)]
+union Head {
+    place: *mut u64,
+    value: u64,
 }
 
 /// Most codes that are read at a time.
@@ -91,11 +101,11 @@ impl<'g> Codes<'g> {
     pub fn new() -> Self {
         Codes {
             asked: 0,
-            places: [MaybeUninit::uninit(); BATCH],
             found: 0,
             rows: [MaybeUninit::uninit(); BATCH],
             heads: [MaybeUninit::uninit(); BATCH],
             near: [MaybeUninit::uninit(); BATCH],
+            _guard: PhantomData,
         }
     }
 
@@ -111,16 +121,16 @@ impl<'g> Codes<'g> {
     #[must_use]
     #[inline]
     pub fn heads(&self) -> &[u64] {
-        // SAFETY: `receive` has written the first `found`.
-        unsafe { self.heads[..self.found].assume_init_ref() }
+        // SAFETY: `receive` has written the value of the first `found`, and a `Head` is as large and aligned as one.
+        unsafe { &*(ptr::from_ref(&self.heads[..self.found]) as *const [u64]) }
     }
 
     /// Their near bytes.
     #[must_use]
     #[inline]
     pub fn near(&self) -> &[&'g [u8]] {
-        // SAFETY: `receive` has written the first `found`.
-        unsafe { self.near[..self.found].assume_init_ref() }
+        // SAFETY: `receive` has written the first `found`, from a guard that `'g` says is still there.
+        unsafe { &*(ptr::from_ref(&self.near[..self.found]) as *const [&'g [u8]]) }
     }
 }
 
@@ -231,7 +241,7 @@ impl CodeRows {
         let lines = self.near_bytes.div_ceil(64);
         let crosses = !near.row_bytes.is_multiple_of(64) && !64usize.is_multiple_of(near.row_bytes);
         codes.asked = rows.len().min(BATCH);
-        for (&row, place) in rows.iter().zip(&mut codes.places) {
+        for ((&row, place), code) in rows.iter().zip(&mut codes.heads).zip(&mut codes.near) {
             let bytes = near.row(row, guard).unwrap_or(ptr::null_mut());
             let head = match heads {
                 None => bytes.wrapping_add(offset),
@@ -246,7 +256,8 @@ impl CodeRows {
                 distance::prefetch_lines(bytes.wrapping_add(near.row_bytes - 1), 1);
             }
             let bytes = if head.is_null() { head } else { bytes };
-            place.write((bytes, head.cast()));
+            place.write(Head { place: head.cast() });
+            code.write(ptr::slice_from_raw_parts(bytes, self.near_bytes));
         }
     }
 
@@ -259,20 +270,20 @@ impl CodeRows {
     pub fn receive<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, _guard: &'g Guard) {
         assert_eq!(rows.len(), codes.asked, "rows requested");
         let mut found = 0;
-        for (&row, place) in rows.iter().zip(&codes.places) {
-            // SAFETY: `request` has written the first `asked`.
-            let (bytes, head) = unsafe { place.assume_init() };
-            if bytes.is_null() {
+        for (at, &row) in rows.iter().enumerate() {
+            // SAFETY: `request` has written the first `asked`, and what was found is written over those before this one.
+            let (near, place) =
+                unsafe { (codes.near[at].assume_init(), codes.heads[at].assume_init().place) };
+            if near.is_null() {
                 continue;
             }
             // SAFETY: as in `head`: `request` found the place under a guard that `'g` says is still there.
-            let head = unsafe { AtomicU64::from_ptr(head) }.load(Ordering::Acquire);
+            let head = unsafe { AtomicU64::from_ptr(place) }.load(Ordering::Acquire);
             if head > RESERVED {
+                sync::reads(near.cast());
                 codes.rows[found].write(row);
-                codes.heads[found].write(head);
-                sync::reads(bytes);
-                // SAFETY: as in `get`.
-                codes.near[found].write(unsafe { std::slice::from_raw_parts(bytes, self.near_bytes) });
+                codes.heads[found].write(Head { value: head });
+                codes.near[found].write(near);
                 found += 1;
             }
         }

@@ -46,6 +46,7 @@ const ROOT_ONLY: [(&str, Kind); 5] = [
 
 impl Volume {
     /// Looks up a name in a control node, or `.vexfs` in an ordinary directory.
+    #[inline(never)]
     pub(in crate::volume) fn control_lookup(
         &self,
         caller: &Caller,
