@@ -8,7 +8,7 @@ use crate::sync::{AtomicU32, Kind, Mutex, Ordering, together};
 
 /// Near bytes that leave room for the head beside them, and such that do not: then heads have rows of their own.
 const BESIDE: usize = 8;
-const APART: usize = 64;
+const APART: usize = 33;
 const FAR: usize = 4;
 
 /// Every byte of a code is its head's number.
@@ -41,7 +41,7 @@ fn read(codes: &CodeRows, link: &AtomicU32) {
 const WRITTEN: &[(Kind, &str)] = &[
     (Kind::Acquire, "let head = self.head(row, guard)?.load("),
     (Kind::Acquire, "if self.head(row, guard)?.load("),
-    (Kind::Acquire, "AtomicU64::from_ptr(head) }.load("),
+    (Kind::Acquire, "AtomicU64::from_ptr(place) }.load("),
     (Kind::Release, "state.store(head,"),
 ];
 
@@ -79,7 +79,7 @@ pub(super) const MODELS: &[Model] = &[
 ];
 
 fn written_while_read<const NEAR: usize>() {
-    let codes = Arc::new(CodeRows::new(NEAR, FAR, NEAR + FAR + 16));
+    let codes = Arc::new(CodeRows::new(NEAR, FAR, NEAR + FAR + 8));
     codes.ensure(0).expect("memory");
     let (reader, link) = (Arc::clone(&codes), AtomicU32::new(1));
     together(vec![Box::new(move || read(&reader, &link))], || put(&codes, 0, 7, NEAR));
@@ -88,7 +88,7 @@ fn written_while_read<const NEAR: usize>() {
 }
 
 fn used_again_while_read<const NEAR: usize>() {
-    let codes = Arc::new(CodeRows::new(NEAR, FAR, NEAR + FAR + 16));
+    let codes = Arc::new(CodeRows::new(NEAR, FAR, NEAR + FAR + 8));
     codes.ensure(0).expect("memory");
     put(&codes, 0, 7, NEAR);
     let free = Arc::new(Mutex::new(Vec::new()));
