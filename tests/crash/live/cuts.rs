@@ -11,7 +11,7 @@ use super::device::{Disk, Record};
 use super::load::{Client, Clock, Load};
 use super::machine::{Below, FILESYSTEMS, Machine};
 use super::model::{Kept, allow_after_cut};
-use super::{Random, asked, seed};
+use super::{Random, asked, seed, snapshots};
 
 /// What is wrong on purpose, to see that it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ fn cut_the_power(below: &Below, cuts: usize, seed: u64, mischief: Mischief) -> O
             Ok(kept) => {
                 outcome.kept.synced_bytes += kept.synced_bytes;
                 outcome.kept.damaged += kept.damaged;
+                outcome.kept.snapshots += kept.snapshots;
             }
             Err(what) => {
                 outcome.failed.push(format!("cut {number} at entry {at} of {}: {what}", record.len()))
@@ -122,11 +123,14 @@ fn come_up(
     let daemon = machine.start()?;
     let mut kept = Kept::default();
     for client in clients {
-        let at = client.dir().display();
-        let seen = check::capture(client.dir()).map_err(|error| format!("{at}: {error}"))?;
+        let dir = client.dir();
+        let at = dir.display();
+        let seen = check::capture(&dir).map_err(|error| format!("{at}: {error}"))?;
         let of_client = allow_after_cut(&client.start, &client.steps, cut, &seen)
             .map_err(|what| format!("{at}: {what}"))?;
-        check::searches_agree(client.dir(), &seen, random).map_err(|what| format!("{at}: {what}"))?;
+        check::searches_agree(&dir, &seen, random).map_err(|what| format!("{at}: {what}"))?;
+        kept.snapshots +=
+            snapshots::agree(client, cut, random).map_err(|what| format!("{at}: {what}"))?.len();
         kept.synced_bytes += of_client.synced_bytes;
         kept.damaged += of_client.damaged;
     }
@@ -148,11 +152,12 @@ fn nothing_is_lost(below: &Below) {
     println!("power cuts on {}: CRASH_SEED={seed}", below.name);
     let outcome = cut_the_power(below, cuts, seed, Mischief::None);
     println!(
-        "power cuts on {}: {} cuts, {} bytes that had been synced are there, {} unsynced files say that they are \
-         damaged, {} failed",
+        "power cuts on {}: {} cuts, {} bytes that had been synced and {} snapshots are there, {} unsynced files say \
+         that they are damaged, {} failed",
         below.name,
         outcome.cuts,
         outcome.kept.synced_bytes,
+        outcome.kept.snapshots,
         outcome.kept.damaged,
         outcome.failed.len()
     );

@@ -14,7 +14,7 @@ use super::device::{Disk, Faults, SECTOR};
 use super::load::{Clock, DIM, Load, ask, npy};
 use super::machine::{Below, Daemon, FILESYSTEMS, Machine, MountedBelow};
 use super::model::allow_after_cut;
-use super::{Random, seed};
+use super::{Random, seed, snapshots};
 
 /// So many elements that a vector fills a sector, and that of another file is in another.
 const WIDE: usize = SECTOR / 4;
@@ -260,11 +260,14 @@ fn fails_under_load(below: &'static Below, fail: impl Fn(&Faults, bool)) {
     fail(&setup.disk.faults, false);
     setup.mount();
     for client in load.clients() {
-        let at = client.dir().display();
-        let seen = check::capture(client.dir()).unwrap();
+        let dir = client.dir();
+        let at = dir.display();
+        let seen = check::capture(&dir).unwrap();
         allow_after_cut(&client.start, &client.steps, usize::MAX, &seen)
             .unwrap_or_else(|what| panic!("CRASH_SEED={seed}: {at}: {what}\n{reason}"));
-        check::searches_agree(client.dir(), &seen, &mut random)
+        check::searches_agree(&dir, &seen, &mut random)
+            .unwrap_or_else(|what| panic!("CRASH_SEED={seed}: {at}: {what}"));
+        snapshots::agree(client, usize::MAX, &mut random)
             .unwrap_or_else(|what| panic!("CRASH_SEED={seed}: {at}: {what}"));
     }
     fs::write(root.join("c0/new.f32"), wide(&mut random)).unwrap();

@@ -9,7 +9,7 @@ use super::check;
 use super::load::{Clock, DIM, Load, npy};
 use super::machine::{Daemon, Machine};
 use super::model::{Tree, allow_after_death};
-use super::{Random, asked, seed};
+use super::{Random, asked, seed, snapshots};
 
 /// Rounds on one store, before another is begun.
 const ROUNDS_PER_STORE: usize = 50;
@@ -30,7 +30,7 @@ fn a_killed_daemon_loses_nothing_that_a_call_returned_for() {
     let (rounds, seed) = (asked("CRASH_KILLS", 12), seed());
     println!("kills: CRASH_SEED={seed}");
     let mut random = Random(seed);
-    let (mut done, mut killed, mut kept) = (0, 0, 0);
+    let (mut done, mut killed, mut kept, mut snapshots) = (0, 0, 0, 0);
     while done < rounds {
         let many = ROUNDS_PER_STORE.min(rounds - done);
         let series = Series::run(&mut random, many).unwrap_or_else(|what| {
@@ -39,8 +39,12 @@ fn a_killed_daemon_loses_nothing_that_a_call_returned_for() {
         done += series.kills;
         killed += series.kills_while_starting;
         kept += series.kept_bytes;
+        snapshots += series.kept_snapshots;
     }
-    println!("kills: {done} under load, {killed} more while starting, {kept} bytes compared, 0 lost");
+    println!(
+        "kills: {done} under load, {killed} more while starting, {kept} bytes and {snapshots} snapshots compared, \
+         0 lost"
+    );
     assert!(kept > 0, "the load wrote nothing");
 }
 
@@ -49,6 +53,7 @@ struct Series {
     kills: usize,
     kills_while_starting: usize,
     kept_bytes: usize,
+    kept_snapshots: usize,
 }
 
 impl Series {
@@ -87,22 +92,24 @@ impl Series {
         // Each client ran into the dead mount, and into nothing else.
         for error in ended.into_iter().filter_map(std::io::Result::err) {
             let dead = [libc::ENOTCONN, libc::ECONNABORTED, libc::EIO, libc::ENODEV];
-            // A write that was under way may have got as far as its first part.
-            let is_short = error.kind() == std::io::ErrorKind::WriteZero;
-            if !is_short && !error.raw_os_error().is_some_and(|number| dead.contains(&number)) {
+            if !error.raw_os_error().is_some_and(|number| dead.contains(&number)) {
                 return Err(format!("a call failed by itself: {error}"));
             }
         }
         self.kills += 1;
         *daemon = start(machine, random, &mut self.kills_while_starting)?;
         for client in load.clients() {
-            let at = client.dir().display();
-            let seen = check::capture(client.dir()).map_err(|error| format!("{at}: {error}"))?;
+            let dir = client.dir();
+            let at = dir.display();
+            let seen = check::capture(&dir).map_err(|error| format!("{at}: {error}"))?;
             let kept = allow_after_death(&client.start, &client.steps, &seen)
                 .map_err(|what| format!("{at}: {what}"))?;
-            check::searches_agree(client.dir(), &seen, random).map_err(|what| format!("{at}: {what}"))?;
+            check::searches_agree(&dir, &seen, random).map_err(|what| format!("{at}: {what}"))?;
+            let there =
+                snapshots::agree(client, usize::MAX, random).map_err(|what| format!("{at}: {what}"))?;
             self.kept_bytes += kept.synced_bytes;
-            client.resume(Tree::of(&seen));
+            self.kept_snapshots += there.len();
+            client.resume(Tree::of(&seen), there);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
-//! What users do: small vectors, matrices, notes, directories, renames, searches, from several clients at once.
+//! What users do: small vectors, matrices, notes, directories, renames, searches, snapshots, from several clients at
+//! once.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,44 +21,66 @@ const WRITE_BYTES: usize = 64 << 10;
 /// Tells where the disk's record is.
 pub(super) type Clock = Arc<dyn Fn() -> usize + Send + Sync>;
 
-/// One user: alone in its directory, which is a collection.
+/// Snapshots that a client has at once, at most.
+const SNAPSHOTS: usize = 2;
+
+/// One user: alone in its directory, which is a collection, and with the snapshots that it takes.
 pub(super) struct Client {
-    /// The directory in the mount.
-    dir: PathBuf,
+    root: PathBuf,
+    /// Its directory in the mount, and what its snapshots are called by.
+    name: String,
     random: Random,
     clock: Clock,
     /// A seeded bug: says that it synced, and did not.
     pub(super) pretends_to_sync: bool,
     /// The directory before the first step.
     pub(super) start: Tree,
+    /// The snapshots that there were before the first step, with what each shows of the directory.
+    pub(super) snapshots: BTreeMap<String, Tree>,
     pub(super) steps: Vec<Step>,
     /// The directory as it is.
     tree: Tree,
+    /// The names of its snapshots as they are.
+    taken: Vec<String>,
     written: u64,
 }
 
 impl Client {
     pub(super) fn new(root: &Path, name: &str, seed: u64, clock: Clock) -> Self {
         Self {
-            dir: root.join(name),
+            root: root.to_owned(),
+            name: name.to_owned(),
             random: Random(seed),
             clock,
             pretends_to_sync: false,
             start: Tree::default(),
+            snapshots: BTreeMap::new(),
             steps: Vec::new(),
             tree: Tree::default(),
+            taken: Vec::new(),
             written: 0,
         }
     }
 
     /// Where its directory is.
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
+    pub(super) fn dir(&self) -> PathBuf {
+        self.root.join(&self.name)
+    }
+
+    /// Where the snapshots of the mount are.
+    pub(super) fn snapshots_dir(&self) -> PathBuf {
+        self.root.join(".vexfs/snapshots")
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Goes on from the state that was found.
-    pub(super) fn resume(&mut self, found: Tree) {
+    pub(super) fn resume(&mut self, found: Tree, snapshots: BTreeMap<String, Tree>) {
         self.steps.clear();
+        self.taken = snapshots.keys().cloned().collect();
+        self.snapshots = snapshots;
         self.start = found.clone();
         self.tree = found;
     }
@@ -85,6 +109,10 @@ impl Client {
     }
 
     fn turn(&mut self) -> io::Result<()> {
+        // A snapshot makes everything durable: it would hide most of what was not synced.
+        if self.random.one_in(150) && !self.pretends_to_sync {
+            return self.snapshot();
+        }
         match self.random.below(100) {
             0..26 => {
                 let (path, bytes) = (self.place("f32", 24), self.vector());
@@ -130,7 +158,7 @@ impl Client {
     }
 
     fn write(&mut self, path: &str, bytes: &[u8], sync: bool) -> io::Result<()> {
-        let at = self.dir.join(path);
+        let at = self.dir().join(path);
         let file = self.call(Change::Begin(path.into()), || File::create(at))?;
         self.finish(path, file, bytes, sync)
     }
@@ -138,9 +166,11 @@ impl Client {
     fn finish(&mut self, path: &str, mut file: File, bytes: &[u8], sync: bool) -> io::Result<()> {
         for piece in bytes.chunks(WRITE_BYTES) {
             self.call(Change::Write { path: path.into(), bytes: piece.into() }, || {
-                // One call: what it does not write would be another step.
-                let written = file.write(piece)?;
-                if written == piece.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+                // One call. Only a disk that fails on the way takes a part of it, and refuses the rest with the reason.
+                match file.write(piece)? {
+                    written if written == piece.len() => Ok(()),
+                    written => file.write(&piece[written..]).and(Err(io::ErrorKind::WriteZero.into())),
+                }
             })?;
         }
         if sync {
@@ -163,14 +193,14 @@ impl Client {
         };
         let sync = self.random.one_in(2);
         self.write(&from, &bytes, sync)?;
-        let (old, new) = (self.dir.join(&from), self.dir.join(&to));
+        let (old, new) = (self.dir().join(&from), self.dir().join(&to));
         self.call(Change::Rename { from, to: to.clone() }, || fs::rename(old, new))?;
         if self.random.one_in(3) { self.sync_parent(&to) } else { Ok(()) }
     }
 
     fn sync_parent(&mut self, path: &str) -> io::Result<()> {
         let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned();
-        let file = File::open(self.dir.join(&dir))?;
+        let file = File::open(self.dir().join(&dir))?;
         self.sync(&dir, &file)
     }
 
@@ -181,7 +211,7 @@ impl Client {
 
     fn unlink(&mut self) -> io::Result<()> {
         let Some(path) = self.some_file() else { return Ok(()) };
-        let at = self.dir.join(&path);
+        let at = self.dir().join(&path);
         self.call(Change::Unlink(path.clone()), || fs::remove_file(at))?;
         if self.random.one_in(4) { self.sync_parent(&path) } else { Ok(()) }
     }
@@ -189,21 +219,21 @@ impl Client {
     fn note(&mut self) -> io::Result<()> {
         let Some(path) = self.some_file() else { return Ok(()) };
         let value = format!("note {}", self.random.next()).into_bytes();
-        let at = self.dir.join(&path);
+        let at = self.dir().join(&path);
         self.call(Change::Note { path: path.clone(), value: value.clone() }, || {
             xattr::set(&at, "user.note", &value)
         })?;
         if !self.random.one_in(2) {
             return Ok(());
         }
-        let file = File::open(self.dir.join(&path))?;
+        let file = File::open(self.dir().join(&path))?;
         self.sync(&path, &file)
     }
 
     fn directory(&mut self) -> io::Result<()> {
         let path = format!("d{}", self.random.below(4));
         if !self.tree.dirs().contains(&path.as_str()) {
-            let at = self.dir.join(&path);
+            let at = self.dir().join(&path);
             self.call(Change::Mkdir(path.clone()), || fs::create_dir(at))?;
         }
         let (file, bytes) = (format!("{path}/{}.f32", self.random.below(6)), self.vector());
@@ -219,10 +249,10 @@ impl Client {
         let dir = dirs[self.random.below(dirs.len())].clone();
         let inside: Vec<String> = self.tree.files().into_iter().map(str::to_owned).collect();
         for path in inside.into_iter().filter(|path| path.starts_with(&format!("{dir}/"))) {
-            let at = self.dir.join(&path);
+            let at = self.dir().join(&path);
             self.call(Change::Unlink(path), || fs::remove_file(at))?;
         }
-        let at = self.dir.join(&dir);
+        let at = self.dir().join(&dir);
         self.call(Change::Rmdir(dir), || fs::remove_dir(at))
     }
 
@@ -231,16 +261,36 @@ impl Client {
         let path = format!("log{}", self.random.below(2));
         self.written += 1;
         let line = format!("line {} {}\n", self.written, "x".repeat(self.random.below(3000)));
-        let at = self.dir.join(&path);
+        let at = self.dir().join(&path);
         let open = || File::options().append(true).create(true).open(at);
         let file = self.call(Change::Continue(path.clone()), open)?;
         let sync = self.random.one_in(2);
         self.finish(&path, file, line.as_bytes(), sync)
     }
 
+    /// Takes one, or drops one when there are enough.
+    fn snapshot(&mut self) -> io::Result<()> {
+        if self.taken.len() == SNAPSHOTS {
+            let name = self.taken.swap_remove(self.random.below(SNAPSHOTS));
+            let at = self.snapshots_dir().join(&name);
+            return self.call(Change::Drop(name), || fs::remove_dir(at));
+        }
+        let name = format!("{}-{}", self.name, self.random.next());
+        let at = self.snapshots_dir().join(&name);
+        match self.call(Change::Take(name.clone()), || fs::create_dir(at)) {
+            // Somebody wrote a large file all the time.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => drop(self.steps.pop()),
+            taken => {
+                taken?;
+                self.taken.push(name);
+            }
+        }
+        Ok(())
+    }
+
     fn search(&mut self) -> io::Result<()> {
         let vector: Vec<f32> = (0..DIM).map(|_| self.random.value()).collect();
-        match ask(&self.dir, &serde_json::json!({"vector": vector, "k": 10})) {
+        match ask(&self.dir(), &serde_json::json!({"vector": vector, "k": 10})) {
             // Nothing to search yet, or more searches than the machine can take.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINVAL)) => Ok(()),
             asked => asked.map(drop),

@@ -10,6 +10,7 @@
 //! - [`load`]: what users do, each client in a collection of its own.
 //! - [`model`]: which states of a collection the returned system calls allow.
 //! - [`check`]: what a mounted store shows, compared with the model and with itself.
+//! - [`snapshots`]: the same for what clients took snapshots of.
 //! - `cuts`, `kills`, `faults`, `full`, `hygiene`: the tests.
 //!
 //! They need root, loop devices and FUSE, and fail with a sentence where these are missing.
@@ -24,6 +25,7 @@ mod kills;
 mod load;
 mod machine;
 mod model;
+mod snapshots;
 
 /// How many of something a long run asks for.
 fn asked(variable: &str, default: usize) -> usize {

@@ -42,6 +42,10 @@ pub(super) enum Change {
     },
     /// `fsync` of this file or directory.
     Sync(String),
+    /// `mkdir` of a snapshot of this name.
+    Take(String),
+    /// `rmdir` of it.
+    Drop(String),
 }
 
 impl std::fmt::Debug for Change {
@@ -57,6 +61,8 @@ impl std::fmt::Debug for Change {
             Self::Unlink(path) => write!(f, "unlink {path}"),
             Self::Note { path, .. } => write!(f, "setxattr {path}"),
             Self::Sync(path) => write!(f, "fsync {path}"),
+            Self::Take(name) => write!(f, "take snapshot {name}"),
+            Self::Drop(name) => write!(f, "drop snapshot {name}"),
         }
     }
 }
@@ -67,6 +73,13 @@ pub(super) struct Step {
     pub(super) change: Change,
     pub(super) began: usize,
     pub(super) ended: Option<usize>,
+}
+
+impl Step {
+    /// Whether it had returned when the record had `cut` entries.
+    pub(super) fn has_ended(&self, cut: usize) -> bool {
+        self.ended.is_some_and(|ended| ended <= cut)
+    }
 }
 
 /// A file as the system calls made it.
@@ -124,6 +137,8 @@ pub(super) struct Kept {
     pub(super) synced_bytes: usize,
     /// Files whose newest content had not been synced, and that say so by an error.
     pub(super) damaged: usize,
+    /// Snapshots that are there and show what they must.
+    pub(super) snapshots: usize,
 }
 
 impl Tree {
@@ -188,6 +203,7 @@ impl Tree {
                 // What the catalog holds, and what vectors are read from, goes with every sync.
                 file_path == path || file.content.len() <= SMALL || (file.closed && is_vector(file_path))
             }),
+            Change::Take(_) | Change::Drop(_) => {}
         }
     }
 
@@ -219,7 +235,7 @@ impl Tree {
     }
 
     /// Compares what is found with this state. Says what differs.
-    fn matches(&self, seen: &Seen) -> Result<Kept, String> {
+    pub(super) fn matches(&self, seen: &Seen) -> Result<Kept, String> {
         let mut kept = Kept::default();
         for dir in &seen.dirs {
             if !matches!(self.nodes.get(dir), Some(Node::Dir)) {
@@ -291,14 +307,13 @@ pub(super) fn is_vector(path: &str) -> bool {
 ///
 /// What differs from the state after the last sync that had returned, and from the newest.
 pub(super) fn allow_after_cut(start: &Tree, steps: &[Step], cut: usize, seen: &Seen) -> Result<Kept, String> {
-    let has_ended = |step: &Step| step.ended.is_some_and(|ended| ended <= cut);
     let floor = steps
         .iter()
-        .rposition(|step| matches!(step.change, Change::Sync(_)) && has_ended(step))
+        .rposition(|step| matches!(step.change, Change::Sync(_)) && step.has_ended(cut))
         .map_or(0, |at| at + 1);
     let mut tree = start.clone();
     steps[..floor].iter().for_each(|step| tree.apply(&step.change));
-    let begun = steps[floor..].iter().take_while(|step| step.began < cut || has_ended(step)).count();
+    let begun = steps[floor..].iter().take_while(|step| step.began < cut || step.has_ended(cut)).count();
     allow(tree, steps, floor, begun, seen)
 }
 
