@@ -384,22 +384,9 @@ pub fn copy(
     real: impl FnOnce() -> i64,
     source: impl FnOnce(usize) -> Vec<u8>,
 ) -> i64 {
-    if is_idle() {
-        return real();
-    }
-    let mut table = lock();
-    let Some((disk, node, _)) = table.file(fd) else {
-        drop(table);
-        return real();
-    };
-    if let Some(Failure::Errno(errno)) = disk.fails(Call::Write) {
-        return fail(errno);
-    }
-    let copied = real();
-    if let Ok(count) = usize::try_from(copied) {
-        disk.log(Event::Write { node, offset, data: source(count).into() });
-    }
-    copied
+    change(fd, Call::Write, real, |node, _, count| {
+        Some(Event::Write { node, offset, data: source(count).into() })
+    })
 }
 
 /// A call that would change a file in a way that cannot be recorded: it is refused, and the caller does without.
@@ -427,11 +414,11 @@ pub fn sync(fd: c_int, of_all: bool, real: impl FnOnce() -> i64) -> i64 {
 }
 
 pub fn resize(fd: c_int, len: u64, real: impl FnOnce() -> i64) -> i64 {
-    change(fd, Call::Resize, real, |node, _| Some(Event::Resize { node, len }))
+    change(fd, Call::Resize, real, |node, _, _| Some(Event::Resize { node, len }))
 }
 
 pub fn allocate(fd: c_int, mode: c_int, offset: u64, len: u64, real: impl FnOnce() -> i64) -> i64 {
-    change(fd, Call::Allocate, real, |node, before| {
+    change(fd, Call::Allocate, real, |node, before, _| {
         let end = offset + len;
         let keeps_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         if mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0 {
@@ -442,11 +429,12 @@ pub fn allocate(fd: c_int, mode: c_int, offset: u64, len: u64, real: impl FnOnce
     })
 }
 
+/// A change of a file: `event` is told its length before, and what the call returned.
 fn change(
     fd: c_int,
     call: Call,
     real: impl FnOnce() -> i64,
-    event: impl FnOnce(NodeId, u64) -> Option<Event>,
+    event: impl FnOnce(NodeId, u64, usize) -> Option<Event>,
 ) -> i64 {
     if is_idle() {
         return real();
@@ -460,8 +448,8 @@ fn change(
         return fail(errno);
     }
     let done = real();
-    if done >= 0
-        && let Some(event) = event(node, disk.len(node))
+    if let Ok(count) = usize::try_from(done)
+        && let Some(event) = event(node, disk.len(node), count)
     {
         disk.log(event);
     }

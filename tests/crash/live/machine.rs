@@ -29,35 +29,16 @@ pub(super) struct Below {
     pub(super) disk_bytes: u64,
 }
 
+const MKFS_EXT4: &[&str] =
+    &["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"];
+
 /// ext4 as it comes, ext4 without what hides a missing fsync before a rename, xfs.
 pub(super) const FILESYSTEMS: [Below; 3] = [
-    Below {
-        name: "ext4",
-        kind: "ext4",
-        mkfs: &[
-            "mkfs.ext4",
-            "-q",
-            "-F",
-            "-b",
-            "4096",
-            "-E",
-            "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
-        ],
-        options: "loop",
-        disk_bytes: 384 << 20,
-    },
+    Below { name: "ext4", kind: "ext4", mkfs: MKFS_EXT4, options: "loop", disk_bytes: 384 << 20 },
     Below {
         name: "ext4 noauto_da_alloc",
         kind: "ext4",
-        mkfs: &[
-            "mkfs.ext4",
-            "-q",
-            "-F",
-            "-b",
-            "4096",
-            "-E",
-            "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
-        ],
+        mkfs: MKFS_EXT4,
         options: "loop,noauto_da_alloc,commit=1",
         disk_bytes: 384 << 20,
     },
