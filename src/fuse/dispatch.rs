@@ -16,10 +16,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use super::answer::{Answer, Fail, GENERATION, Open, is_change, xattr};
@@ -28,6 +28,7 @@ use super::errno::errno;
 use super::mount::{Ending, MountOptions};
 use super::passthrough::Passthrough;
 use super::search_pool::{SearchPool, Turn};
+use super::surplus::Surplus;
 use crate::metrics::{Op, Worker};
 use crate::namespace::Ino;
 use crate::pool::{shallow, stack};
@@ -115,12 +116,18 @@ pub(super) struct Door {
 #[derive(Debug)]
 struct Server {
     volume: Views,
-    passthrough: Arc<Passthrough>,
+    passthrough: Passthrough,
+    surplus: Surplus,
     /// The stack that each operation uses is measured.
     stack_probe: bool,
 }
 
 impl Server {
+    fn new(volume: Arc<Volume>, stack_probe: bool) -> Self {
+        let (passthrough, surplus) = (Passthrough::default(), Surplus::default());
+        Self { volume: Views::new(volume), passthrough, surplus, stack_probe }
+    }
+
     /// Does the work and sends its result.
     fn answer<R, V>(
         &self,
@@ -287,14 +294,22 @@ impl Door {
         ending: Arc<Ending>,
         options: &MountOptions,
     ) -> std::io::Result<Self> {
-        let volume = Views::new(volume);
-        let server = Server { volume, passthrough: Arc::default(), stack_probe: options.stack_probe };
+        let server = Server::new(volume, options.stack_probe);
         Ok(Self { server: Arc::new(server), pool: SearchPool::start()?, ending })
     }
 
-    /// The registrations of files, for the session that is made with this door.
-    pub(super) fn passthrough(&self) -> Arc<Passthrough> {
-        Arc::clone(&self.server.passthrough)
+    /// Gives those who tell the kernel something by themselves the means to, for the session that is made with this
+    /// door.
+    pub(super) fn tellers(&self) -> impl FnOnce(&dyn Fn() -> Notifier) -> std::io::Result<()> + use<> {
+        let server = Arc::downgrade(&self.server);
+        move |notifier| {
+            let Some(owner) = server.upgrade() else { return Ok(()) };
+            owner.passthrough.set_notifier(notifier());
+            // The thread must not keep the volume.
+            let surplus =
+                move |ino| server.upgrade().map_or_else(Vec::new, |server| server.volume.surplus(ino));
+            owner.surplus.start(notifier(), surplus)
+        }
     }
 
     fn may_search(&self, ino: INodeNo) -> bool {
@@ -320,6 +335,7 @@ impl Filesystem for Door {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.server.surplus.look(&self.server.volume, parent);
         let (caller, name) = (caller(request), name.as_bytes());
         answer!(self, Op::Lookup, reply, search: self.may_search(parent), bytes: [name], |server, _| {
             server.volume.lookup(&caller, Ino(parent.0), name)
@@ -602,6 +618,7 @@ impl Filesystem for Door {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        self.server.surplus.look(&self.server.volume, ino);
         let caller = caller(request);
         answer!(self, Op::Readdir, reply, search: self.may_search(ino), bytes: [], |server, out| {
             server.list_plus(&caller, (Ino(ino.0), Handle(handle.0)), offset, out)
@@ -818,8 +835,7 @@ mod tests {
     fn each_request_gets_one_answer_and_a_panic_is_eio() {
         let store = tempfile::tempdir().unwrap();
         let volume = volume(&store.path().join("store"));
-        let server =
-            Server { volume: Views::new(volume.clone()), passthrough: Arc::default(), stack_probe: false };
+        let server = Server::new(volume.clone(), false);
         let (sender, answers) = channel();
         let started = Instant::now();
         let reply = || Reply(Some(sender.clone()));

@@ -16,6 +16,7 @@ mod mount;
 pub mod mounts;
 mod passthrough;
 mod search_pool;
+mod surplus;
 
 pub use attach::{remount, unmount};
 pub use floor::serve_floor;

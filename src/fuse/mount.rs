@@ -87,15 +87,15 @@ fn serve(
     // As mount(8) resolves it before it compares.
     let store = volume.store_dir().canonicalize()?;
     let door = Door::new(volume, ending.clone(), options)?;
-    let passthrough = door.passthrough();
+    let tellers = door.tellers();
     let config = session_config(options);
     let connection = match attach::attach(&store, mountpoint, options)? {
         Some(connection) => connection,
         None => attach::attach_with_helper(&store, mountpoint, options)?,
     };
     let session = Session::from_fd(door, connection, config.acl, config);
-    let session = session.inspect(|session| passthrough.set_notifier(session.notifier()));
-    let session = session.and_then(Session::spawn).inspect_err(|_| {
+    let told = session.and_then(|session| tellers(&|| session.notifier()).map(|()| session));
+    let session = told.and_then(Session::spawn).inspect_err(|_| {
         if let Err(error) = attach::unmount(mountpoint, true) {
             tracing::warn!("{}: unmount: {error}", mountpoint.display());
         }

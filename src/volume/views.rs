@@ -152,6 +152,26 @@ impl Views {
         self.0.may_search(ino) || (snapshot != 0 && !self.0.snapshot_is_open(snapshot))
     }
 
+    /// Whether there may be a [`surplus`](Self::surplus) in the volume that has this inode.
+    #[must_use]
+    pub fn is_crowded(&self, ino: Ino) -> bool {
+        match snapshot_of(ino.0) {
+            0 => self.0.is_crowded(),
+            number => self.0.open_snapshot_volume(number).is_some_and(|volume| volume.is_crowded()),
+        }
+    }
+
+    /// In the volume that has this inode.
+    #[must_use]
+    pub fn surplus(&self, ino: Ino) -> Vec<(Ino, Vec<u8>)> {
+        let number = snapshot_of(ino.0);
+        let names = match number {
+            0 => self.0.surplus(),
+            _ => self.0.open_snapshot_volume(number).map_or_else(Vec::new, |volume| volume.surplus()),
+        };
+        names.into_iter().map(|(parent, name)| (outer(parent, number), name)).collect()
+    }
+
     /// How long searches in a snapshot take is not followed.
     #[must_use]
     pub fn xattr_may_search(&self, ino: Ino, name: &[u8]) -> bool {

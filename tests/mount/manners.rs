@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::harness::{Mount, VEXFS, run, shell, text, wait_for};
+use crate::harness::{Mount, VEXFS, npy, run, shell, text, wait_for};
 
 /// Runs a script in a directory with `mnt`, where `/sbin` has our helper and nothing else, in a mount namespace of
 /// its own. Its mount is taken off at the end, whatever happens.
@@ -256,6 +256,43 @@ fn a_mount_syncs_as_often_as_it_was_asked_to() {
     assert!(some.contains(&made) && some.contains(&synced), "off: {made}, {synced}");
 }
 
+/// How many nodes of control directories the kernel knows.
+fn control_nodes(mount: &Mount) -> u64 {
+    let metrics = fs::read_to_string(mount.path(".vexfs/metrics")).unwrap();
+    let line = metrics.lines().find(|line| line.starts_with("vexfs_control_nodes ")).map(str::to_owned);
+    line.unwrap_or_else(|| panic!("{metrics}")).split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// The kernel has memory left, and would keep all of them.
+#[test]
+fn a_walk_through_rows_and_results_leaves_few_nodes_behind() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    let rows = 20_000;
+    let values: Vec<Vec<f32>> = (0..rows).map(|i| vec![i as f32, 1.0]).collect();
+    fs::write(mount.path("docs/all.npy"), npy(&values)).unwrap();
+    for i in 0..200 {
+        mount.put(&format!("docs/{i}.f32"), &[i as f32, 2.0]);
+    }
+    let row = |i: i32| mount.path(format!("docs/.vexfs/rows/all.npy/{i:06}.f32"));
+    let value = |i: i32| [i as f32, 1.0].into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+    let mut open = fs::File::open(row(7)).unwrap();
+    let listed = fs::read_dir(mount.path("docs/.vexfs/similar/3.f32")).unwrap();
+    for i in 0..rows {
+        assert_eq!(fs::read(row(i)).unwrap(), value(i));
+    }
+    for i in 0..200 {
+        assert_eq!(fs::read_dir(mount.path(format!("docs/.vexfs/similar/{i}.f32"))).unwrap().count(), 10 + 4);
+    }
+    wait_for("the nodes to be forgotten", || control_nodes(&mount) < 18_000);
+    // What is open stays, and what was forgotten is made again.
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut open, &mut bytes).unwrap();
+    assert_eq!(bytes, value(7));
+    assert_eq!(listed.count(), 10 + 4);
+    assert_eq!(fs::read(row(3)).unwrap(), value(3));
+}
+
 #[test]
 fn what_the_kernel_forgets_the_daemon_forgets() {
     let mount = Mount::new();
@@ -263,11 +300,7 @@ fn what_the_kernel_forgets_the_daemon_forgets() {
     for i in 0..300 {
         mount.put(&format!("docs/{i}.f32"), &[i as f32, 1.0]);
     }
-    let nodes = || {
-        let metrics = fs::read_to_string(mount.path(".vexfs/metrics")).unwrap();
-        let line = metrics.lines().find(|line| line.starts_with("vexfs_control_nodes ")).map(str::to_owned);
-        line.unwrap_or_else(|| panic!("{metrics}")).split(' ').nth(1).unwrap().parse::<u64>().unwrap()
-    };
+    let nodes = || control_nodes(&mount);
     for i in 0..300 {
         assert_eq!(fs::read_dir(mount.path(format!("docs/.vexfs/similar/{i}.f32"))).unwrap().count(), 10 + 4);
     }

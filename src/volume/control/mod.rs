@@ -1,6 +1,7 @@
 //! The control directories: `.vexfs` in every directory, reachable and never listed.
 //!
-//! Their nodes exist only while the kernel knows them, and keep their numbers as long. What a generated file says is
+//! Their nodes exist only while the kernel knows them, and keep their numbers as long; when they are many it is asked
+//! to forget those that it used least recently ([`surplus`]). What a generated file says is
 //! made anew at each lookup, so that its size is true; whoever has it open keeps what was there at the open. A set
 //! of results stays the same node until something changes that could change the answer, and searches when it is
 //! first looked into.
@@ -17,6 +18,7 @@ mod files;
 mod generated;
 mod index;
 mod results;
+mod surplus;
 mod tree;
 
 use std::collections::VecDeque;
@@ -151,6 +153,8 @@ struct Node {
     /// Where it is found again; none for what is no node of its own.
     identity: Option<Identity>,
     lookups: AtomicU64,
+    /// The newest number there was when it was looked up last.
+    used: AtomicU64,
 }
 
 impl Node {
@@ -193,6 +197,8 @@ type Identity = (Ino, Vec<u8>, u32, u32);
 #[derive(Debug, Default)]
 pub(super) struct Control {
     next: AtomicU64,
+    /// The number from which on somebody should look whether there are too many nodes.
+    crowded_from: AtomicU64,
     nodes: DashMap<Ino, Arc<Node>>,
     known: DashMap<Identity, Ino>,
     open: DashMap<Handle, Arc<OpenControl>>,
@@ -216,14 +222,20 @@ impl Control {
         BIT | (self.next.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// The newest number that was given out.
+    fn newest(&self) -> u64 {
+        BIT | self.next.load(Ordering::Relaxed)
+    }
+
     fn node(&self, ino: Ino) -> Result<Arc<Node>> {
         self.nodes.get(&ino).map(|node| Arc::clone(&node)).ok_or(Error::NotFound)
     }
 
     /// Gives a new node to the kernel, to be found again under `identity`.
     fn add(&self, parent: &Node, what: What, access: Access, identity: Identity) -> Arc<Node> {
+        let number = self.number();
         let node = Arc::new(Node {
-            ino: Ino(self.number()),
+            ino: Ino(number),
             parent: parent.ino,
             base: parent.base,
             depth: parent.depth + 1,
@@ -235,6 +247,7 @@ impl Control {
             made: Time::now(),
             identity: Some(identity.clone()),
             lookups: AtomicU64::new(1),
+            used: AtomicU64::new(number),
         });
         self.nodes.insert(node.ino, Arc::clone(&node));
         self.known.insert(identity, node.ino);
@@ -250,6 +263,7 @@ impl Control {
             return None;
         }
         node.lookups.fetch_add(1, Ordering::AcqRel);
+        node.used.store(self.newest(), Ordering::Relaxed);
         Some(Arc::clone(&node))
     }
 

@@ -25,6 +25,14 @@ pub(super) struct ResultSet {
     previous: Option<Arc<FoundSet>>,
 }
 
+impl ResultSet {
+    /// How many hits it holds, once somebody has looked.
+    pub(super) fn hits(&self) -> usize {
+        let sets = [self.found.get(), self.previous.as_ref()];
+        sets.into_iter().flatten().flat_map(|set| &set.answers).map(|answer| answer.hits.len()).sum()
+    }
+}
+
 /// What the neighbours are wanted of.
 #[derive(Debug)]
 enum Source {

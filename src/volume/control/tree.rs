@@ -83,6 +83,7 @@ impl Volume {
             made: dir.mtime,
             identity: None,
             lookups: 0.into(),
+            used: 0.into(),
         };
         let node = self.same(caller, &above, CONTROL_NAME, What::Control, Access::listing(&dir));
         Ok(node)
@@ -231,6 +232,7 @@ impl Volume {
             made: parent.made,
             identity: None,
             lookups: 0.into(),
+            used: 0.into(),
         };
         self.same(caller, &with, name, What::Options, access)
     }

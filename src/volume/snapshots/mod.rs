@@ -408,9 +408,14 @@ impl Volume {
 
     /// Whether a snapshot is open, so that looking into it takes no longer than looking into the volume.
     pub(super) fn snapshot_is_open(&self, number: u32) -> bool {
-        let snapshot = self.snapshots.known.read().numbered(number);
+        self.open_snapshot_volume(number).is_some()
+    }
+
+    /// The volume of a snapshot that is open.
+    pub(super) fn open_snapshot_volume(&self, number: u32) -> Option<Arc<Volume>> {
+        let snapshot = self.snapshots.known.read().numbered(number).ok()?;
         // A state that is locked is being opened.
-        snapshot.is_ok_and(|snapshot| snapshot.state.try_lock().is_some_and(|state| state.volume.is_some()))
+        snapshot.state.try_lock()?.volume.clone()
     }
 
     /// The volume of a snapshot.
