@@ -5,8 +5,8 @@
 
 For each number a new store below DIR is mounted and filled with files of 100 bytes, 1000 in a directory. Then, all
 through the mount: five snapshots are taken, with 100 files rewritten before each; one is looked at for the first
-time and again; the store is mounted with the five and without; all are dropped. What a snapshot shows is compared
-with what was written. Times are in milliseconds, the median of five where five were taken, with the extremes.
+time and again; the daemon is given the time to read the five; the store is mounted with them and without; all are
+dropped. What a snapshot shows is compared with what was written. Times are in milliseconds, the median of five where five were taken, with the extremes.
 """
 
 import argparse
@@ -39,6 +39,14 @@ def timed(work):
     started = time.perf_counter()
     work()
     return (time.perf_counter() - started) * 1e3
+
+
+def wait_for(what, seconds=600):
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not after {seconds} s")
+        time.sleep(0.01)
 
 
 def own_bytes(root):
@@ -85,6 +93,8 @@ def measure(vexfs, base, count):
         for number in (0, 99, count // 2, count - 1):
             with open(path(look, number), "rb") as file:
                 assert file.read() == content(number, 1 if number < 100 else 0), number
+        kept = [f"{store}/snapshots/s{version}/named" for version in range(1, TAKEN + 1)]
+        read = timed(lambda: wait_for(lambda: all(map(os.path.exists, kept))))
         umount()
         with_five = timed(mount)
         drop = [timed(lambda: os.rmdir(f"{snapshots}/s{version}")) for version in range(1, TAKEN + 1)]
@@ -97,7 +107,7 @@ def measure(vexfs, base, count):
             umount()
     print(
         f"| {count} | {filled / 1e3:.1f} s | {statistics.median(take):.0f} ({min(take):.0f} to {max(take):.0f}) "
-        f"| {own / 1e6:.1f} MB | {first_look:.0f} / {second_look:.1f} | {with_five:.0f} / {with_none:.0f} "
+        f"| {own / 1e6:.1f} MB | {first_look:.0f} / {second_look:.1f} | {read / 1e3:.1f} s | {with_five:.0f} / {with_none:.0f} "
         f"| {' '.join(f'{one:.0f}' for one in drop)} |",
         flush=True,
     )
@@ -109,8 +119,8 @@ def main():
     parser.add_argument("--dir", help="where the stores are made")
     parser.add_argument("counts", nargs="*", type=int, default=[1000, 100_000])
     arguments = parser.parse_args()
-    print("| files | filled in | taken in ms | own space of one | first look / again ms | mount with 5 / 0 ms | dropped ms |")
-    print("|---|---|---|---|---|---|---|")
+    print("| files | filled in | taken in ms | own space of one | first look / again ms | read within | mount with 5 / 0 ms | dropped ms |")
+    print("|---|---|---|---|---|---|---|---|")
     for count in arguments.counts:
         base = tempfile.mkdtemp(prefix="vexfs-snapshots-", dir=arguments.dir)
         try:

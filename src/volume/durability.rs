@@ -153,6 +153,7 @@ impl Volume {
             return Ok(());
         }
         self.stop_background();
+        self.snapshots.stop_reading();
         self.scrub.stop();
         if self.frozen {
             self.indexer.stop();
@@ -361,6 +362,7 @@ fn sync_until_stopped(volume: &Weak<Volume>, signal: &Signal) {
     while signal.wait() {
         let Some(volume) = volume.upgrade() else { return };
         volume.snapshots.close_idle();
+        volume.read_new_snapshots();
         match volume.sync() {
             Ok(()) => {}
             // Said once, when it happened.

@@ -17,30 +17,30 @@
 //!
 //! **Dropping one** renames its directory away, then reads what the snapshots that are left name: what is held for
 //! none of them is free. An open of the store finds out the same. What a snapshot names never changes, so it is kept
-//! beside its catalog when it was read; it is derived state, and nothing else about sharing is on the disk.
+//! beside its catalog once it was read ([`named`]); it is derived state, and nothing else about sharing is on the disk.
 //!
 //! `restore` brings a store that is not mounted back to one.
 
+mod named;
 mod restore;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
 pub use restore::restore_snapshot;
 
-use super::ingest::vector_contents;
 use super::{Attr, Ground, Volume};
 use crate::catalog::{self, Catalog};
 use crate::format::record;
-use crate::namespace::{self, Content, Ino, Inode, Namespace, Time};
+use crate::namespace::{self, Ino, Inode, Namespace, Time};
 use crate::pool::shallow::aside;
-use crate::store::{Named, Store};
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// How long a snapshot that nobody uses stays open.
@@ -58,6 +58,7 @@ pub(super) struct Snapshots {
     /// Held while one is taken or dropped.
     changing: Mutex<()>,
     known: RwLock<Known>,
+    reader: named::Reader,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +74,8 @@ struct Snapshot {
     /// As long as the process lives no other has this number, unless a million came between.
     number: u32,
     note: Note,
+    /// What it names is kept beside it, or could not be found out.
+    was_read: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -98,7 +101,8 @@ impl Known {
         let mut numbers = (1..count).map(|step| (self.last_number + step) % count);
         let number = numbers.find(|&number| number != 0 && !is_taken(number)).ok_or(Error::NoSpace)?;
         self.last_number = number;
-        let snapshot = Arc::new(Snapshot { name, number, note, state: Mutex::default() });
+        let (was_read, state) = (AtomicBool::new(false), Mutex::default());
+        let snapshot = Arc::new(Snapshot { name, number, note, was_read, state });
         self.by_name.insert(snapshot.name.as_bytes().to_vec(), Arc::clone(&snapshot));
         Ok(snapshot)
     }
@@ -143,36 +147,7 @@ impl Snapshots {
             let note = record::decode("snapshots", &store.snapshot_note(&name)?)?;
             known.add(name, note)?;
         }
-        Ok(Self { changing: Mutex::default(), known: RwLock::new(known) })
-    }
-
-    /// Tells the store at open what snapshots name.
-    pub(super) fn hold(&self, store: &Store) -> Result<()> {
-        store.hold(self.named(store)?);
-        Ok(())
-    }
-
-    /// What the catalogs of the snapshots name. Each is read once in its life.
-    fn named(&self, store: &Store) -> Result<Named> {
-        let mut named = Named::default();
-        let snapshots: Vec<_> = self.known.read().by_name.values().cloned().collect();
-        for snapshot in snapshots {
-            if let Some(kept) = store.kept_named(&snapshot.name) {
-                named.extend(kept);
-                continue;
-            }
-            let dir = store.snapshot_dir(&snapshot.name).join("catalog");
-            let found = named_by(&dir, store).map_err(|error| Error::Corrupt {
-                file: format!("snapshots/{}/catalog", snapshot.name.display()),
-                offset: 0,
-                what: format!("{error}; remove the snapshot's directory to do without it"),
-            })?;
-            if let Err(error) = store.keep_named(&snapshot.name, &found) {
-                tracing::warn!(%error, "what a snapshot names has to be found out again");
-            }
-            named.extend(found);
-        }
-        Ok(named)
+        Ok(Self { known: RwLock::new(known), ..Self::default() })
     }
 
     /// Closes those that nobody has used for a while.
@@ -203,6 +178,7 @@ impl Snapshots {
 /// The names of a snapshot, read without opening it: it may be dropped meanwhile.
 pub(super) struct Glimpse {
     number: u32,
+    catalog: Arc<Catalog>,
     names: Namespace,
 }
 
@@ -210,23 +186,6 @@ impl Glimpse {
     pub(super) fn names(&self) -> &Namespace {
         &self.names
     }
-}
-
-fn named_by(dir: &Path, store: &Store) -> Result<Named> {
-    let mut named = Named::default();
-    let catalog = Arc::new(Catalog::open_copy(dir, &store.scratch_dir(), false)?);
-    let mut add = |content| match content {
-        Content::Empty | Content::Inline => {}
-        Content::Slot(at) => named.slot(at),
-        Content::Blob { id, .. } => named.blob(id),
-    };
-    for inode in Namespace::open(Arc::clone(&catalog))?.inodes() {
-        add(inode?.content);
-    }
-    for content in vector_contents(&catalog) {
-        add(content?);
-    }
-    Ok(named)
 }
 
 /// Refuses names that no snapshot can have: one that begins with a dot is the store's own.
@@ -379,7 +338,8 @@ impl Volume {
         if self.snapshots.known.read().numbered(snapshot.number).is_err() || !dir.exists() {
             return Err(Error::NotFound);
         }
-        Ok(Glimpse { number: snapshot.number, names: Namespace::open(Arc::new(catalog?))? })
+        let catalog = Arc::new(catalog?);
+        Ok(Glimpse { number: snapshot.number, names: Namespace::open(Arc::clone(&catalog))?, catalog })
     }
 
     /// Does `work` while the snapshot is there, if it is.
