@@ -74,6 +74,8 @@ pub(super) struct Table {
     chunks: ArcSwap<Vec<Arc<Chunk>>>,
     /// Version and dimension, which change together: `version << DIM_BITS | dim`.
     state: AtomicU64,
+    /// Behind the last row that was placed. The last chunk has room for many more, which no search is to look at.
+    end: AtomicU64,
     /// Whoever exchanges the list of chunks holds this.
     exchange: Mutex<()>,
 }
@@ -81,7 +83,12 @@ pub(super) struct Table {
 impl Table {
     /// An empty table. `dim` is 0 while nothing fixes it.
     pub(super) fn new(dim: u32) -> Self {
-        Self { chunks: ArcSwap::default(), state: AtomicU64::new(u64::from(dim)), exchange: Mutex::default() }
+        Self {
+            chunks: ArcSwap::default(),
+            state: AtomicU64::new(u64::from(dim)),
+            end: AtomicU64::new(0),
+            exchange: Mutex::default(),
+        }
     }
 
     pub(super) fn version(&self) -> u64 {
@@ -100,6 +107,7 @@ impl Table {
     pub(super) fn reset(&self) {
         let _exchange = self.exchange.lock();
         self.chunks.store(Arc::new(Vec::new()));
+        self.end.store(0, Ordering::Release);
     }
 
     /// Fills the cells of a file's rows.
@@ -119,6 +127,10 @@ impl Table {
             let place = Place { file: Arc::clone(file), index };
             let taken = chunks[row / CHUNK].cells[row % CHUNK].place.set(place);
             assert!(taken.is_ok(), "row {row} was given twice");
+        }
+        // Before the version at which the rows are visible, so whoever reads at that version has it.
+        if self.end.load(Ordering::Relaxed) < end as u64 {
+            self.end.store(end as u64, Ordering::Release);
         }
     }
 
@@ -146,8 +158,10 @@ impl Table {
             // the next version took it out and a sweep dropped it in between.
             let state = self.state.load(Ordering::Acquire);
             let chunks = self.chunks.load_full();
+            let end = self.end.load(Ordering::Acquire);
             if self.state.load(Ordering::Acquire) == state {
-                return Reader { version: state >> DIM_BITS, chunks, dim: dim_of(state) as usize };
+                let end = RowId(u32::try_from(end).unwrap_or(super::MAX_ROWS));
+                return Reader { version: state >> DIM_BITS, chunks, end, dim: dim_of(state) as usize };
             }
         }
     }
@@ -158,6 +172,7 @@ impl Table {
 pub struct Reader {
     version: u64,
     chunks: Arc<Vec<Arc<Chunk>>>,
+    end: RowId,
     dim: usize,
 }
 
@@ -183,7 +198,7 @@ impl Reader {
     /// One more than the largest row number there is.
     #[must_use]
     pub fn end(&self) -> RowId {
-        RowId(u32::try_from(self.chunks.len() * CHUNK).unwrap_or(super::MAX_ROWS))
+        self.end
     }
 
     /// The version that is read.

@@ -62,8 +62,18 @@ impl Transaction {
             *self = Self::default();
             return Err(Error::TooLarge { what: "request of bytes", got, limit: limits.max_bytes });
         }
-        self.incoming.extend_from_slice(bytes);
-        self.advance(limits).inspect_err(|_| *self = Self::default())
+        let taken = if self.incoming.is_empty() {
+            // What is whole is taken from where it lies: a batch is some hundred kilobytes.
+            self.advance(bytes, limits).map(|rest| self.incoming.extend_from_slice(rest))
+        } else {
+            self.incoming.extend_from_slice(bytes);
+            let mut incoming = std::mem::take(&mut self.incoming);
+            self.advance(&incoming, limits).map(|rest| rest.len()).map(|rest| {
+                incoming.drain(..incoming.len() - rest);
+                self.incoming = incoming;
+            })
+        };
+        taken.inspect_err(|_| *self = Self::default())
     }
 
     /// Appends at most `size` bytes of the answer to `into`; nothing while no request is complete or when the
@@ -135,9 +145,9 @@ impl Transaction {
         Ok(())
     }
 
-    fn advance(&mut self, limits: &RequestLimits) -> Result<()> {
-        let incoming = std::mem::take(&mut self.incoming);
-        let mut rest = incoming.as_slice();
+    /// Takes the requests that `bytes` has whole, and returns what is left.
+    fn advance<'b>(&mut self, bytes: &'b [u8], limits: &RequestLimits) -> Result<&'b [u8]> {
+        let mut rest = bytes;
         loop {
             if let Some(header) = self.header {
                 let Some((body, after)) = rest.split_at_checked(header.body_bytes()) else { break };
@@ -153,8 +163,7 @@ impl Transaction {
                 self.take_line(line, limits)?;
             }
         }
-        self.incoming = rest.to_vec();
-        Ok(())
+        Ok(rest)
     }
 
     #[inline(never)]

@@ -310,11 +310,18 @@ impl Volume {
         }
         let mut hits = Vec::with_capacity(candidates.len());
         let mut lost = false;
+        // Hits are often rows of one file.
+        let mut last: Option<(FileNumber, Arc<[u8]>)> = None;
         for near in &candidates {
-            let Some(path) = self.hit_path(base, Ino(near.file.number().0))? else {
+            let path = match &last {
+                Some((file, path)) if *file == near.file.number() => Some(Arc::clone(path)),
+                _ => self.hit_path(base, Ino(near.file.number().0))?,
+            };
+            let Some(path) = path else {
                 lost = true;
                 continue;
             };
+            last = Some((near.file.number(), Arc::clone(&path)));
             hits.push(Hit {
                 path,
                 row: near.index,
