@@ -40,7 +40,9 @@ impl Locks {
         Self { stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(), ancestry: Mutex::new(()) }
     }
 
-    /// Stripes are taken in ascending order, each once, so two callers never wait for each other.
+    /// Stripes are taken in ascending order, each once, so two callers never wait for each other. Apart: its lists are
+    /// not on the stack of what is done with the locks.
+    #[inline(never)]
     pub(super) fn lock(&self, inos: &[Ino]) -> InodeGuard<'_> {
         let mut guard = InodeGuard { few: [const { None }; FEW], many: Vec::new() };
         let mut few = [0; FEW];
@@ -70,6 +72,22 @@ impl Locks {
         guard
     }
 
+    /// Locks `ino` for who has locked `first`, if nobody else has it: waiting for it, when its stripe comes before the
+    /// other, could be for ever. Whether both are locked now.
+    pub(super) fn try_also<'a>(&'a self, guard: &mut InodeGuard<'a>, first: Ino, ino: Ino) -> bool {
+        let stripe = ino.0 % STRIPES;
+        if first.0 % STRIPES == stripe {
+            return true;
+        }
+        let index = usize::try_from(stripe).expect("a stripe is below 1024");
+        let Some(locked) = self.stripes[index].try_lock() else { return false };
+        match guard.few.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(locked),
+            None => guard.many.push(locked),
+        }
+        true
+    }
+
     /// Every stripe, in the same order.
     pub(super) fn lock_all(&self) -> InodeGuard<'_> {
         InodeGuard { few: [const { None }; FEW], many: self.stripes.iter().map(Mutex::lock).collect() }
@@ -93,6 +111,20 @@ mod tests {
         assert!(locks.stripes[4].try_lock().is_some());
         drop(guard);
         assert!(locks.stripes[3].try_lock().is_some());
+    }
+
+    #[test]
+    fn another_inode_is_locked_beside_the_first_unless_somebody_has_it() {
+        let locks = Locks::new();
+        let mut guard = locks.lock(&[Ino(9)]);
+        assert!(locks.try_also(&mut guard, Ino(9), Ino(4)));
+        assert!(locks.stripes[4].try_lock().is_none());
+        assert!(locks.try_also(&mut guard, Ino(9), Ino(9 + STRIPES)), "on the stripe of the first");
+        let other = locks.lock(&[Ino(5)]);
+        assert!(!locks.try_also(&mut guard, Ino(9), Ino(5)));
+        drop(guard);
+        assert!(locks.stripes[9].try_lock().is_some() && locks.stripes[4].try_lock().is_some());
+        drop(other);
     }
 
     #[test]

@@ -266,6 +266,27 @@ impl Namespace {
         self.locks.lock(inos)
     }
 
+    /// Exclusive use of a directory and of what `name` in it names; `None` when that is nothing. The name is looked up
+    /// once, unless somebody else has the inode.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Self::lookup).
+    pub fn lock_entry(&self, parent: Ino, name: &[u8]) -> Result<Option<(Child, InodeGuard<'_>)>> {
+        loop {
+            let mut guard = self.locks.lock(&[parent]);
+            let Some(child) = self.lookup(parent, name)? else { return Ok(None) };
+            if self.locks.try_also(&mut guard, parent, child.ino) {
+                return Ok(Some((child, guard)));
+            }
+            drop(guard);
+            let guard = self.locks.lock(&[parent, child.ino]);
+            if self.lookup(parent, name)? == Some(child) {
+                return Ok(Some((child, guard)));
+            }
+        }
+    }
+
     /// Exclusive use of every inode, for changes that reach over a whole subtree.
     pub fn lock_all(&self) -> InodeGuard<'_> {
         self.locks.lock_all()

@@ -255,23 +255,17 @@ impl Volume {
         &self,
         parent: Ino,
         name: &[u8],
-        stage: impl Fn(&mut Txn<'_>, Inode, &mut Inode) -> Result<()>,
+        stage: impl FnOnce(&mut Txn<'_>, Inode, &mut Inode) -> Result<()>,
     ) -> Result<()> {
-        loop {
-            let entry = self.names.lookup(parent, name)?.ok_or(Error::NotFound)?;
-            let _locked = self.names.lock(&[parent, entry.ino]);
-            if self.names.lookup(parent, name)? != Some(entry) {
-                continue;
-            }
-            let directory = self.names.directory(parent)?;
-            let mut txn = self.begin()?;
-            let mut inode = self.inode_for(&mut txn, entry.ino)?;
-            stage(&mut txn, directory, &mut inode)?;
-            let left = self.stage_removed(&mut txn, inode, &Link { parent, name: name.to_vec() })?;
-            self.commit(txn)?;
-            self.note_removed(entry.ino, left);
-            return Ok(());
-        }
+        let (entry, _locked) = self.names.lock_entry(parent, name)?.ok_or(Error::NotFound)?;
+        let directory = self.names.directory(parent)?;
+        let mut txn = self.begin()?;
+        let mut inode = self.inode_for(&mut txn, entry.ino)?;
+        stage(&mut txn, directory, &mut inode)?;
+        let left = self.stage_removed(&mut txn, inode, &Link { parent, name: name.to_vec() })?;
+        self.commit(txn)?;
+        self.note_removed(entry.ino, left);
+        Ok(())
     }
 
     /// Removes an empty directory.
