@@ -71,7 +71,11 @@ macro_rules! answer {
         let started = Instant::now();
         if $may_search {
             let server = Arc::clone(&$door.server);
-            $(let $bytes = $bytes.to_vec();)*
+            $(let $bytes = {
+                let mut copy = server.volume.buffers().take($bytes.len());
+                copy.extend_from_slice($bytes);
+                copy
+            };)*
             $door.pool.submit(Box::new(move |turn| match turn {
                 Turn::Run => {
                     $(let $bytes: &[u8] = &$bytes;)*
@@ -138,33 +142,22 @@ impl Server {
     ) where
         R: Answer<V>,
     {
-        let ok = if self.stack_probe {
-            self.probed((worker, op), reply, work)
-        } else {
-            let _held = shallow::hold();
-            self.worked(op, reply, work)
-        };
+        let _held = if self.stack_probe { self.hold_probed(worker) } else { shallow::hold() };
+        let painted = self.stack_probe.then(stack::painted);
+        let ok = self.worked(op, reply, work);
+        if let Some(painted) = painted {
+            self.volume.metrics().stack(worker, Some(op), painted.used());
+        }
         self.volume.metrics().op(op, started.elapsed(), ok);
     }
 
-    /// Does the work and notes how deep it went.
+    /// [`shallow::hold`], and a note of how deep it went.
     #[cold]
     #[inline(never)]
-    fn probed<R, V>(
-        &self,
-        (worker, op): (Worker, Op),
-        reply: R,
-        work: impl FnOnce(&Self, &mut R) -> Result<V>,
-    ) -> bool
-    where
-        R: Answer<V>,
-    {
-        let metrics = self.volume.metrics();
-        let (_held, joining) = stack::measured(shallow::hold);
-        metrics.stack(worker, None, joining);
-        let (ok, working) = stack::measured(|| self.worked(op, reply, work));
-        metrics.stack(worker, Some(op), working);
-        ok
+    fn hold_probed(&self, worker: Worker) -> shallow::Held {
+        let (held, joining) = stack::measured(shallow::hold);
+        self.volume.metrics().stack(worker, None, joining);
+        held
     }
 
     /// Does the work and sends its result; whether that is a success.

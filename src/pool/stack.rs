@@ -26,10 +26,34 @@ const PAINT: u64 = 0x9e37_79b9_7f4a_7c15;
 ///
 /// Painting takes some microseconds: for tests, and for who looks into it.
 pub fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let Some(area) = Area::below_here() else { return (work(), 0) };
-    area.paint();
+    let painted = painted();
     let value = work();
-    (value, area.base - area.lowest_used())
+    (value, painted.used())
+}
+
+/// Paints the stack below the caller, for work that the caller does itself: so that nothing is on the stack during the
+/// work that would not be there without the measurement.
+#[must_use]
+#[inline(never)]
+pub fn painted() -> Painted {
+    let area = Area::below_here();
+    if let Some(area) = area {
+        area.paint();
+    }
+    Painted(area)
+}
+
+/// A stack that was [`painted`].
+#[derive(Clone, Copy, Debug)]
+pub struct Painted(Option<Area>);
+
+impl Painted {
+    /// The bytes of this thread's stack that were in use at the deepest point since.
+    #[must_use]
+    #[inline(never)]
+    pub fn used(&self) -> usize {
+        self.0.map_or(0, |area| area.base - area.lowest_used())
+    }
 }
 
 /// The part of a stack that is painted.

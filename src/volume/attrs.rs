@@ -31,7 +31,7 @@ impl Volume {
 
     #[inline(never)]
     pub(super) fn stored_attr(&self, ino: Ino) -> Result<Attr> {
-        Ok(self.attr(&self.inode(ino)?))
+        self.inode(ino).map(|inode| self.attr(&inode))
     }
 
     /// Changes attributes.

@@ -340,9 +340,14 @@ impl Volume {
     #[inline(never)]
     pub(in crate::volume) fn inode(&self, ino: Ino) -> Result<Inode> {
         match self.files.get(ino) {
-            Some(file) => file.consistent(|| self.names.inode(ino)),
+            Some(file) => self.inode_of(&file),
             None => self.names.inode(ino),
         }
+    }
+
+    #[inline(never)]
+    fn inode_of(&self, file: &OpenFile) -> Result<Inode> {
+        file.consistent(|| self.names.inode(file.ino))
     }
 
     /// Whether a writer has changed the content of `ino` and not completed it.
