@@ -16,7 +16,7 @@ mod trees;
 use std::fmt::Write as _;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -27,7 +27,7 @@ use crate::fuse::{self, MountOptions};
 use tally::{Line, Tally};
 use targets::{Placement, Target};
 
-/// Clients of the rows in which several work at once.
+/// Clients of the rows in which several work at once, beside rows of one on the same CPUs.
 const CLIENTS: usize = 4;
 
 #[derive(Args, Debug)]
@@ -96,7 +96,7 @@ pub(super) struct Floor {
 enum Part {
     /// Operations on names, attributes and small files
     Small,
-    /// The same by four clients at once, on all CPUs
+    /// Some of them by one client and by four at once, on all CPUs
     Clients,
     /// Listing a large directory
     List,
@@ -104,10 +104,12 @@ enum Part {
     Trees,
     /// A large file
     Large,
+    /// Searches, where vectors are given for them
+    Search,
 }
 
 impl Part {
-    const ALL: [Part; 5] = [Part::Small, Part::Clients, Part::List, Part::Trees, Part::Large];
+    const ALL: [Part; 6] = [Part::Small, Part::Clients, Part::List, Part::Trees, Part::Large, Part::Search];
 }
 
 /// The whole answer. Its fields are those of the JSON object.
@@ -141,7 +143,7 @@ impl Mount {
         let placement = Placement::new().map_err(failed)?;
         let targets = self.targets()?;
         let mut columns: Vec<&'static str> = targets.iter().map(|target| target.name).collect();
-        columns.extend(self.base.is_some().then_some("in process"));
+        columns.extend(self.vectors().is_some().then_some("in process"));
         let mut tally = Tally::new(columns.clone());
         self.measure(&placement, &targets, &mut tally).map_err(failed)?;
         let recall = self.search(&placement, &targets, &mut tally)?;
@@ -176,6 +178,12 @@ impl Mount {
         Ok(targets)
     }
 
+    /// The vectors that are searched and searched for, where that is wanted.
+    fn vectors(&self) -> Option<(&Path, &Path)> {
+        let vectors = self.base.as_deref().zip(self.query.as_deref());
+        vectors.filter(|_| self.only.contains(&Part::Search))
+    }
+
     /// Searches, where vectors were given. Returns what they find.
     fn search(
         &self,
@@ -183,7 +191,7 @@ impl Mount {
         targets: &[Target],
         tally: &mut Tally,
     ) -> Result<Option<(f64, f64)>, Failure> {
-        let (Some(base), Some(query)) = (&self.base, &self.query) else { return Ok(None) };
+        let Some((base, query)) = self.vectors() else { return Ok(None) };
         let failed = |error: io::Error| Failure::new(Code::FAILED, format!("bench mount: {error}"));
         placement.place(false, targets).map_err(failed)?;
         let data = search::Data::read(base, query, self.ef.into())?;
@@ -217,8 +225,11 @@ impl Mount {
             }
             if wants(Part::Clients) {
                 placement.place(false, targets)?;
-                for target in order() {
-                    small[target].together(tally, target, (CLIENTS, self.ops.get().div_ceil(CLIENTS)))?;
+                for clients in [1, CLIENTS] {
+                    for target in order() {
+                        let each = self.ops.get().div_ceil(clients);
+                        small[target].together(tally, target, (clients, each))?;
+                    }
                 }
                 placement.place(pinned, targets)?;
             }

@@ -127,7 +127,11 @@ impl Small {
                 })
             })
         };
-        tally.whole("4 clients: stat, uncached", target, (Unit::Batch, clients * count), || {
+        let [stat, vector] = match clients {
+            1 => ["1 client: stat, uncached", "1 client: vector file, unlink"],
+            _ => ["4 clients: stat, uncached", "4 clients: vector file, unlink"],
+        };
+        tally.whole(stat, target, (Unit::Batch, clients * count), || {
             each(&|_| {
                 let file = File::open(self.dir.join("plain/kept"))?;
                 (0..count).try_for_each(|_| {
@@ -137,7 +141,7 @@ impl Small {
                 })
             })
         })?;
-        tally.whole("4 clients: vector file, unlink", target, (Unit::Batch, clients * count), || {
+        tally.whole(vector, target, (Unit::Batch, clients * count), || {
             each(&|client| {
                 let dir = self.dir.join(format!("vectors/c{client}"));
                 fs::create_dir(&dir)?;
