@@ -114,10 +114,10 @@ impl Frontier {
         None
     }
 
-    /// The node that is expanded next, as far as can be said.
+    /// The two nodes that are expanded next, as far as can be said.
     #[inline]
-    pub(super) fn peek(&self) -> Option<u32> {
-        self.entries.get(self.next).map(|&entry| node(entry))
+    pub(super) fn peek(&self) -> impl Iterator<Item = u32> {
+        self.entries[self.next..].iter().take(2).map(|&entry| node(entry))
     }
 
     /// Key and node of the accepted ones, nearest first.
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(frontier.expand(), Some((-2.0, 6)));
         assert_eq!(frontier.expand(), Some((-1.0, 2)));
         frontier.offer(-1.5, 7, true);
-        assert_eq!(frontier.peek(), Some(7));
+        assert_eq!(frontier.peek().collect::<Vec<_>>(), [7, 2]);
         assert_eq!(frontier.expand(), Some((-1.5, 7)));
         assert_eq!(frontier.expand(), None);
     }

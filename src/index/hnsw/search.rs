@@ -3,6 +3,10 @@
 //! The walk compares codes only, so rows that are gone are walked through like any other. What it found is then
 //! compared by the vectors themselves, nearest first, until what follows is too far even if its code erred by several
 //! times what those before it did.
+//!
+//! A walk waits for memory more than it computes. So it expands the next node before it compares those that it met at
+//! the one before: their codes come meanwhile. The node is the nearest of what is known a step earlier; where one that
+//! is nearer comes up in that step, it is next but one.
 
 use super::Hnsw;
 use super::absence::Absence;
@@ -93,8 +97,9 @@ pub struct Found {
 pub struct SearchScratch {
     pub(super) visited: Visited,
     pub(super) frontier: Frontier,
-    /// Neighbours of the node that is being expanded.
+    /// Nodes to compare: met at one node, and at the one that is expanded after it.
     batch: Vec<u32>,
+    next_batch: Vec<u32>,
     /// Where a walk begins; what it found, after it.
     pub(super) entries: Vec<Ranked>,
     pub(super) probe: Probe,
@@ -291,7 +296,7 @@ pub(super) fn descend(
     budget: &mut Budget<'_>,
 ) -> Ranked {
     let mut nearest = Ranked::new(f32::INFINITY, entry.0);
-    view.keys(&scratch.probe, &[entry.0], |node, key| nearest = Ranked::new(key, node));
+    view.keys(&scratch.probe, &[entry.0], f32::INFINITY, |node, key| nearest = Ranked::new(key, node));
     for level in (1..=view.nodes.level(entry, view.guard)).rev() {
         nearest = greedy(view, level, nearest, without, scratch, budget);
     }
@@ -308,8 +313,9 @@ pub(super) fn begin(view: View<'_>, nearest: Ranked, without: Option<NodeId>, sc
     }
     batch.clear();
     batch.extend(view.nodes.linked(NodeId(nearest.number()), 0, view.guard).map(|linked| linked.0));
+    view.announce(batch, false);
     for batch in batch.chunks(BATCH) {
-        view.keys(probe, batch, |node, key| entries.push(Ranked::new(key, node)));
+        view.keys(probe, batch, f32::INFINITY, |node, key| entries.push(Ranked::new(key, node)));
     }
 }
 
@@ -332,8 +338,9 @@ pub(super) fn greedy(
             }
         }
         budget.visited += scratch.batch.len();
+        view.announce(&scratch.batch, false);
         for batch in scratch.batch.chunks(BATCH) {
-            view.keys(&scratch.probe, batch, |node, key| {
+            view.keys(&scratch.probe, batch, nearest.key(), |node, key| {
                 if key < nearest.key() {
                     nearest = Ranked::new(key, node);
                 }
@@ -357,14 +364,19 @@ pub(super) fn walk(
     budget: &mut Budget<'_>,
 ) {
     let View { nodes, guard, .. } = view;
-    let SearchScratch { visited, frontier, batch, entries, probe, .. } = scratch;
+    let SearchScratch { visited, frontier, batch, next_batch, entries, probe, .. } = scratch;
     let accepts = |node: u32| match &accept {
         Some(accept) => nodes.row(NodeId(node), guard).is_some_and(accept),
         None => true,
     };
+    // What a filter lets pass may lie far from the query, where many are about as far: which of them are nearer takes
+    // all of the code to tell.
+    let by_all_bytes = accept.is_some() && view.codec.has_far();
     let mut seen = visited.begin(nodes.count());
-    batch.clear();
-    batch.resize(nodes.max_links(level), 0);
+    for batch in [&mut *batch, &mut *next_batch] {
+        batch.clear();
+        batch.resize(nodes.max_links(level), 0);
+    }
     frontier.reset(ef);
     if let Some(absence) = without {
         seen.insert(absence.node);
@@ -374,66 +386,84 @@ pub(super) fn walk(
             frontier.offer(entry.key(), entry.number(), accepts(entry.number()));
         }
     }
-    while let Some((key, node)) = frontier.expand() {
-        budget.judge(frontier);
-        if key > frontier.bound() || !budget.expand() {
+    let (mut batch, mut next_batch) = (batch, next_batch);
+    // Nodes in `batch`: their codes are on their way while the next node is expanded.
+    let mut waiting = 0;
+    loop {
+        let expanded = frontier.expand().filter(|&(key, _)| {
+            budget.judge(frontier);
+            key <= frontier.bound() && budget.expand()
+        });
+        let mut fresh = 0;
+        if let Some((_, node)) = expanded {
+            let replaced = without.and_then(|absence| absence.list(NodeId(node)));
+            for link in replaced.unwrap_or_else(|| nodes.list(NodeId(node), level, guard)) {
+                let Some(linked) = link.load(Ordering::Acquire).checked_sub(1) else { break };
+                let Some(is_new) = seen.insert(NodeId(linked)) else {
+                    // Either it came after the walk began, or it is damage, which this finds.
+                    nodes.target(linked + 1);
+                    continue;
+                };
+                // Written in any case and kept if it is new: whether it is cannot be predicted.
+                next_batch[fresh] = linked;
+                fresh += usize::from(is_new);
+            }
+            view.announce(&next_batch[..fresh], by_all_bytes);
+            frontier.peek().for_each(|next| nodes.links.prefetch(next));
+            budget.visited += fresh;
+        } else if waiting == 0 {
             break;
         }
-        let mut fresh = 0;
-        let replaced = without.and_then(|absence| absence.list(NodeId(node)));
-        for link in replaced.unwrap_or_else(|| nodes.list(NodeId(node), level, guard)) {
-            let Some(linked) = link.load(Ordering::Acquire).checked_sub(1) else { break };
-            let Some(is_new) = seen.insert(NodeId(linked)) else {
-                // Either it came after the walk began, or it is damage, which this finds.
-                nodes.target(linked + 1);
-                continue;
-            };
-            // Written in any case and kept if it is new: whether it is cannot be predicted.
-            batch[fresh] = linked;
-            fresh += usize::from(is_new);
-        }
-        if let Some(next) = frontier.peek() {
-            nodes.links.prefetch(next);
-        }
-        budget.visited += fresh;
-        let mut rest = &batch[..fresh];
-        while !rest.is_empty() {
-            let now;
-            (now, rest) = rest.split_at(rest.len().min(BATCH));
+        for now in batch[..waiting].chunks(BATCH) {
+            let bound = frontier.bound();
             let each = |node, key| {
                 if key < frontier.bound() && frontier.offer(key, node, accepts(node)) {
                     nodes.links.prefetch(node);
                 }
             };
-            // What a filter lets pass may lie far from the query, where many are about as far: which of them are
-            // nearer takes all of the code to tell.
-            if accept.is_some() && view.codec.has_far() {
+            if by_all_bytes {
                 view.full_keys(probe, now, each);
             } else {
-                view.keys(probe, now, each);
+                view.keys(probe, now, bound, each);
             }
         }
+        (batch, next_batch, waiting) = (next_batch, batch, fresh);
     }
 }
 
 impl View<'_> {
-    /// Calls `each` with the nodes of up to [`BATCH`] and their keys, leaving out those without a code. Not inlined: a
-    /// batch takes more than a kilobyte of stack, which would be in the frame of whoever calls this.
-    #[inline(never)]
-    fn keys(self, probe: &Probe, batch: &[u32], mut each: impl FnMut(u32, f32)) {
-        let mut codes = Codes::new();
-        self.nodes.codes.request(batch, &mut codes, self.guard);
-        self.nodes.codes.receive(batch, &mut codes, self.guard);
-        let mut keys = [0.0; BATCH];
-        self.codec.near_keys(probe, codes.heads(), codes.near(), &mut keys);
-        for (&node, &key) in codes.rows().iter().zip(&keys) {
-            each(node, key);
+    /// A hint that the nodes are compared soon.
+    fn announce(self, batch: &[u32], by_all_bytes: bool) {
+        let codes = &self.nodes.codes;
+        if by_all_bytes {
+            batch.iter().for_each(|&node| codes.prefetch(node));
+        } else {
+            batch.iter().for_each(|&node| codes.prefetch_near(node));
         }
     }
 
-    /// The same by all bytes of the codes.
+    /// Calls `each` with the nodes of up to [`BATCH`] and their keys, leaving out those without a code and those that
+    /// are farther than `bound`. Not inlined: a batch takes more than a kilobyte of stack, which would be in the frame
+    /// of whoever calls this.
+    #[inline(never)]
+    fn keys(self, probe: &Probe, batch: &[u32], bound: f32, mut each: impl FnMut(u32, f32)) {
+        let mut codes = Codes::new();
+        self.nodes.codes.read(batch, &mut codes, self.guard);
+        let mut keys = [0.0; BATCH];
+        self.codec.near_keys(probe, codes.heads(), codes.near(), &mut keys);
+        // Most are farther. Which are cannot be predicted, so they are sorted out without a branch.
+        let (mut near, mut count) = ([0u8; BATCH], 0);
+        for (at, key) in (0u8..).zip(&keys[..codes.rows().len()]) {
+            near[count] = at;
+            count += usize::from(*key <= bound);
+        }
+        for at in near[..count].iter().map(|&at| usize::from(at)) {
+            each(codes.rows()[at], keys[at]);
+        }
+    }
+
+    /// The same by all bytes of the codes, and without a bound.
     fn full_keys(self, probe: &Probe, batch: &[u32], mut each: impl FnMut(u32, f32)) {
-        batch.iter().for_each(|&node| self.nodes.codes.prefetch(node));
         for &node in batch {
             let Some(code) = self.nodes.codes.get(node, self.guard) else { continue };
             if let Some(far) = self.nodes.codes.far(node, self.guard) {

@@ -71,24 +71,14 @@ pub struct Code<'g> {
     pub near: &'g [u8],
 }
 
-/// The codes of up to [`BATCH`] rows, read in two steps: [`CodeRows::request`] and [`CodeRows::receive`].
+/// The codes of up to [`BATCH`] rows: see [`CodeRows::read`].
 pub struct Codes<'g> {
-    /// Rows that were asked for: they have a head's place each, and near bytes, null where there is no code.
-    asked: usize,
-    /// Rows that have a code: from here on they have a number, a head, and near bytes that can be read for `'g`.
+    /// Rows that have a code: they have a number, a head, and near bytes that can be read for `'g`.
     found: usize,
     rows: [MaybeUninit<u32>; BATCH],
-    heads: [MaybeUninit<Head>; BATCH],
+    heads: [MaybeUninit<u64>; BATCH],
     near: [MaybeUninit<*const [u8]>; BATCH],
     _guard: PhantomData<&'g [u8]>,
-}
-
-/// A head, or where it lies while it is waited for: a batch is on the stack of a search, so they share their room.
-#[repr(C)]
-#[derive(Clone, Copy)]
-union Head {
-    place: *mut u64,
-    value: u64,
 }
 
 /// Most codes that are read at a time.
@@ -100,7 +90,6 @@ impl<'g> Codes<'g> {
     #[inline]
     pub fn new() -> Self {
         Codes {
-            asked: 0,
             found: 0,
             rows: [MaybeUninit::uninit(); BATCH],
             heads: [MaybeUninit::uninit(); BATCH],
@@ -113,7 +102,7 @@ impl<'g> Codes<'g> {
     #[must_use]
     #[inline]
     pub fn rows(&self) -> &[u32] {
-        // SAFETY: `receive` has written the first `found`.
+        // SAFETY: `read` has written the first `found`.
         unsafe { self.rows[..self.found].assume_init_ref() }
     }
 
@@ -121,15 +110,15 @@ impl<'g> Codes<'g> {
     #[must_use]
     #[inline]
     pub fn heads(&self) -> &[u64] {
-        // SAFETY: `receive` has written the value of the first `found`, and a `Head` is as large and aligned as one.
-        unsafe { &*(ptr::from_ref(&self.heads[..self.found]) as *const [u64]) }
+        // SAFETY: as in `rows`.
+        unsafe { self.heads[..self.found].assume_init_ref() }
     }
 
     /// Their near bytes.
     #[must_use]
     #[inline]
     pub fn near(&self) -> &[&'g [u8]] {
-        // SAFETY: `receive` has written the first `found`, from a guard that `'g` says is still there.
+        // SAFETY: `read` has written the first `found`, from a guard that `'g` says is still there.
         unsafe { &*(ptr::from_ref(&self.near[..self.found]) as *const [&'g [u8]]) }
     }
 }
@@ -233,57 +222,36 @@ impl CodeRows {
         self.parts().for_each(|part| part.prefetch(row, part.row_bytes.div_ceil(64) + 1));
     }
 
-    /// Asks the CPU for the codes of up to [`BATCH`] rows, which [`receive`](Self::receive) then reads.
+    /// A hint that a row's head and near bytes are read soon.
     #[inline]
-    pub fn request<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, guard: &'g Guard) {
-        let (near, heads, offset) = (&*self.near, self.heads.as_deref(), self.head_offset());
-        // Rows that do not begin with a cache line may end in one more.
+    pub fn prefetch_near(&self, row: u32) {
         let lines = self.near_bytes.div_ceil(64);
-        let crosses = !near.row_bytes.is_multiple_of(64) && !64usize.is_multiple_of(near.row_bytes);
-        codes.asked = rows.len().min(BATCH);
-        for ((&row, place), code) in rows.iter().zip(&mut codes.heads).zip(&mut codes.near) {
-            let bytes = near.row(row, guard).unwrap_or(ptr::null_mut());
-            let head = match heads {
-                None => bytes.wrapping_add(offset),
-                Some(heads) => {
-                    let head = heads.row(row, guard).unwrap_or(ptr::null_mut());
-                    distance::prefetch_lines(head, 1);
-                    head
-                }
-            };
-            distance::prefetch_lines(bytes, lines);
-            if crosses {
-                distance::prefetch_lines(bytes.wrapping_add(near.row_bytes - 1), 1);
-            }
-            let bytes = if head.is_null() { head } else { bytes };
-            place.write(Head { place: head.cast() });
-            code.write(ptr::slice_from_raw_parts(bytes, self.near_bytes));
+        let start = self.near.hint(row);
+        distance::prefetch_lines(start, lines);
+        // Rows that do not begin with a cache line may end in one more.
+        let row_bytes = self.near.row_bytes;
+        if !row_bytes.is_multiple_of(64) && !64usize.is_multiple_of(row_bytes) {
+            distance::prefetch_lines(start.wrapping_add(row_bytes - 1), 1);
+        }
+        if let Some(heads) = &self.heads {
+            heads.prefetch(row, 1);
         }
     }
 
-    /// Reads the codes of `rows`, the same as were requested. Rows without a code are left out.
-    ///
-    /// # Panics
-    ///
-    /// When another number of rows was requested.
+    /// Reads the codes of up to [`BATCH`] rows into `codes`. Rows without a code are left out.
     #[inline]
-    pub fn receive<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, _guard: &'g Guard) {
-        assert_eq!(rows.len(), codes.asked, "rows requested");
+    pub fn read<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, guard: &'g Guard) {
+        let (near, heads, offset) = (&*self.near, self.heads.as_deref(), self.head_offset());
         let mut found = 0;
-        for (at, &row) in rows.iter().enumerate() {
-            // SAFETY: `request` has written the first `asked`, and what was found is written over those before this one.
-            let (near, place) =
-                unsafe { (codes.near[at].assume_init(), codes.heads[at].assume_init().place) };
-            if near.is_null() {
-                continue;
-            }
-            // SAFETY: as in `head`: `request` found the place under a guard that `'g` says is still there.
-            let head = unsafe { AtomicU64::from_ptr(place) }.load(Ordering::Acquire);
+        for &row in rows.iter().take(BATCH) {
+            let Some(state) = head(near, heads, offset, row, guard) else { continue };
+            let Some(bytes) = near.row(row, guard) else { continue };
+            let head = state.load(Ordering::Acquire);
             if head > RESERVED {
-                sync::reads(near.cast());
+                sync::reads(bytes);
                 codes.rows[found].write(row);
-                codes.heads[found].write(Head { value: head });
-                codes.near[found].write(near);
+                codes.heads[found].write(head);
+                codes.near[found].write(ptr::slice_from_raw_parts(bytes, self.near_bytes));
                 found += 1;
             }
         }

@@ -249,9 +249,14 @@ impl Blocks {
     /// Asks the CPU for the first `lines` cache lines of a row, unless its block was never touched.
     #[inline]
     fn prefetch(&self, row: u32, lines: usize) {
+        distance::prefetch_lines(self.hint(row), lines);
+    }
+
+    /// Where a row begins, for hints: any address if its block was never touched.
+    #[inline]
+    fn hint(&self, row: u32) -> *const u8 {
         let base = self.table[row as usize >> BLOCK_BITS].load(Ordering::Relaxed);
-        let row = base.wrapping_add((row as usize & (BLOCK_ROWS - 1)) * self.row_bytes);
-        distance::prefetch_lines(row, lines);
+        base.wrapping_add((row as usize & (BLOCK_ROWS - 1)) * self.row_bytes)
     }
 
     /// Compares a block of the image with its checksum, and keeps it if it is sound.

@@ -22,8 +22,7 @@ fn read(codes: &CodeRows, link: &AtomicU32) {
     let guard = pin();
     let Some(row) = link.load(Ordering::Acquire).checked_sub(1) else { return };
     let mut batch = Codes::new();
-    codes.request(&[row], &mut batch, &guard);
-    codes.receive(&[row], &mut batch, &guard);
+    codes.read(&[row], &mut batch, &guard);
     let one = codes.get(row, &guard);
     let far = codes.far(row, &guard);
     // Whoever goes on now may do what he likes: what was handed out stays as it is.
@@ -41,7 +40,7 @@ fn read(codes: &CodeRows, link: &AtomicU32) {
 const WRITTEN: &[(Kind, &str)] = &[
     (Kind::Acquire, "let head = self.head(row, guard)?.load("),
     (Kind::Acquire, "if self.head(row, guard)?.load("),
-    (Kind::Acquire, "AtomicU64::from_ptr(place) }.load("),
+    (Kind::Acquire, "let head = state.load("),
     (Kind::Release, "state.store(head,"),
 ];
 
