@@ -17,9 +17,6 @@ const BUDGET: f64 = 0.5;
 /// the query, and it would need many times more.
 const PATIENCE: f64 = 1.5;
 
-/// Share of the scan's cost after which a walk is given up if little of what it met passes.
-const LOOK: f64 = 0.01;
-
 /// Share of the budget that a walk must be expected to need at most, so that few walks give up.
 const EXPECTED: f64 = 0.8;
 
@@ -70,11 +67,7 @@ impl Case {
         if self.expected_visits() > EXPECTED * budget {
             return Plan::Scan;
         }
-        let outlook = Outlook {
-            selectivity: self.selectivity(),
-            patience: PATIENCE,
-            visited: rounded(scan * LOOK / visited_ns(self.dim, self.quant)),
-        };
+        let outlook = Outlook { selectivity: self.selectivity(), patience: PATIENCE };
         let max_visited = rounded(budget.min(PATIENCE * self.expected_visits()));
         Plan::Walk { max_visited, outlook: Some(outlook) }
     }

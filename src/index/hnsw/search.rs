@@ -59,10 +59,8 @@ impl Beam<'_> {
 pub struct Outlook {
     /// Share of all rows that is accepted, above 0.
     pub selectivity: f64,
-    /// How many times fewer than that may be accepted among those met.
+    /// How many times fewer than that may be accepted among those met, above 1.
     pub patience: f64,
-    /// Rows visited before this is judged.
-    pub visited: usize,
 }
 
 impl Outlook {
@@ -70,8 +68,9 @@ impl Outlook {
     const CHANCE: f64 = 3.0;
 
     fn is_bad(&self, frontier: &Frontier) -> bool {
-        let expected = frontier.len() as f64 * self.selectivity;
-        (frontier.count_accepted() as f64) < expected / self.patience - Self::CHANCE * expected.sqrt()
+        let (met, share) = (frontier.len() as f64, (self.selectivity / self.patience).min(1.0));
+        let by_chance = Self::CHANCE * (met * share * (1.0 - share)).sqrt();
+        (frontier.count_accepted() as f64) < met * share - by_chance
     }
 }
 
@@ -84,7 +83,7 @@ pub struct Found {
     /// Nodes visited: codes compared.
     pub visited: usize,
     /// The search met [`Beam::max_visited`], or the [`Outlook`] was bad: nearer rows may be missing, and a scan
-    /// of what is accepted is the better way.
+    /// of what is accepted is the better way. With an outlook, no neighbours are told then.
     pub exhausted: bool,
     /// `keep_going` said no: nearer rows may be missing.
     pub stopped: bool,
@@ -200,9 +199,7 @@ impl<'k> Budget<'k> {
     /// Gives up when the nodes met so far say that it is not worth going on.
     #[inline]
     fn judge(&mut self, frontier: &Frontier) {
-        if let Some(outlook) = self.outlook
-            && self.visited >= outlook.visited
-        {
+        if let Some(outlook) = self.outlook {
             self.exhausted |= outlook.is_bad(frontier);
         }
     }
@@ -253,6 +250,10 @@ impl Hnsw {
             loop {
                 begin(view, nearest, without.map(|absence| absence.node), scratch);
                 walk(view, 0, ef, without, (!accepts_most).then_some(&accept), scratch, &mut budget);
+                if budget.exhausted && beam.outlook.is_some() {
+                    // Everything will be compared: what was found is not worth reading vectors for.
+                    break;
+                }
                 let refused;
                 (neighbors, refused) = refine(view, query, beam.k, source, &accept, scratch);
                 // Where copies of one vector fill the list from the k-th place to its end, others of them may come
@@ -339,6 +340,8 @@ pub(super) fn greedy(
         }
         budget.visited += scratch.batch.len();
         view.announce(&scratch.batch, false);
+        // The links of the nearest are found by what is said about it.
+        scratch.batch.iter().for_each(|&node| view.nodes.about.prefetch(node));
         for batch in scratch.batch.chunks(BATCH) {
             view.keys(&scratch.probe, batch, nearest.key(), |node, key| {
                 if key < nearest.key() {
@@ -409,6 +412,9 @@ pub(super) fn walk(
                 fresh += usize::from(is_new);
             }
             view.announce(&next_batch[..fresh], by_all_bytes);
+            if accept.is_some() {
+                next_batch[..fresh].iter().for_each(|&node| nodes.rows.prefetch(node));
+            }
             frontier.peek().for_each(|next| nodes.links.prefetch(next));
             budget.visited += fresh;
         } else if waiting == 0 {
