@@ -1,7 +1,7 @@
 //! Does a graph stay as good as a new one while its rows are replaced? And do copies of one vector harm the others?
 //!
 //! ```text
-//! cargo bench --bench updates -- --base F --query F --metric cosine|ip|l2 [--quant sq8] [--n N] [--ef 64]
+//! cargo bench --bench updates -- --base F --query F --metric cosine|ip|l2 [--quant sq8] [--n N] [--ef 64] [--seed 0]
 //! ```
 //!
 //! 90 % of the rows are linked. Five times, a random 10 % of them go, as many others come under new row numbers, and
@@ -110,7 +110,7 @@ fn replaced(setting: &Setting, base: &Matrix, queries: &Matrix) {
     let mut rows = Rows { vectors: base.clone(), places: (0..begin).map(|place| Some(row(place))).collect() };
     let mut waiting: std::collections::VecDeque<RowId> = (begin..stored).map(row).collect();
     let graph = setting.build(&rows, &rows.live());
-    let mut random = Random(1);
+    let mut random = Random(setting.seed.max(1));
     println!("round\trecall\tfresh\tqps\tfresh\tratio\tbytes\tfresh\trepair/build\tnodes");
     for round in 0..=ROUNDS {
         let mut repair = 0.0;

@@ -34,6 +34,9 @@ pub struct Setting {
     /// Width of the search
     #[arg(long, default_value_t = 64)]
     pub ef: usize,
+    /// Seed of the graph's levels and rotation, and of what goes: for telling a difference from chance
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
     /// Threads that build and repair
     #[arg(long, default_value_t = 2)]
     pub threads: usize,
@@ -53,7 +56,7 @@ impl Setting {
     }
 
     pub fn params(&self) -> Params {
-        Params { quant: self.quant, ..Params::default() }
+        Params { quant: self.quant, seed: self.seed, ..Params::default() }
     }
 
     /// A graph of `rows`, inserted in order, each by whichever thread is free.
