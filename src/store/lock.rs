@@ -56,6 +56,10 @@ impl Lock {
         let text = format!("{holder}\n");
         file.write_all_at(text.as_bytes(), 0).map_err(io)?;
         file.set_len(text.len() as u64).map_err(io)?;
+        if !last_end_was_unclean {
+            // Before anything else is written: a power cut must not leave what this holder wrote beside an empty file.
+            file.sync_all().map_err(io)?;
+        }
         Ok(Self { file, last_end_was_unclean })
     }
 
