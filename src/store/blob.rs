@@ -5,7 +5,7 @@
 //! is told by the adoptions at open.
 #![allow(unsafe_code)]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use super::damage::DamageLog;
 use super::directory::{create_file, make_dir, open_file, sync_dir};
-use super::sums::Sums;
+use super::sums::{Made, Sums};
 use super::watch::Watch;
 use super::{BlobId, io as store_error};
 use crate::{Error, Result};
@@ -45,16 +45,20 @@ pub(super) struct Blobs {
     read_only: bool,
     /// Blobs found at open and not adopted since; `None` after the sweep.
     orphans: Mutex<Option<HashSet<u64>>>,
+    /// Files of checksums that were found at open and belong to no blob or are half made; none after the sweep.
+    lone: Mutex<HashMap<u64, Vec<PathBuf>>>,
     /// For each of the 256 directories.
     entries: Box<[Entries]>,
+    /// Blobs that were written since the store was opened, or compared with their checksums from end to end.
+    pub(super) compared: Mutex<HashSet<u64>>,
     damage: Arc<DamageLog>,
 }
 
 /// How far a directory's entries are durable. They count as one change at open: the last process may have
 /// ended before it synced them.
 #[derive(Debug)]
-struct Entries {
-    made: AtomicU64,
+pub(super) struct Entries {
+    pub(super) made: AtomicU64,
     synced: AtomicU64,
 }
 
@@ -67,22 +71,24 @@ impl Blobs {
     /// I/O errors.
     pub(super) fn open(store_dir: &Path, read_only: bool, damage: Arc<DamageLog>) -> Result<Self> {
         let dir = store_dir.join("blobs");
-        let (found, made) = list(&dir, !read_only).map_err(store_error)?;
+        let Listing { found, lone, made } = list(&dir, !read_only).map_err(store_error)?;
         if made {
             sync_dir(&dir).map_err(store_error)?;
         }
-        let next = found.iter().max().map_or(0, |last| last.saturating_add(1));
+        // Past checksums without a blob as well: a blob of that number would be compared with them.
+        let next = found.iter().chain(lone.keys()).max().map_or(0, |last| last.saturating_add(1));
         let entries =
             (0..256).map(|_| Entries { made: AtomicU64::new(1), synced: AtomicU64::new(0) }).collect();
         let orphans = Mutex::new(Some(found));
-        Ok(Self { dir, next: AtomicU64::new(next), read_only, orphans, entries, damage })
+        let (next, lone, compared) = (AtomicU64::new(next), Mutex::new(lone), Mutex::default());
+        Ok(Self { dir, next, read_only, orphans, lone, entries, compared, damage })
     }
 
     fn path(&self, id: BlobId) -> PathBuf {
         self.dir.join(relative_path(id))
     }
 
-    fn entries(&self, id: BlobId) -> &Entries {
+    pub(super) fn entries(&self, id: BlobId) -> &Entries {
         &self.entries[usize::from(low_byte(id))]
     }
 
@@ -119,6 +125,9 @@ impl Blobs {
             remove(&self.sums_path(BlobId(id))).map_err(store_error)?;
             remove(&self.path(BlobId(id))).map_err(store_error)?;
         }
+        for path in std::mem::take(&mut *self.lone.lock()).values().flatten() {
+            remove(path).map_err(store_error)?;
+        }
         Ok(())
     }
 
@@ -134,7 +143,8 @@ impl Blobs {
             return Err(error);
         }
         // After the entry is there, so that a sync which sees this count covers it.
-        self.entries(id).made.fetch_add(1, Ordering::SeqCst);
+        self.note_entry(id);
+        self.note_compared(id);
         Ok((id, file))
     }
 
@@ -200,7 +210,7 @@ impl Blobs {
         Ok(map_of(Some(watch), Some(map)))
     }
 
-    fn sums_path(&self, id: BlobId) -> PathBuf {
+    pub(super) fn sums_path(&self, id: BlobId) -> PathBuf {
         self.path(id).with_extension("sums")
     }
 
@@ -210,8 +220,12 @@ impl Blobs {
     }
 
     pub(super) fn seal(&self, id: BlobId, bytes: &[u8]) -> Result<()> {
-        Sums::of(bytes).write(&self.sums_path(id), id).map_err(store_error)?;
-        self.entries(id).made.fetch_add(1, Ordering::SeqCst);
+        // By another name first: those of a blob at rest stay until these are there.
+        let path = self.sums_path(id);
+        let new = path.with_extension("sealing");
+        Sums::of(Made::Sealing, bytes).write(&new, id).map_err(store_error)?;
+        fs::rename(&new, &path).map_err(store_error)?;
+        self.note_entry(id);
         Ok(())
     }
 
@@ -271,25 +285,48 @@ fn id_of(name: &Path, low: u8) -> Option<u64> {
     (relative_path(BlobId(id)) == format!("{low:02x}/{name}")).then_some(id)
 }
 
-/// Lists the blobs in all 256 directories. Makes those that are missing if it is to `make` them; the flag says
-/// whether any was made.
-fn list(dir: &Path, make: bool) -> io::Result<(HashSet<u64>, bool)> {
-    let (mut found, mut any_made) = (HashSet::new(), false);
+/// What is in the directories of blobs.
+struct Listing {
+    found: HashSet<u64>,
+    /// Files of checksums without a blob, and half made ones, by number.
+    lone: HashMap<u64, Vec<PathBuf>>,
+    /// Whether a directory was made.
+    made: bool,
+}
+
+/// Lists all 256 directories. Makes those that are missing if it is to `make` them.
+fn list(dir: &Path, make: bool) -> io::Result<Listing> {
+    let mut listing = Listing { found: HashSet::new(), lone: HashMap::new(), made: false };
     for low in 0..=u8::MAX {
         let sub = dir.join(format!("{low:02x}"));
-        let listing = match fs::read_dir(&sub) {
-            Ok(listing) => listing,
+        let entries = match fs::read_dir(&sub) {
+            Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                any_made |= make && make_dir(&sub)?;
+                listing.made |= make && make_dir(&sub)?;
                 continue;
             }
             Err(error) => return Err(error),
         };
-        for entry in listing {
-            found.extend(id_of(Path::new(&entry?.file_name()), low));
+        let mut tables = Vec::new();
+        for entry in entries {
+            let name = PathBuf::from(entry?.file_name());
+            let blob = id_of(&name.with_extension("blob"), low);
+            match (name.extension().and_then(|extension| extension.to_str()), blob) {
+                (Some("blob"), id) => listing.found.extend(id),
+                (Some("sums"), Some(id)) => tables.push((id, sub.join(name))),
+                (Some("sealing" | "resting"), Some(id)) => {
+                    listing.lone.entry(id).or_default().push(sub.join(name));
+                }
+                _ => {}
+            }
+        }
+        for (id, path) in tables {
+            if !listing.found.contains(&id) {
+                listing.lone.entry(id).or_default().push(path);
+            }
         }
     }
-    Ok((found, any_made))
+    Ok(listing)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -455,7 +492,7 @@ mod tests {
     }
 
     fn count(dir: &Path) -> usize {
-        list(&dir.join("blobs"), true).unwrap().0.len()
+        list(&dir.join("blobs"), true).unwrap().found.len()
     }
 
     /// A file of 4 MiB with 8 KiB of data in the middle and at the end.

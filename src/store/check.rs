@@ -14,7 +14,6 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::directory::{self, open_file};
 use super::segment::{HEADER_BYTES, SEGMENT_BYTES};
-use super::sums::CHUNK;
 use super::{BlobId, SlotRef, Store, io as store_error, segment, slots};
 use crate::{Error, Result};
 
@@ -133,34 +132,6 @@ impl Store {
         Ok(self.blobs.open_blob(id, false)?.metadata().map_err(store_error)?.len())
     }
 
-    /// Compares a sealed blob with its checksums. Returns how many bytes were read: none without checksums.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Corrupt`] naming the offset of the first chunk that differs; I/O errors.
-    pub fn check_blob(&self, id: BlobId) -> Result<u64> {
-        let Some(sums) = self.blobs.sums(id) else { return Ok(0) };
-        let file = self.blobs.open_blob(id, false)?;
-        let corrupt = |offset: usize, what: &str| Error::Corrupt {
-            file: self.blob_path(id),
-            offset: offset as u64,
-            what: what.into(),
-        };
-        let mut bytes = vec![0; CHUNK];
-        for (chunk, begin) in (0..sums.len()).step_by(CHUNK).enumerate() {
-            let want = CHUNK.min(sums.len() - begin);
-            if read_up_to(&file, &mut bytes[..want], begin as u64).map_err(store_error)? < want {
-                return Err(corrupt(begin, "the blob ends before it should"));
-            }
-            if !sums.is_chunk(chunk, &bytes[..want]) {
-                return Err(corrupt(begin, "the checksum of what begins here does not match"));
-            }
-        }
-        // Advice: where it is not taken, nothing is lost.
-        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        Ok(sums.len() as u64)
-    }
-
     /// Path of a blob's file below the store directory.
     #[must_use]
     pub fn blob_path(&self, id: BlobId) -> String {
@@ -213,7 +184,7 @@ fn read_past_cache(path: &Path, len: usize, into: &mut Vec<u8>) -> io::Result<()
     Ok(())
 }
 
-fn read_up_to(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_up_to(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < into.len() {
         match file.read_at(&mut into[done..], offset + done as u64) {

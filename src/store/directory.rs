@@ -14,8 +14,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::io;
 use crate::{Error, Result};
 
-/// Version of the store's format that this program reads and writes.
-const VERSION: u32 = 2;
+/// Version of the store's format that this program writes.
+const VERSION: u32 = 3;
+
+/// The oldest that it reads. In version 2 there are no blobs at rest, and programs of that time write blobs without
+/// taking checksums away.
+const OLDEST: u32 = 2;
 
 /// First line of the file `VEXFS`.
 const MAGIC: &str = "VexFS store";
@@ -109,16 +113,39 @@ fn refuse_foreign(dir: &Path) -> Result<()> {
     }
 }
 
+/// What the file `VEXFS` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// 32 hexadecimal digits.
+    pub(super) id: String,
+    version: u32,
+}
+
+impl Identity {
+    /// Makes the store in `dir` one of the present version, durably, before anything is written that an older one does
+    /// not have. A program that reads only the older one refuses it from then on.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors.
+    pub(super) fn upgrade(&self, dir: &Path) -> io::Result<()> {
+        if self.version == VERSION {
+            return Ok(());
+        }
+        write_identity(dir, &self.id)
+    }
+}
+
 /// Reads the store's identity, writing a new one on first use. Called with the lock held.
 ///
 /// # Errors
 ///
 /// [`Error::Version`], [`Error::Corrupt`], I/O errors.
-pub(super) fn identity(dir: &Path) -> Result<String> {
+pub(super) fn identity(dir: &Path) -> Result<Identity> {
     let path = dir.join(IDENTITY);
     let file = match open_file(&path, false) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return write_identity(dir).map_err(io),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return make_identity(dir).map_err(io),
         Err(error) => return Err(io(error)),
     };
     let mut bytes = Vec::new();
@@ -132,38 +159,42 @@ pub(super) fn identity(dir: &Path) -> Result<String> {
     let version = lines.next().and_then(|line| line.strip_prefix("version ")?.parse::<u32>().ok());
     let version = version.ok_or_else(|| corrupt("second line is not 'version N'"))?;
     // What follows belongs to the version, so it is not looked at in one that this program does not know.
-    if version != VERSION {
+    if !(OLDEST..=VERSION).contains(&version) {
         return Err(Error::Version { path: dir.to_path_buf(), expected: VERSION, got: version });
     }
     let id = lines.next().and_then(|line| line.strip_prefix("id "));
     let id = id.ok_or_else(|| corrupt("third line is not 'id HEX'"))?;
-    if text != identity_text(id) {
+    if text != identity_text(id, version) {
         return Err(corrupt("checksum does not match"));
     }
-    Ok(id.to_owned())
+    Ok(Identity { id: id.to_owned(), version })
 }
 
-fn identity_text(id: &str) -> String {
-    let head = format!("{MAGIC}\nversion {VERSION}\nid {id}\n");
+fn identity_text(id: &str, version: u32) -> String {
+    let head = format!("{MAGIC}\nversion {version}\nid {id}\n");
     let checksum = xxh3_64(head.as_bytes());
     format!("{head}checksum {checksum:016x}\n")
 }
 
-fn write_identity(dir: &Path) -> io::Result<String> {
+fn make_identity(dir: &Path) -> io::Result<Identity> {
     let mut random = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut random)?;
     let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_identity(dir, &id)?;
+    Ok(Identity { id, version: VERSION })
+}
+
+fn write_identity(dir: &Path, id: &str) -> io::Result<()> {
     let new = dir.join(IDENTITY_NEW);
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = create_file(&new)?;
-    file.write_all(identity_text(&id).as_bytes())?;
+    file.write_all(identity_text(id, VERSION).as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, dir.join(IDENTITY))?;
-    sync_dir(dir)?;
-    Ok(id)
+    sync_dir(dir)
 }
 
 /// Creates `dir` (mode 0700) and those of its parents that are missing, each made durable in its own parent.
@@ -308,20 +339,21 @@ mod tests {
     fn the_identity_is_written_once_and_survives() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(IDENTITY_NEW), "half").unwrap();
-        let id = identity(dir.path()).unwrap();
+        let made = identity(dir.path()).unwrap();
+        let id = &made.id;
         assert_eq!(id.len(), 32);
-        assert_eq!(identity(dir.path()).unwrap(), id);
+        assert_eq!(identity(dir.path()).unwrap(), made);
         assert!(!dir.path().join(IDENTITY_NEW).exists());
         assert_eq!(mode(&dir.path().join(IDENTITY)), 0o600);
         let text = fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
-        assert!(text.starts_with(&format!("VexFS store\nversion 2\nid {id}\nchecksum ")), "{text}");
+        assert!(text.starts_with(&format!("VexFS store\nversion 3\nid {id}\nchecksum ")), "{text}");
     }
 
     #[test]
     fn the_identity_has_the_documented_text() {
-        let text = identity_text("00112233445566778899aabbccddeeff");
+        let text = identity_text("00112233445566778899aabbccddeeff", 3);
         let expected =
-            "VexFS store\nversion 2\nid 00112233445566778899aabbccddeeff\nchecksum edb252e5a6e8bf96\n";
+            "VexFS store\nversion 3\nid 00112233445566778899aabbccddeeff\nchecksum 390a5b26b9d1a95e\n";
         assert_eq!(text, expected);
     }
 
@@ -330,15 +362,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(IDENTITY), "VexFS store\nversion 7\nsomething new\n").unwrap();
         match identity(dir.path()) {
-            Err(Error::Version { expected: 2, got: 7, path }) => assert_eq!(path, dir.path()),
+            Err(Error::Version { expected: VERSION, got: 7, path }) => assert_eq!(path, dir.path()),
             other => panic!("want Error::Version, got {other:?}"),
         }
     }
 
     #[test]
+    fn an_older_store_keeps_its_identity_when_it_becomes_one_of_this_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = identity_text("00112233445566778899aabbccddeeff", 2);
+        fs::write(dir.path().join(IDENTITY), &text).unwrap();
+        let old = identity(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(IDENTITY)).unwrap(), text, "reading changes nothing");
+        old.upgrade(dir.path()).unwrap();
+        assert_eq!(identity(dir.path()).unwrap(), Identity { version: VERSION, ..old });
+    }
+
+    #[test]
     fn a_damaged_identity_is_corrupt() {
         let dir = tempfile::tempdir().unwrap();
-        let id = identity(dir.path()).unwrap();
+        let Identity { id, .. } = identity(dir.path()).unwrap();
         let good = fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
         let other = if id.starts_with('0') { "id 1" } else { "id 0" };
         let flipped = good.replace(&format!("id {}", &id[..1]), other);

@@ -35,6 +35,7 @@ mod damage;
 mod directory;
 mod lock;
 mod quarantine;
+mod rest;
 pub mod rows;
 mod segment;
 mod shared;
@@ -55,6 +56,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags};
 use parking_lot::Mutex;
 
 pub use self::blob::BlobMap;
+pub use self::rest::{Pages, RestDraft, Rested};
 pub use self::shared::Named;
 pub use self::slots::Slot;
 pub use self::snapshots::Draft;
@@ -62,6 +64,7 @@ pub use self::watch::damages;
 
 use self::blob::Blobs;
 use self::damage::DamageLog;
+use self::directory::Identity;
 use self::lock::Lock;
 use self::quarantine::Quarantine;
 use self::segment::Home;
@@ -97,7 +100,7 @@ const SCRATCH: &str = "scratch";
 /// The store directory, open and locked. The lock is held until the store and every [`Slot`] of it are gone.
 pub struct Store {
     home: Arc<Home>,
-    id: String,
+    identity: Identity,
     slots: Slots,
     blobs: Blobs,
     /// Held during a sync of slots, so that nobody returns while the sync that covers his is under way.
@@ -130,16 +133,16 @@ impl Store {
                 let why = "has no file VEXFS, and its filesystem is read-only".into();
                 return Err(Error::Store { path: dir, why });
             }
-            let id = directory::identity(&dir)?;
+            let identity = directory::identity(&dir)?;
             let lock = Lock::acquire_for_reading(&dir)?;
-            return Self::assemble(dir, lock, id, read_only);
+            return Self::assemble(dir, lock, identity, read_only);
         }
         let lock = Lock::acquire(&dir, holder)?;
         if lock.last_end_was_unclean() {
             let root = File::open(&dir).map_err(io)?;
             nix::unistd::syncfs(&root).map_err(|errno| io(errno.into()))?;
         }
-        let id = directory::identity(&dir)?;
+        let identity = directory::identity(&dir)?;
         let mut any_made = false;
         for name in ["segments", "blobs", "index"] {
             any_made |= directory::make_dir(&dir.join(name)).map_err(io)?;
@@ -152,10 +155,10 @@ impl Store {
             snapshots::remove_dir(&dir.join(name)).map_err(io)?;
         }
         directory::make_dir(&dir.join(SCRATCH)).map_err(io)?;
-        Self::assemble(dir, lock, id, read_only)
+        Self::assemble(dir, lock, identity, read_only)
     }
 
-    fn assemble(dir: PathBuf, lock: Lock, id: String, read_only: bool) -> Result<Arc<Self>> {
+    fn assemble(dir: PathBuf, lock: Lock, identity: Identity, read_only: bool) -> Result<Arc<Self>> {
         let damage = Arc::new(DamageLog::default());
         let blobs = Blobs::open(&dir, read_only, Arc::clone(&damage))?;
         let (quarantine, shared) = (Quarantine::default(), Shared::default());
@@ -163,7 +166,7 @@ impl Store {
         let slots = Slots::open(Arc::clone(&home))?;
         Ok(Arc::new(Self {
             home,
-            id,
+            identity,
             slots,
             blobs,
             syncing: Mutex::new(()),
@@ -238,7 +241,17 @@ impl Store {
     /// The store's identity: 32 hexadecimal digits, random, given on first use.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.id
+        &self.identity.id
+    }
+
+    /// Says in the store that this program writes it: an older one, which would write blobs and leave the checksums
+    /// beside them, does not open it any more.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors.
+    pub fn upgrade(&self) -> Result<()> {
+        self.identity.upgrade(&self.home.dir).map_err(io)
     }
 
     /// Tells the store that the catalog names this slot. Called for every live slot at open, before the first
@@ -374,6 +387,10 @@ impl Store {
 
     /// Keeps an error that is damage for [`damage`](Self::damage). What handles and maps find is kept without that.
     pub fn note_damage(&self, error: Error) -> Error {
+        if matches!(error, Error::Corrupt { .. }) {
+            // Which blob it is in is not known here, and damage is rare.
+            self.blobs.compared.lock().clear();
+        }
         self.home.damage.note(error)
     }
 
@@ -540,7 +557,10 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("dir", &self.home.dir).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("dir", &self.home.dir)
+            .field("id", &self.identity.id)
+            .finish_non_exhaustive()
     }
 }
 

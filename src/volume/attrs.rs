@@ -144,7 +144,7 @@ impl Volume {
         use std::os::unix::fs::MetadataExt;
         let open = self.files.get(ino).and_then(|file| file.open_blob(id));
         let metadata = match open {
-            Some(file) => file.metadata(),
+            Some(open) => open.file.metadata(),
             None => self.store.open_blob(id).ok()?.metadata(),
         };
         Some(metadata.ok()?.blocks())

@@ -139,7 +139,11 @@ impl Volume {
         };
         let blob = match inode.content {
             Content::Blob { id, .. } if !has_cached && self.may_back(file, inode, is_backed)? => {
-                OpenBlob { id, file: self.blob_for_reading(file, id)? }
+                let compared = flags.write || self.may_be_read_unseen(file.ino, id, inode.size)?;
+                if !compared {
+                    return Ok((if is_backed { Mode::Direct } else { Mode::Cached }, None));
+                }
+                self.blob_for_reading(file, id)?
             }
             _ if is_backed => return Ok((Mode::Direct, None)),
             _ => return Ok((Mode::Cached, None)),
@@ -157,6 +161,17 @@ impl Volume {
             return Ok((Mode::Cached, None));
         }
         if flags.write {
+            let is_working = file.state().working().is_some_and(|working| working.id == blob.id);
+            if !is_working {
+                match self.wake(file, blob.id, inode.size) {
+                    Ok(()) => {}
+                    // Whoever writes is told.
+                    Err(Error::Corrupt { .. }) => {
+                        return Ok((if is_backed { Mode::Direct } else { Mode::Cached }, None));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             self.begin_backed_writing(file, inode, &blob)?;
         }
         Ok((Mode::Backed(blob.file), Some(active)))
@@ -198,7 +213,7 @@ impl Volume {
         let mut state = file.state();
         state.dirty = true;
         if state.working().is_none_or(|working| working.id != blob.id) {
-            state.set_working(Some(blob.clone()));
+            state.set_working(Some(OpenBlob::to_write(blob.id, Arc::clone(&blob.file))));
         }
         if state.backing.seen.is_none() {
             // After a kill the later of the two times counts: without a write they must be the same.

@@ -4,6 +4,7 @@
 //! put it into a slot or seal its blob; from then on a change works on a copy (`edits`).
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -19,6 +20,9 @@ pub(super) const INLINE_MAX: u64 = 16 << 10;
 
 /// Largest file, in bytes.
 pub(super) const FILE_MAX: u64 = i64::MAX as u64;
+
+/// Bytes that are read to be compared beside what a reader has asked for.
+const COMPARE_BYTES: usize = 64 << 10;
 
 /// What became of content that waited to be settled.
 #[derive(Debug)]
@@ -55,8 +59,9 @@ impl Volume {
     #[inline(never)]
     fn read_locked(&self, file: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<()> {
         let _locked = self.names.lock(&[file.ino]);
-        // Nobody shortens it between the look at its size and the reading.
+        // Nobody shortens it between the look at its size and the reading, and none takes its checksums away.
         let _io = file.lock_io();
+        file.state().forget_reading();
         let inode = self.inode(file.ino)?;
         let read = self.read_content(file, &inode, offset, size, into);
         read.map_err(|error| self.store.note_damage(error))
@@ -92,7 +97,8 @@ impl Volume {
                 if sealed && size > 0 {
                     self.check_sealed(inode.ino, id, offset, size)?;
                 }
-                read_blob(&*self.blob_for_reading(file, id)?, offset, size, into)?;
+                let blob = self.blob_for_reading(file, id)?;
+                read_blob(&blob.file, offset, size, into)?;
                 let got = into.len() - start;
                 if got < size {
                     into.truncate(start);
@@ -100,9 +106,61 @@ impl Volume {
                     let offset = offset.saturating_add(got as u64);
                     return Err(Error::Corrupt { file: self.store.blob_path(id), offset, what });
                 }
-                Ok(())
+                self.compare_rested(&blob, offset..offset + got as u64, &into[start..])
+                    .inspect_err(|_| into.truncate(start))
             }
         }
+    }
+
+    /// Compares what is used of a blob, if it is at rest; `bytes` is what was read of it already. A difference is damage
+    /// if nobody changes the file meanwhile.
+    fn compare_rested(&self, blob: &OpenBlob, range: Range<u64>, bytes: &[u8]) -> Result<()> {
+        match &blob.rested {
+            Some(rested) if !rested.is_known(&range) => {
+                let mut buffer = self.buffers.take(COMPARE_BYTES);
+                rested.compare(&blob.file, range, bytes, &mut buffer)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares a part of a file that is about to be copied past us.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt`; for a blob that is not sealed see above. I/O errors.
+    pub(super) fn check_part(&self, file: &OpenFile, inode: &Inode, range: Range<u64>) -> Result<()> {
+        match inode.content {
+            Content::Empty | Content::Inline | Content::Slot(_) => Ok(()),
+            Content::Blob { id, sealed: true } => {
+                let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+                self.check_sealed(inode.ino, id, range.start, len)
+            }
+            Content::Blob { id, sealed: false } => {
+                self.compare_rested(&self.blob_for_reading(file, id)?, range, &[])
+            }
+        }
+    }
+
+    /// The record of a file of which this part was compared with its checksums, if it has any.
+    pub(super) fn checked_inode(
+        &self,
+        file: &OpenFile,
+        part: impl Fn(&Inode) -> Range<u64>,
+    ) -> Result<Inode> {
+        let inode = self.inode(file.ino)?;
+        match self.check_part(file, &inode, part(&inode)) {
+            Ok(()) => return Ok(inode),
+            // Its content may have changed meanwhile.
+            Err(Error::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let _locked = self.names.lock(&[file.ino]);
+        let _io = file.lock_io();
+        file.state().forget_reading();
+        let inode = self.inode(file.ino)?;
+        let checked = self.check_part(file, &inode, part(&inode));
+        checked.map(|()| inode).map_err(|error| self.store.note_damage(error))
     }
 
     /// Compares the part of a sealed blob that is about to be read with its checksums.
@@ -117,18 +175,29 @@ impl Volume {
     }
 
     /// The open blob that a file's reads come from.
-    pub(super) fn blob_for_reading(&self, file: &OpenFile, id: BlobId) -> Result<Arc<File>> {
-        if let Some(open) = file.open_blob(id) {
-            return Ok(open);
+    pub(super) fn blob_for_reading(&self, file: &OpenFile, id: BlobId) -> Result<OpenBlob> {
+        match file.open_blob(id) {
+            Some(open) => Ok(open),
+            None => self.open_for_reading(file, id),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn open_for_reading(&self, file: &OpenFile, id: BlobId) -> Result<OpenBlob> {
+        let changes = file.changes();
+        let rested = self.store.rested(id).map(Arc::new);
         match self.store.open_blob_to_keep(id) {
             Ok(opened) => {
-                let opened = Arc::new(opened);
-                file.keep_for_reading(OpenBlob { id, file: opened.clone() });
-                Ok(opened)
+                let open = OpenBlob { id, file: Arc::new(opened), rested };
+                file.keep_for_reading(&open, changes);
+                Ok(open)
             }
             // Too many files are open: this one is opened for each read.
-            Err(Error::Io(_)) => self.store.open_blob(id).map(Arc::new),
+            Err(Error::Io(_)) => {
+                let opened = self.store.open_blob(id)?;
+                Ok(OpenBlob { id, file: Arc::new(opened), rested })
+            }
             Err(error) => Err(error),
         }
     }
@@ -136,7 +205,7 @@ impl Volume {
     /// The open blob that a file's writes go to.
     pub(super) fn blob_for_writing(&self, file: &OpenFile, id: BlobId) -> Result<Arc<File>> {
         match file.open_blob(id) {
-            Some(open) => Ok(open),
+            Some(open) => Ok(open.file),
             None => self.store.open_blob_to_keep(id).map(Arc::new),
         }
     }
@@ -217,7 +286,11 @@ impl Volume {
     /// inode's lock.
     pub(super) fn let_go(&self, file: &OpenFile) {
         let is_orphan = file.state().orphan;
-        if !self.files.let_go(file) || !is_orphan || self.check_writable().is_err() {
+        let is_last = self.files.let_go(file);
+        if is_last {
+            self.note_at_last_close(file);
+        }
+        if !is_last || !is_orphan || self.check_writable().is_err() {
             return;
         }
         if let Err(error) = self.destroy_orphan(file.ino) {

@@ -155,6 +155,7 @@ impl Volume {
         self.stop_background();
         self.snapshots.stop_reading();
         self.scrub.stop();
+        self.rest.end();
         if self.frozen {
             self.indexer.stop();
             self.closed.store(true, Ordering::SeqCst);
@@ -171,7 +172,11 @@ impl Volume {
         while self.active.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let synced = self.sync().and_then(|()| self.mark_clean()).and_then(|()| self.store.close());
+        let synced = self
+            .sync()
+            .inspect(|()| self.rest_at_end())
+            .and_then(|()| self.mark_clean())
+            .and_then(|()| self.store.close());
         settled.and(synced)
     }
 
@@ -355,6 +360,7 @@ impl Drop for Volume {
     fn drop(&mut self) {
         // Not joined: the thread itself may be what drops the volume.
         self.background.signal.stop();
+        self.rest.stop();
     }
 }
 

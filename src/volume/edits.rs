@@ -94,7 +94,8 @@ impl Volume {
             Content::Blob { id, sealed: false }
                 if (edit.keep(inode.size) > 0 || file.is_backed()) && self.store.may_write_in_place(id) =>
             {
-                let blob = OpenBlob { id, file: self.blob_for_writing(file, id)? };
+                let blob = OpenBlob::to_write(id, self.blob_for_writing(file, id)?);
+                self.wake(file, id, inode.size)?;
                 self.commit_dirty(txn, file, inode, Some(blob))?;
                 Ok(None)
             }
@@ -185,7 +186,8 @@ impl Volume {
             return Err(Error::FileTooBig { got: keep, limit: FILE_MAX });
         };
         if keep > 0 {
-            self.read_content(file, inode, 0, keep, &mut bytes)?;
+            let read = self.read_content(file, inode, 0, keep, &mut bytes);
+            read.map_err(|error| self.store.note_damage(error))?;
             // Shorter only when the store lost bytes: then they read as zeroes, as from a hole.
             bytes.resize(keep, 0);
         }
@@ -196,20 +198,23 @@ impl Volume {
     fn fresh_blob(&self, txn: &mut Txn<'_>, file: &OpenFile, inode: &Inode, keep: u64) -> Result<OpenBlob> {
         let blob = match inode.content {
             Content::Blob { id, sealed } if keep > 0 => {
-                if sealed {
-                    // The copy has no checksums: what is damaged would pass for sound.
-                    self.check_sealed(inode.ino, id, 0, usize::try_from(keep).unwrap_or(usize::MAX))?;
+                // The copy has no checksums: what is damaged would pass for sound.
+                match sealed {
+                    true => {
+                        self.check_sealed(inode.ino, id, 0, usize::try_from(keep).unwrap_or(usize::MAX))?
+                    }
+                    false => self.compare_before_change(id, inode.size)?,
                 }
                 let (id, copy) = self.store.clone_blob(id).map_err(name_full_disk)?;
                 txn.made_blob(id);
-                OpenBlob { id, file: Arc::new(copy) }
+                OpenBlob::to_write(id, Arc::new(copy))
             }
             _ => {
                 let bytes = self.first_bytes(file, inode, keep)?;
                 let (id, fresh) = self.store.create_blob().map_err(name_full_disk)?;
                 txn.made_blob(id);
                 fresh.write_all_at(&bytes, 0).map_err(|error| name_full_disk(error.into()))?;
-                OpenBlob { id, file: Arc::new(fresh) }
+                OpenBlob::to_write(id, Arc::new(fresh))
             }
         };
         self.unsynced.note(blob.id);

@@ -264,7 +264,7 @@ impl Volume {
     /// Makes the blob of a file durable, if its content is in one.
     fn sync_content(&self, file: &OpenFile) -> Result<()> {
         match self.inode(file.ino)?.content {
-            Content::Blob { id, .. } => self.sync_blob(id, &*self.blob_for_reading(file, id)?),
+            Content::Blob { id, .. } => self.sync_blob(id, &self.blob_for_reading(file, id)?.file),
             Content::Empty | Content::Inline | Content::Slot(_) => Ok(()),
         }
     }

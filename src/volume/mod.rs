@@ -7,6 +7,7 @@
 //! - `ingest`: what a change of names or content means for vectors.
 //! - `query`, `pace`, `vector_attrs`, `indexer`: searches and their paths, how long they take, computed attributes,
 //!   the graph's thread.
+//! - `rest`: large ordinary files get checksums when nobody writes them, and lose them before somebody does.
 //! - `check`, `scrub`: a store that nobody has open, checked and repaired; one that is in use, read to find damage.
 //! - `snapshots`: read-only volumes of an earlier state on the same store; `views`: the volume and its snapshots as
 //!   the one tree that the kernel sees.
@@ -37,6 +38,7 @@ mod pace;
 mod query;
 mod ranges;
 mod recovery;
+mod rest;
 mod scrub;
 mod snapshots;
 mod space;
@@ -138,6 +140,7 @@ pub struct Volume {
     control: control::Control,
     indexer: indexer::Indexer,
     scrub: scrub::Scrub,
+    rest: Arc<rest::Rest>,
     scratch: Pool<Scratch>,
     buffers: BufferPool,
     pace: pace::Pace,
@@ -197,10 +200,14 @@ impl Volume {
             volume.store.sweep()?;
             volume.recover(torn, found.damaged)?;
         }
+        if volume.read_only.is_none() {
+            volume.store.upgrade()?;
+        }
         let volume = Arc::new(volume);
         if !frozen {
             volume.start_background()?;
         }
+        volume.start_rest()?;
         volume.start_indexer()?;
         Ok(volume)
     }
@@ -252,6 +259,7 @@ impl Volume {
             control: control::Control::default(),
             indexer: indexer::Indexer::default(),
             scrub: scrub::Scrub::default(),
+            rest: Arc::default(),
             scratch: Pool::new(SCRATCHES, Scratch::default),
             buffers: BufferPool::new(IDLE_BUFFERS),
             pace: pace::Pace::default(),

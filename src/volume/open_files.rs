@@ -16,7 +16,7 @@ use super::backing::{Backing, Mode};
 use super::types::{Handle, OpenFlags};
 use super::{Volume, control};
 use crate::namespace::{Content, Ino, Inode, Link, Time};
-use crate::store::BlobId;
+use crate::store::{BlobId, Rested};
 use crate::{Error, Result};
 
 /// Tries of a reader that is overtaken by writers, before it takes what it has.
@@ -27,6 +27,15 @@ const CONSISTENT_TRIES: usize = 64;
 pub(super) struct OpenBlob {
     pub(super) id: BlobId,
     pub(super) file: Arc<File>,
+    /// What is read of it is compared with these: it was at rest when it was opened for reading.
+    pub(super) rested: Option<Arc<Rested>>,
+}
+
+impl OpenBlob {
+    /// A blob that is being written.
+    pub(super) fn to_write(id: BlobId, file: Arc<File>) -> Self {
+        Self { id, file, rested: None }
+    }
 }
 
 /// What writes to a blob changed in the inode since its record was committed.
@@ -65,6 +74,10 @@ pub(super) struct State {
     working: Option<OpenBlob>,
     /// The blob that reads come from, when it is not the working one.
     reading: Option<OpenBlob>,
+    /// How often the two above have changed.
+    changes: u64,
+    /// It was written, so that it comes to rest some time after its last close.
+    pub(super) rests_next: bool,
     /// The names, when they are known without asking the catalog.
     pub(super) links: Option<Vec<Link>>,
     overlay: Option<Overlay>,
@@ -96,14 +109,23 @@ impl State {
 
     /// The content is being changed: in this blob, or inline.
     pub(super) fn set_working(&mut self, working: Option<OpenBlob>) {
+        self.rests_next |= working.is_some();
         self.working = working;
         self.reading = None;
+        self.changes += 1;
+    }
+
+    /// The blob for reading is opened anew: its checksums may not be those of now.
+    pub(super) fn forget_reading(&mut self) {
+        self.reading = None;
+        self.changes += 1;
     }
 
     /// A snapshot names the working blob as well: the next write works on a copy.
     pub(super) fn end_in_place(&mut self) {
         if let Some(blob) = self.working.take() {
             self.reading = Some(blob);
+            self.changes += 1;
         }
     }
 
@@ -111,6 +133,7 @@ impl State {
     pub(super) fn end_working(&mut self, content: &Content) {
         let is_content = |blob: &OpenBlob| matches!(content, Content::Blob { id, .. } if *id == blob.id);
         self.reading = self.working.take().filter(is_content);
+        self.changes += 1;
     }
 
     pub(super) fn has_overlay(&self) -> bool {
@@ -196,14 +219,23 @@ impl OpenFile {
     }
 
     /// The open blob `id`, if this file has it.
-    pub(super) fn open_blob(&self, id: BlobId) -> Option<Arc<File>> {
+    pub(super) fn open_blob(&self, id: BlobId) -> Option<OpenBlob> {
         let state = self.state.lock();
         let blobs = [&state.working, &state.reading];
-        blobs.into_iter().flatten().find(|blob| blob.id == id).map(|blob| blob.file.clone())
+        blobs.into_iter().flatten().find(|blob| blob.id == id).cloned()
     }
 
-    pub(super) fn keep_for_reading(&self, blob: OpenBlob) {
-        self.state.lock().reading = Some(blob);
+    /// How often the blobs have changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.state.lock().changes
+    }
+
+    /// Keeps what was opened when there had been so many `changes`: with more of them it may be at rest no longer.
+    pub(super) fn keep_for_reading(&self, blob: &OpenBlob, changes: u64) {
+        let mut state = self.state.lock();
+        if state.changes == changes {
+            state.reading = Some(blob.clone());
+        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! The scrub: a thread that reads every slot and sealed blob again and again, at a bounded rate, and compares them
-//! with their checksums. It is how damage is found in what nobody reads, while a copy of it may still exist.
+//! The scrub: a thread that reads every slot, sealed blob and blob at rest again and again, at a bounded rate, and
+//! compares them with their checksums. It is how damage is found in what nobody reads, while a copy of it may still exist.
 //!
 //! It holds no lock while it reads. What it finds is looked at once more with the inode locked, because a slot may have
-//! been freed and written since its name was read. It reads past the page cache as far as the kernel lets it.
+//! been freed and written since its name was read, and a blob at rest woken. It reads past the page cache as far as the kernel lets it.
 //!
 //! After what the volume has it reads what snapshots alone have, snapshot by snapshot, through a copy of the catalog of
 //! each: so one may be dropped meanwhile.
@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Volume;
 use super::snapshots::Glimpse;
 use crate::namespace::{Content, Ino, Namespace};
-use crate::store::{Named, SlotRef};
+use crate::store::{Named, Pages, SlotRef};
 use crate::{Error, Result};
 
 /// Inodes that are looked at together: those that were made together lie in the same segments.
@@ -93,8 +93,8 @@ impl Volume {
     /// Reads the contents of the inodes behind `after`. Returns the last of them and how many bytes were read.
     fn scrub_piece(&self, after: Ino) -> Result<Option<(Ino, u64)>> {
         let Some(piece) = self.read_piece(&self.names, after, None)? else { return Ok(None) };
-        for (ino, content) in piece.differ {
-            self.note_if_still(ino, content)?;
+        for (ino, content, offset) in piece.differ {
+            self.note_if_still(ino, content, offset)?;
         }
         Ok(Some((piece.last, piece.read)))
     }
@@ -102,9 +102,9 @@ impl Volume {
     /// The same for a snapshot, and for what is named in `held` only.
     fn scrub_piece_of(&self, snapshot: &Glimpse, held: &Named, after: Ino) -> Result<Option<(Ino, u64)>> {
         let Some(piece) = self.read_piece(snapshot.names(), after, Some(held))? else { return Ok(None) };
-        for (_, content) in piece.differ {
+        for (_, content, offset) in piece.differ {
             // Once it is dropped its slots may be written.
-            self.while_there_is(snapshot, || self.note_if_differs(content))?;
+            self.while_there_is(snapshot, || self.note_if_differs(content, offset))?;
         }
         Ok(Some((piece.last, piece.read)))
     }
@@ -119,42 +119,48 @@ impl Volume {
                 Content::Slot(at) if wanted.is_none_or(|wanted| wanted.names_slot(at)) => {
                     slots.push((at, inode.ino.0));
                 }
-                Content::Blob { id, sealed: true } if wanted.is_none_or(|wanted| wanted.names_blob(id)) => {
-                    blobs.push((id, inode.ino));
+                Content::Blob { id, sealed } if wanted.is_none_or(|wanted| wanted.names_blob(id)) => {
+                    blobs.push((id, sealed, inode.ino));
                 }
                 Content::Empty | Content::Inline | Content::Slot(_) | Content::Blob { .. } => {}
             }
         }
         let Some(last) = last else { return Ok(None) };
-        let mut differ: Vec<(Ino, Content)> = Vec::new();
+        let mut differ: Vec<(Ino, Content, u64)> = Vec::new();
         let mut read = self
             .store
-            .check_slots(&mut slots, |at, owner, _| differ.push((Ino(owner), Content::Slot(at))))?;
-        for (id, ino) in blobs {
-            match self.store.check_blob(id) {
+            .check_slots(&mut slots, |at, owner, _| differ.push((Ino(owner), Content::Slot(at), 0)))?;
+        for (id, sealed, ino) in blobs {
+            match self.store.check_blob(id, sealed, 0, Pages::Drop, |_| true) {
                 Ok(bytes) => read += bytes,
-                Err(Error::Corrupt { .. }) => differ.push((ino, Content::Blob { id, sealed: true })),
+                Err(Error::Corrupt { offset, .. }) => {
+                    differ.push((ino, Content::Blob { id, sealed }, offset))
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(Some(Piece { last, read, differ }))
     }
 
-    /// Looks once more at what differed, while nobody changes it.
-    fn note_if_still(&self, ino: Ino, content: Content) -> Result<()> {
+    /// Looks once more at what differed, of a blob from `offset` on, while nobody changes it.
+    pub(super) fn note_if_still(&self, ino: Ino, content: Content, offset: u64) -> Result<()> {
         let _locked = self.names.lock(&[ino]);
         match self.names.inode(ino) {
             Ok(inode) if inode.content == content => {}
             Ok(_) | Err(Error::NotFound) => return Ok(()),
             Err(error) => return Err(error),
         }
-        self.note_if_differs(content)
+        self.note_if_differs(content, offset)
     }
 
-    fn note_if_differs(&self, content: Content) -> Result<()> {
+    fn note_if_differs(&self, content: Content, offset: u64) -> Result<()> {
         let again = match content {
             Content::Slot(at) => self.check_slot_again(at),
-            Content::Blob { id, .. } => self.store.check_blob(id).map(drop),
+            Content::Blob { id, sealed } => {
+                // One chunk says it: the inode is not kept for longer.
+                let is_done = |_| false;
+                self.store.check_blob(id, sealed, offset, Pages::Keep, is_done).map(drop)
+            }
             Content::Empty | Content::Inline => Ok(()),
         };
         match again {
@@ -179,8 +185,8 @@ struct Piece {
     last: Ino,
     /// Bytes.
     read: u64,
-    /// What does not match its checksum.
-    differ: Vec<(Ino, Content)>,
+    /// What does not match its checksum, and from which offset of a blob on.
+    differ: Vec<(Ino, Content, u64)>,
 }
 
 /// Reads all contents once. Returns whether to go on.

@@ -1,6 +1,7 @@
 //! A store that was damaged while nobody had it mounted.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +9,23 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::harness::{Mount, Random, VEXFS, errno, f32_bytes, npy, paths, run, text};
+
+/// What can be read of a file page by page, through a mapping: the pages that cannot are left out.
+#[expect(unsafe_code, reason = "mapping a file is unsafe")]
+fn mapped(path: &Path) -> Vec<Option<Vec<u8>>> {
+    let file = File::open(path).unwrap();
+    // SAFETY: nobody writes the file, and what reads the pages is the kernel, to which a failure is an error.
+    let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+    let (mut receiver, sender) = std::io::pipe().unwrap();
+    map.chunks(4096)
+        .map(|page| {
+            let mut bytes = vec![0; page.len()];
+            let sent = (&sender).write(page).ok()?;
+            receiver.read_exact(&mut bytes[..sent]).unwrap();
+            (sent == page.len()).then_some(bytes)
+        })
+        .collect()
+}
 
 /// Files below `dir` whose name ends in `suffix`.
 fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
@@ -42,6 +60,52 @@ fn damage(store: &Path, suffix: &str, bytes: &[u8]) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, middle as u64).unwrap();
     file.write_all_at(&[byte[0] ^ 0x10], middle as u64).unwrap();
+}
+
+#[test]
+fn a_changed_byte_of_a_large_ordinary_file_is_never_served() {
+    // Under the second the kernel reads nothing by itself.
+    for options in [&[][..], &["-o", "sync=always"]] {
+        for len in [100_000u32, 10_000_000] {
+            let mut mount = Mount::with_options(options);
+            let content: Vec<u8> = (0..len / 4).flat_map(|at| (at * 7 / 3).to_le_bytes()).collect();
+            let len = content.len();
+            fs::write(mount.path("large"), &content).unwrap();
+            // An orderly end brings it to rest.
+            mount.unmount();
+            let blobs = files(&mount.store(), ".blob");
+            assert_eq!((blobs.len(), files(&mount.store(), ".sums").len()), (1, 1));
+            let at = len * 2 / 3;
+            let blob = File::options().read(true).write(true).open(&blobs[0]).unwrap();
+            blob.write_all_at(&[content[at] ^ 1], at as u64).unwrap();
+            drop(blob);
+            mount.start();
+            let chunk = at & !0xffff..(at | 0xffff) + 1;
+            for _ in 0..2 {
+                let code = errno(fs::read(mount.path("large")));
+                assert!([libc::EUCLEAN, libc::EIO].contains(&code), "{options:?}, {len}: {code}");
+                let pages = mapped(&mount.path("large"));
+                for (page, wanted) in pages.iter().zip(content.chunks(4096)) {
+                    assert!(page.as_ref().is_none_or(|page| page == wanted), "{options:?}, {len}");
+                }
+                let is_unread = |page: usize| pages[page].is_none();
+                assert!(is_unread(at / 4096) && (0..pages.len()).any(|page| !is_unread(page)));
+                let file = File::open(mount.path("large")).unwrap();
+                let mut before = vec![0; chunk.start];
+                file.read_exact_at(&mut before, 0).unwrap();
+                assert!(before == content[..chunk.start]);
+            }
+            let health = mount.json(".vexfs/health");
+            assert_eq!(health["damage"][0]["offset"], json!(chunk.start), "{health}");
+            let open = File::options().write(true).open(mount.path("large")).unwrap();
+            assert!(open.write_all_at(b"x", 0).is_err(), "what is damaged is not changed in part");
+            drop(open);
+            fs::write(mount.path("large"), &content).unwrap();
+            assert!(fs::read(mount.path("large")).unwrap() == content);
+            mount.remount();
+            assert!(fs::read(mount.path("large")).unwrap() == content);
+        }
+    }
 }
 
 /// A collection of 20 files, and their vectors.
@@ -178,11 +242,11 @@ fn a_store_of_another_version_is_refused_and_stays_as_it_is() {
     mount.unmount();
     let identity = mount.store().join("VEXFS");
     let good = fs::read_to_string(&identity).unwrap();
-    let future = good.replace("version 2\n", "version 99\n");
+    let future = good.replace("version 3\n", "version 99\n");
     assert_ne!(good, future);
     fs::write(&identity, &future).unwrap();
     let said = refusal(&mount);
-    assert!(said.contains("format version 99, this program reads 2"), "{said}");
+    assert!(said.contains("format version 99, this program reads 3"), "{said}");
     assert_eq!(fs::read_to_string(&identity).unwrap(), future);
     for (bytes, want) in [("", "VEXFS"), ("nonsense\n", "VEXFS"), (&good.replace("id ", "id 0"), "VEXFS")] {
         fs::write(&identity, bytes).unwrap();

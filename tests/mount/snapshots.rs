@@ -298,13 +298,17 @@ fn whoever_may_write_the_root_may_take_and_drop() {
     );
 }
 
-/// Bytes that the store takes of the disk.
+/// Bytes that blobs below a directory take of the disk.
 fn used(store: &Path) -> u64 {
     let mut bytes = 0;
     for entry in fs::read_dir(store).unwrap() {
         let entry = entry.unwrap();
         let meta = entry.metadata().unwrap();
-        bytes += if meta.is_dir() { used(&entry.path()) } else { meta.blocks() * 512 };
+        let is_blob = entry.path().extension().is_some_and(|extension| extension == "blob");
+        bytes += match meta.is_dir() {
+            true => used(&entry.path()),
+            false => u64::from(is_blob) * meta.blocks() * 512,
+        };
     }
     bytes
 }
@@ -524,10 +528,8 @@ fn a_kill_while_snapshots_come_and_go_leaves_whole_ones_and_no_lost_space() {
         release(&mount, &name);
     }
     mount.sync();
-    let blobs = |dir: &Path| -> usize {
-        fs::read_dir(dir).unwrap().map(|sub| fs::read_dir(sub.unwrap().path()).unwrap().count()).sum()
-    };
-    assert!(blobs(&mount.store().join("blobs")) <= 3, "seed {seed}: blobs that nothing names");
+    let listed = run(Command::new("find").arg(mount.store().join("blobs")).args(["-name", "*.blob"]));
+    assert!(text(&listed.stdout).lines().count() <= 3, "seed {seed}: blobs that nothing names");
     for name in ["scratch", "snapshots"] {
         assert_eq!(fs::read_dir(mount.store().join(name)).unwrap().count(), 0, "seed {seed}: {name}");
     }
@@ -654,10 +656,12 @@ fn fsck_knows_what_snapshots_hold_and_names_one_that_is_damaged() {
         assert_eq!((&sound["findings"], &sound["left_for_mount"]["blobs"]), (&json!([]), &json!(0)));
     }
 
-    // The one blob that has checksums is that of many.npy, which the mount has no more.
+    // The one blob that is sealed, as the head of its checksums says, is that of many.npy, which the mount has no more.
     let listed = run(Command::new("find").arg(store.join("blobs")).args(["-name", "*.sums"]));
-    let sums = text(&listed.stdout);
-    let blob = Path::new(sums.trim()).with_extension("blob");
+    let all = text(&listed.stdout);
+    let sealed: Vec<&str> = all.lines().filter(|path| fs::read(path).unwrap()[8] == 1).collect();
+    let [sums] = sealed[..] else { panic!("{all}") };
+    let blob = Path::new(sums).with_extension("blob");
     let file = File::options().read(true).write(true).open(&blob).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, 70_000).unwrap();

@@ -27,14 +27,31 @@ fn f32s(values: [f32; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn a_store_of_version_2_is_sound_opens_and_is_searched() {
-    let dir = unpacked(2);
+fn a_store_of_version_2_is_sound_opens_and_is_searched_and_is_one_of_version_3_then() {
+    opens_and_is_searched(2);
+}
+
+#[test]
+fn a_store_of_version_3_is_sound_opens_and_is_searched() {
+    let dir = opens_and_is_searched(3);
+    // Its large ordinary file was at rest.
+    let table = dir.path().join("store/blobs/01/0000000000000001.sums");
+    assert_eq!(fs::read(table).unwrap()[8], 2);
+}
+
+fn opens_and_is_searched(version: u32) -> TempDir {
+    let dir = unpacked(version);
     let store = dir.path().join("store");
+    let says = |version: u32| {
+        let head = fs::read_to_string(dir.path().join("store/VEXFS")).unwrap();
+        assert!(head.starts_with(&format!("VexFS store\nversion {version}\n")), "{head}");
+    };
+    says(version);
     let report = fsck(&store, Repair::No).unwrap();
     assert!(report.findings.is_empty() && !report.ended_uncleanly, "{report:#?}");
     assert_eq!((report.counted.vectors, report.counted.blobs), (4401, 2));
     let volume = Volume::open(VolumeOptions { store, mountpoint: None, read_only: false }).unwrap();
-    let fs = Fs { volume, store: dir };
+    let fs = Fs { volume, store: tempfile::tempdir().unwrap() };
     // A graph of an older version is built anew: this waits for it.
     fs.volume.barrier().unwrap();
     for i in 0..100u8 {
@@ -60,6 +77,8 @@ fn a_store_of_version_2_is_sound_opens_and_is_searched() {
     );
     assert_eq!(similar("plain/linked.txt", b"user.colour"), "blue");
     fs.volume.close().unwrap();
+    says(3);
+    dir
 }
 
 #[test]
@@ -67,14 +86,14 @@ fn other_versions_are_refused_with_both_numbers() {
     let dir = unpacked(2);
     let store = dir.path().join("store");
     let head = fs::read_to_string(store.join("VEXFS")).unwrap();
-    for other in [1, 3, 4_294_967_295u32] {
+    for other in [1, 4, 4_294_967_295u32] {
         fs::write(store.join("VEXFS"), head.replace("version 2", &format!("version {other}"))).unwrap();
         let options = VolumeOptions { store: store.clone(), mountpoint: None, read_only: false };
         for error in [Volume::open(options).map(drop).unwrap_err(), fsck(&store, Repair::Yes).unwrap_err()] {
-            assert!(matches!(error, Error::Version { expected: 2, got, .. } if got == other), "{error}");
+            assert!(matches!(error, Error::Version { expected: 3, got, .. } if got == other), "{error}");
             let sentence = error.to_string();
             assert!(
-                sentence.ends_with(&format!("format version {other}, this program reads 2")),
+                sentence.ends_with(&format!("format version {other}, this program reads 3")),
                 "{sentence}"
             );
         }

@@ -15,4 +15,5 @@ mod names;
 mod passthrough;
 mod random;
 mod reopening;
+mod resting;
 mod support;

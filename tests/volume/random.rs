@@ -1,6 +1,7 @@
 //! Random operations on a volume and on a model that keeps everything in memory, compared as whole trees.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use vexfs::namespace::{Ino, Kind};
 use vexfs::volume::{Allocate, Handle, RenameMode};
@@ -157,7 +158,7 @@ struct Pair {
 impl Pair {
     fn step(&mut self) {
         let path = self.random.path();
-        match self.random.below(16) {
+        match self.random.below(17) {
             0..=3 => self.write(&path),
             4 => self.truncate(&path),
             5 => self.create(&path),
@@ -168,6 +169,7 @@ impl Pair {
             11 | 12 => self.rename(&path),
             13 => self.exchange(&path),
             14 => self.zero(&path),
+            15 => self.fs.volume.rest_closed(Instant::now() + Duration::from_secs(60)).unwrap(),
             _ => self.close_one(),
         }
     }

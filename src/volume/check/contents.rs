@@ -6,7 +6,7 @@ use std::io::Write;
 use crate::catalog::{Catalog, Table};
 use crate::namespace::check::Census;
 use crate::namespace::{Content, Ino, Inode, Kind, Link, Mark, Namespace, NewInode, Time};
-use crate::store::{BlobId, SlotRef, Store};
+use crate::store::{BlobId, Pages, SlotRef, Store};
 use crate::volume::content::INLINE_MAX;
 use crate::volume::ingest::ino_at;
 use crate::{Error, Result};
@@ -21,10 +21,22 @@ pub(super) struct Contents {
     was_closed: bool,
     /// Slots with their owners.
     pub(super) slots: Vec<(SlotRef, u64)>,
-    /// Blobs with their owners, the length where it is known, and whether they are sealed.
-    pub(super) blobs: Vec<(BlobId, Ino, Option<u64>, bool)>,
+    /// Blobs with their owners.
+    pub(super) blobs: Vec<NamedBlob>,
     pub(super) bytes_read: u64,
     pub(super) faults: Vec<ContentFault>,
+}
+
+/// A blob that an inode names. They are sorted by their numbers, and those of one by their owners.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct NamedBlob {
+    id: BlobId,
+    ino: Ino,
+    /// The length, where it is known.
+    len: Option<u64>,
+    sealed: bool,
+    /// Its bytes were compared already.
+    compared: bool,
 }
 
 /// Bytes that are not what the catalog says.
@@ -47,7 +59,7 @@ impl Contents {
             Content::Slot(at) => self.slots.push((at, inode.ino.0)),
             Content::Blob { id, sealed } => {
                 let len = (sealed || self.was_closed).then_some(inode.size);
-                self.blobs.push((id, inode.ino, len, sealed));
+                self.blobs.push(NamedBlob { id, ino: inode.ino, len, sealed, compared: false });
             }
         }
     }
@@ -58,7 +70,9 @@ impl Contents {
             match content {
                 Content::Empty | Content::Inline => {}
                 Content::Slot(at) => self.slots.push((at, ino.0)),
-                Content::Blob { id, sealed } => self.blobs.push((id, ino, None, sealed)),
+                Content::Blob { id, sealed } => {
+                    self.blobs.push(NamedBlob { id, ino, len: None, sealed, compared: false });
+                }
             }
         }
     }
@@ -68,11 +82,11 @@ impl Contents {
         let damaged: Vec<Content> = checked.faults.iter().map(|fault| fault.content).collect();
         let sound: HashSet<SlotRef> = checked.slots.iter().map(|(at, _)| *at).collect();
         self.slots.retain(|(at, _)| !sound.contains(at) || damaged.contains(&Content::Slot(*at)));
-        let sound: HashSet<BlobId> = checked.blobs.iter().map(|(id, ..)| *id).collect();
-        for (id, _, _, sealed) in &mut self.blobs {
+        let sound: HashSet<BlobId> = checked.blobs.iter().map(|blob| blob.id).collect();
+        for blob in &mut self.blobs {
             // Its length is compared with this inode as well.
-            let content = Content::Blob { id: *id, sealed: false };
-            *sealed &= !sound.contains(id) || damaged.contains(&content);
+            let content = Content::Blob { id: blob.id, sealed: false };
+            blob.compared = sound.contains(&blob.id) && !damaged.contains(&content);
         }
     }
 
@@ -88,7 +102,7 @@ impl Contents {
         })?;
         self.blobs.sort_unstable();
         let mut last: Option<(BlobId, Ino)> = None;
-        for &(id, ino, len, sealed) in &self.blobs {
+        for &NamedBlob { id, ino, len, sealed, compared } in &self.blobs {
             store.adopt_blob(id);
             // Of a file that was being written the blob knows the length.
             let len = len.filter(|_| !census.has_mark(Mark::Dirty, ino));
@@ -104,7 +118,7 @@ impl Contents {
                     let what = format!("{got} bytes, want {len}");
                     Some(Error::Corrupt { file, offset: got.min(len), what })
                 }
-                (Ok(_), _) if sealed => match store.check_blob(id) {
+                (Ok(_), _) if !compared => match store.check_blob(id, sealed, 0, Pages::Drop, |_| true) {
                     Ok(read) => {
                         self.bytes_read += read;
                         None

@@ -321,6 +321,11 @@ impl Volume {
         let progress = self.scrub.progress();
         #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
         let (scrubbed, passes) = (progress.bytes as f64, progress.passes as f64);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
+        let (rested, rested_bytes, woken) = {
+            let rest = self.rest.progress();
+            (rest.files as f64, rest.bytes as f64, rest.woken as f64)
+        };
         let (asked, run) = self.flushes.counts();
         #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
         let (asked, run) = (asked as f64, run as f64);
@@ -332,6 +337,9 @@ impl Volume {
             ("vexfs_damaged_places", None, damaged),
             ("vexfs_scrub_bytes", None, scrubbed),
             ("vexfs_scrub_passes", None, passes),
+            ("vexfs_rested_files", None, rested),
+            ("vexfs_rested_bytes", None, rested_bytes),
+            ("vexfs_woken_files", None, woken),
             ("vexfs_syncs_asked", None, asked),
             ("vexfs_syncs_run", None, run),
             ("vexfs_snapshots", None, snapshots),

@@ -236,6 +236,9 @@ impl Volume {
                 let map = self.store.map_blob(id)?;
                 if sealed {
                     map.check(0, map.bytes().len())?;
+                } else if let Some(rested) = self.store.rested(id) {
+                    let compared = rested.compare_all(map.bytes());
+                    map.check_read().and(compared).map_err(|error| self.store.note_damage(error))?;
                 }
                 if kind == FileKind::Text {
                     let prepared = self.prepare_text(inode.ino, map.bytes(), &check);
