@@ -79,6 +79,12 @@ fn read_file(volume: &Views, ino: Ino, path: &str) -> Result<FoundNode, String> 
     let content = match read {
         Ok(()) if attr.size == bytes.len() as u64 => Some(bytes),
         Ok(()) => return Err(format!("{path}: {} bytes, size {}", bytes.len(), attr.size)),
+        // A power cut damages no file at rest.
+        Err(Error::Corrupt { file, what, .. })
+            if file.starts_with("blobs/") && what.contains("checksum") && !is_vector(path) =>
+        {
+            return Err(format!("{path} is called damaged: {file}, {what}"));
+        }
         Err(Error::Corrupt { .. }) => None,
         Err(error) => return Err(say("read", error)),
     };

@@ -35,6 +35,7 @@ fn record(mode: SyncMode, seed: u64, steps: usize, snapshots: bool) -> (Tape, Hi
     let mut run = Run::new(store.path(), &recording, mode, seed).unwrap();
     run.snapshots = snapshots;
     run.restores = snapshots;
+    run.passthrough = true;
     run.work(steps).unwrap();
     if seed.is_multiple_of(2) {
         run.end().unwrap();

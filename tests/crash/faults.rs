@@ -113,6 +113,8 @@ fn work_with(seed: u64, fault: Fault) -> Result<Outcome, String> {
                 return Err(format!("{error}, and changes go on"));
             }
             None => {
+                // A file that the step has left open is searched as it was at its last close: by snapshots for ever.
+                run.snapshots = false;
                 run.work(STEPS / 2).map_err(|next| format!("going on after {error}: {next}"))?;
                 outcome = Outcome::WentOn;
             }

@@ -71,6 +71,42 @@ fn a_skipped_sync_of_the_directories_of_blobs_is_caught() {
 }
 
 #[test]
+fn checksums_that_go_without_a_sync_are_caught() {
+    is_caught("no sync after the checksums of a blob are removed", |tape| {
+        let mut waking = false;
+        for event in &mut tape.events {
+            match event {
+                Event::Unlink { at } => waking = at.name.ends_with(b".sums"),
+                Event::Sync { node } if waking => {
+                    *node = NodeId::MAX;
+                    waking = false;
+                }
+                _ => {}
+            }
+        }
+    });
+}
+
+#[test]
+fn checksums_that_come_before_the_bytes_are_synced_are_caught() {
+    is_caught("a blob is synced after its checksums", |tape| {
+        let paths = paths(tape);
+        let is_blob = |node: &NodeId| paths.get(node).is_some_and(|path| path.ends_with(".blob"));
+        let mut resting = false;
+        for event in tape.events.iter_mut().rev() {
+            match event {
+                Event::Rename { to, .. } => resting |= to.name.ends_with(b".sums"),
+                Event::Sync { node } if resting && is_blob(node) => {
+                    *node = NodeId::MAX;
+                    resting = false;
+                }
+                _ => {}
+            }
+        }
+    });
+}
+
+#[test]
 fn a_skipped_sync_of_snapshots_is_caught() {
     is_caught_with(true, "no sync of what is below snapshots/", |tape| {
         skip(tape, |path| path.starts_with("/snapshots"))

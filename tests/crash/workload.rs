@@ -1,8 +1,10 @@
 //! What is done to a volume before the power is cut: random system calls from a seed, each noted in the
 //! [`History`] with its place on the tape.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vexfs::Result;
 use vexfs::namespace::Ino;
@@ -28,6 +30,9 @@ const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 const DIRS: [&str; 5] = ["v/s", "v/t", "d", "d/e", "d/g"];
 const VECTORS: [&str; 5] = ["a.f32", "b.f32", "c.f32", "m.fbin", "n.fbin"];
 const PLAIN: [&str; 4] = ["t.txt", "u", "w.tmp", "x"];
+
+/// Files above this length have a blob of their own.
+const LARGE: usize = 16 << 10;
 
 /// Rows from which the collection has a graph.
 const GRAPH_FROM: usize = 64;
@@ -57,6 +62,8 @@ pub struct Run<'a> {
     /// Whether snapshots are taken and dropped, and the store brought back to them. In between it is not open.
     pub snapshots: bool,
     pub restores: bool,
+    /// Whether files that the kernel would write by itself are written so.
+    pub passthrough: bool,
     pub(crate) store: PathBuf,
     pub(crate) recording: &'a Recording,
     pub(crate) mode: SyncMode,
@@ -73,6 +80,7 @@ impl<'a> Run<'a> {
             history: History::new(),
             snapshots: true,
             restores: false,
+            passthrough: false,
             store: store.to_path_buf(),
             recording,
             mode,
@@ -119,7 +127,7 @@ impl<'a> Run<'a> {
 
     fn act(&mut self) -> Result<()> {
         let path = self.path();
-        match self.random.below(36) {
+        match self.random.below(39) {
             0..=7 => self.put(&path),
             8 | 9 => self.replace(&path),
             10..=12 => self.overwrite(&path),
@@ -143,6 +151,7 @@ impl<'a> Run<'a> {
             32 | 33 => self.take_snapshot(),
             34 => self.drop_snapshot(),
             35 => self.restore_snapshot(),
+            36..=38 => self.rest_and_change(),
             _ if self.random.chance(20) => self.barrier(),
             _ => self.fsync_path(&path),
         }
@@ -263,12 +272,7 @@ impl<'a> Run<'a> {
                 let written = volume.write(&ROOT, handle, offset as u64, data)? as usize;
                 if written < data.len() { Err(vexfs::Error::NoSpace) } else { Ok(()) }
             },
-            |history, _| {
-                let mut content = history.content(file).to_vec();
-                content.resize(content.len().max(offset + data.len()), 0);
-                content[offset..offset + data.len()].copy_from_slice(data);
-                history.set_content(file, content);
-            },
+            |history, _| overwrite(history, file, offset, data),
         )
     }
 
@@ -304,8 +308,18 @@ impl<'a> Run<'a> {
         let count =
             if self.random.chance(50) { 1 + self.random.below(100) } else { self.random.below(30_000) };
         let data = noise(count, &mut self.random);
-        let handle = self.open(path, WRITE)?;
-        self.write(path, handle, file, offset, &data)?;
+        self.volume().set_passthrough(self.passthrough);
+        let opened = self.volume().open_file(&ROOT, resolve(self.volume(), path)?, WRITE)?;
+        let handle = opened.handle;
+        match opened.backing {
+            None => self.write(path, handle, file, offset, &data)?,
+            Some(blob) => self.step(
+                format!("the kernel writes {} bytes at {offset} of {path}", data.len()),
+                false,
+                |_| Ok(blob.write_all_at(&data, offset as u64)?),
+                |history, _| overwrite(history, file, offset, &data),
+            )?,
+        }
         if self.random.chance(40) {
             self.fsync(path, handle, file)?;
         }
@@ -454,6 +468,19 @@ impl<'a> Run<'a> {
         self.step("fsync of the root".into(), self.mode != SyncMode::Off, call, |_, _| {})
     }
 
+    /// What was closed comes to rest, which promises nothing; then a large file that may have is changed.
+    fn rest_and_change(&mut self) -> Result<()> {
+        let call = |volume: &Volume| volume.rest_closed(Instant::now() + Duration::from_secs(60));
+        self.step("rest".into(), false, call, |_, _| {})?;
+        let paths = self.history.tree().nodes.keys().filter(|path| !is_vector(path)).cloned();
+        let is_large = |path: &String| {
+            self.history.file(path).is_some_and(|file| self.history.content(file).len() > LARGE)
+        };
+        let large: Vec<String> = paths.filter(is_large).collect();
+        let Some(path) = large.get(self.random.below(large.len().max(1))) else { return Ok(()) };
+        if self.random.chance(80) { self.overwrite(path) } else { self.truncate(path) }
+    }
+
     fn sync(&mut self) -> Result<()> {
         self.step("sync".into(), true, Volume::sync, durable_all)
     }
@@ -470,6 +497,13 @@ impl<'a> Run<'a> {
 
 pub fn durable_all(history: &mut History, _: &mut Tree) {
     history.files().into_iter().for_each(|file| history.set_durable(file, false));
+}
+
+fn overwrite(history: &mut History, file: FileId, offset: usize, data: &[u8]) {
+    let mut content = history.content(file).to_vec();
+    content.resize(content.len().max(offset + data.len()), 0);
+    content[offset..offset + data.len()].copy_from_slice(data);
+    history.set_content(file, content);
 }
 
 /// What a name makes of a content: the suffix of a vector file.
