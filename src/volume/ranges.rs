@@ -5,8 +5,10 @@ use nix::unistd::{Whence, lseek};
 
 use super::content::FILE_MAX;
 use super::edits::Edit;
+use super::open_files::OpenFile;
 use super::{Allocate, Caller, Handle, Seek, Volume, control};
 use crate::namespace::{Content, Inode};
+use crate::store::BlobId;
 use crate::{Error, Result};
 
 /// Most bytes copied by one call: the caller asks again for the rest.
@@ -57,22 +59,26 @@ impl Volume {
             return Err(Error::NoSuchOffset);
         }
         match (inode.content, what) {
-            (Content::Blob { id, .. }, what) => {
-                let blob = self.blob_for_reading(&open.file, id)?.file;
-                let whence = match what {
-                    Seek::Data => Whence::SeekData,
-                    Seek::Hole => Whence::SeekHole,
-                };
-                let offset = i64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
-                // Moves the position of the shared description, which nothing else uses.
-                match lseek(&*blob, offset, whence) {
-                    Ok(found) => Ok(u64::try_from(found).unwrap_or(inode.size).min(inode.size)),
-                    Err(Errno::ENXIO) => Err(Error::NoSuchOffset),
-                    Err(errno) => Err(Error::Io(errno.into())),
-                }
-            }
+            (Content::Blob { id, .. }, what) => self.seek_blob(&open.file, id, offset, what, inode.size),
             (_, Seek::Data) => Ok(offset),
             (_, Seek::Hole) => Ok(inode.size),
+        }
+    }
+
+    /// Apart, so that reading the record pays no stack for it.
+    #[inline(never)]
+    fn seek_blob(&self, file: &OpenFile, id: BlobId, offset: u64, what: Seek, size: u64) -> Result<u64> {
+        let blob = self.blob_for_reading(file, id)?.file;
+        let whence = match what {
+            Seek::Data => Whence::SeekData,
+            Seek::Hole => Whence::SeekHole,
+        };
+        let offset = i64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
+        // Moves the position of the shared description, which nothing else uses.
+        match lseek(&*blob, offset, whence) {
+            Ok(found) => Ok(u64::try_from(found).unwrap_or(size).min(size)),
+            Err(Errno::ENXIO) => Err(Error::NoSuchOffset),
+            Err(errno) => Err(Error::Io(errno.into())),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use crate::harness::{Mount, f32_bytes, text, wait_for};
+use crate::harness::{Mount, f32_bytes, run, text, wait_for};
 
 /// What an operation may use, in bytes, unless it is one of [`DEEPER`].
 const BUDGET: u64 = 4096;
@@ -220,6 +220,9 @@ fn read_from_memory(mount: &mut Mount) {
         fs::read(mount.path(name)).unwrap();
     }
     fs::metadata(mount.path("missing")).unwrap_err();
+    // The kernel would answer from what it has.
+    let stat = run(Command::new("stat").arg("--cached=never").arg(mount.path("file")));
+    assert!(stat.status.success(), "{}", text(&stat.stderr));
     let file = File::open(mount.path("file")).unwrap();
     nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekHole).unwrap();
     fs::read_link(mount.path("link")).unwrap();
