@@ -133,6 +133,16 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// Removes a [copy](Self::open_copy) from the disk before its value goes: the process is about to end, and may do so
+    /// while somebody still holds it.
+    pub fn remove_copy(&self) {
+        if let Some(scratch) = &self.scratch
+            && let Err(error) = std::fs::remove_dir_all(scratch.path())
+        {
+            tracing::warn!(%error, "a copy of the catalog stays in {}", scratch.path().display());
+        }
+    }
+
     /// Opens a catalog that has lost commits, and takes it as it is from now on. For repairs.
     ///
     /// # Errors

@@ -160,6 +160,7 @@ impl Volume {
             self.indexer.stop();
             self.closed.store(true, Ordering::SeqCst);
             self.snapshots.close();
+            self.catalog.remove_copy();
             return if self.is_snapshot { Ok(()) } else { self.store.close() };
         }
         self.snapshots.close();

@@ -67,6 +67,10 @@ fn check(mount: &mut Mount, before: &crate::snapshots::Manifest) {
     assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
     let repair = run(Command::new(VEXFS).arg("fsck").arg(&store).arg("--repair"));
     assert!(!repair.status.success() && text(&repair.stderr).contains("read-only"), "{repair:?}");
+    // What the daemon needs to write meanwhile goes to another filesystem.
+    let scratch = mount.outside("scratch");
+    fs::create_dir(&scratch).unwrap();
+    mount.set_env(&[("TMPDIR", &scratch)]);
     mount.start();
     assert_eq!(&manifest(&mount.root()), before);
     let health = mount.json(".vexfs/health");
@@ -84,6 +88,8 @@ fn check(mount: &mut Mount, before: &crate::snapshots::Manifest) {
     assert_eq!(fs::read(mount.path(".vexfs/snapshots/s/small")).unwrap(), b"small");
     mount.unmount();
     assert_eq!(listing(), files, "nothing was written");
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "nothing is left behind");
+    mount.set_env(&[]);
 }
 
 #[test]
