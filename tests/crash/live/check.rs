@@ -23,15 +23,19 @@ pub(super) fn capture(dir: &Path) -> io::Result<Seen> {
 }
 
 fn capture_into(dir: &Path, prefix: &str, seen: &mut Seen) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
+    let listed = |error: io::Error| io::Error::new(error.kind(), format!("listing {prefix:?}: {error}"));
+    for entry in fs::read_dir(dir).map_err(listed)? {
+        let entry = entry.map_err(listed)?;
         let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
         if entry.file_type()?.is_dir() {
             capture_into(&entry.path(), &format!("{path}/"), seen)?;
             seen.dirs.push(path);
             continue;
         }
-        let attribute = |name| xattr::get(entry.path(), name);
+        let attribute = |name| {
+            xattr::get(entry.path(), name)
+                .map_err(|error| io::Error::new(error.kind(), format!("{name} of {path}: {error}")))
+        };
         let status = attribute("user.vexfs.status")?.unwrap_or_default();
         let file = SeenFile {
             content: fs::read(entry.path()),
