@@ -53,6 +53,14 @@ struct List {
     stopped: bool,
 }
 
+impl List {
+    /// When the first of what has a time is due.
+    fn earliest(&self) -> Option<Instant> {
+        let times = [self.due.first().map(|(due, _)| *due), self.pass.map(|(due, _)| due)];
+        times.into_iter().flatten().min()
+    }
+}
+
 impl Waiting {
     /// A file that was written is closed.
     pub(super) fn note_closed(&self, ino: Ino) {
@@ -112,10 +120,7 @@ impl Waiting {
                 Task::Rest(ino, closed)
             }
             (_, Some((due, after))) if due <= now => Task::Pass(after),
-            (first, pass) => {
-                let times = [first.map(|(due, _)| due), pass.map(|(due, _)| due)];
-                Task::Wait(times.into_iter().flatten().min())
-            }
+            _ => Task::Wait(list.earliest()),
         }
     }
 
@@ -128,10 +133,11 @@ impl Waiting {
         }
     }
 
-    /// Waits until something changes, at most until `until`.
+    /// Waits until something changes, at most until `until`, as [`Task::Wait`] said it. What has changed since then is
+    /// not waited past.
     pub(super) fn wait(&self, until: Option<Instant>) {
         let mut list = self.list.lock();
-        if list.stopped || !list.asked.is_empty() {
+        if list.stopped || !list.asked.is_empty() || list.earliest() != until {
             return;
         }
         match until {
@@ -193,6 +199,23 @@ mod tests {
         waiting.stop();
         assert!(matches!(waiting.next(), Task::End));
         assert!(!waiting.pause(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn what_comes_between_the_look_and_the_wait_is_not_waited_past() {
+        let waiting = Waiting::default();
+        let Task::Wait(until) = waiting.next() else { panic!("there is nothing to do") };
+        waiting.again(Ino(5), Instant::now(), Duration::ZERO);
+        let (waited, ended) = crossbeam::channel::bounded::<()>(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                waiting.wait(until);
+                drop(waited);
+            });
+            let end = ended.recv_timeout(Duration::from_secs(20));
+            waiting.stop();
+            assert_eq!(end, Err(crossbeam::channel::RecvTimeoutError::Disconnected), "it waits for ever");
+        });
     }
 
     #[test]
