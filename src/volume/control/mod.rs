@@ -158,6 +158,25 @@ struct Node {
 }
 
 impl Node {
+    /// What is above the `.vexfs` of an ordinary directory. The kernel does not know it as a node of ours.
+    fn above(base: Ino, made: Time) -> Self {
+        Self {
+            ino: base,
+            parent: base,
+            base,
+            depth: 0,
+            options: Options::default(),
+            what: What::Control,
+            uid: 0,
+            gid: 0,
+            mode: 0,
+            made,
+            identity: None,
+            lookups: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+        }
+    }
+
     fn attr(&self) -> Attr {
         let size = self.what.size();
         Attr {

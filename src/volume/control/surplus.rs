@@ -5,7 +5,6 @@
 //! rows of one, would leave them all here. So now and then somebody counts, and when there are too many, the kernel is
 //! told that the names it used least recently are no longer valid: it then forgets what nobody has open.
 
-use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
 
 use super::{Control, Node, What};
@@ -51,17 +50,18 @@ impl Control {
         for node in &self.nodes {
             let held = node.held_bytes();
             bytes = bytes.saturating_add(held);
-            nodes.push((Reverse(node.used.load(Ordering::Relaxed)), node.ino, held));
+            nodes.push((node.used.load(Ordering::Relaxed), node.ino, held));
         }
         if nodes.len() <= NODES && bytes <= BYTES {
             return Vec::new();
         }
         nodes.sort_unstable();
-        let mut names = Vec::new();
-        while let Some((_, ino, held)) = nodes.pop()
-            && (nodes.len() >= NODES / 2 || bytes > BYTES / 2)
-        {
-            bytes -= held;
+        let (mut left, mut names) = (nodes.len(), Vec::new());
+        for (_, ino, held) in nodes {
+            if left <= NODES / 2 && bytes <= BYTES / 2 {
+                break;
+            }
+            (left, bytes) = (left - 1, bytes.saturating_sub(held));
             if let Some((parent, name, ..)) = self.node(ino).ok().and_then(|node| node.identity.clone()) {
                 names.push((parent, name));
             }
@@ -88,29 +88,11 @@ mod tests {
     use super::super::Access;
     use super::*;
     use crate::namespace::Time;
-    use crate::search::Options;
-
-    fn root() -> Node {
-        Node {
-            ino: Ino::ROOT,
-            parent: Ino::ROOT,
-            base: Ino::ROOT,
-            depth: 0,
-            options: Options::default(),
-            what: What::Control,
-            uid: 0,
-            gid: 0,
-            mode: 0,
-            made: Time::now(),
-            identity: None,
-            lookups: 0.into(),
-            used: 0.into(),
-        }
-    }
 
     fn add(control: &Control, number: usize, bytes: usize) {
         let identity = (Ino::ROOT, number.to_string().into_bytes(), 0, 0);
-        control.add(&root(), What::Link(vec![b'x'; bytes]), Access::private(0, 0, 0), identity);
+        let root = Node::above(Ino::ROOT, Time::now());
+        control.add(&root, What::Link(vec![b'x'; bytes]), Access::private(0, 0, 0), identity);
     }
 
     #[test]

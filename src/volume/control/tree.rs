@@ -70,21 +70,7 @@ impl Volume {
         if dir.kind != Kind::Directory {
             return Err(Error::NotDirectory);
         }
-        let above = Node {
-            ino: base,
-            parent: base,
-            base,
-            depth: 0,
-            options: Options::default(),
-            what: What::Control,
-            uid: 0,
-            gid: 0,
-            mode: 0,
-            made: dir.mtime,
-            identity: None,
-            lookups: 0.into(),
-            used: 0.into(),
-        };
+        let above = Node::above(base, dir.mtime);
         let node = self.same(caller, &above, CONTROL_NAME, What::Control, Access::listing(&dir));
         Ok(node)
     }
@@ -219,21 +205,8 @@ impl Volume {
         options: Options,
         access: Access,
     ) -> Arc<Node> {
-        let with = Node {
-            ino: parent.ino,
-            parent: parent.parent,
-            base: parent.base,
-            depth: parent.depth,
-            options,
-            what: What::Control,
-            uid: 0,
-            gid: 0,
-            mode: 0,
-            made: parent.made,
-            identity: None,
-            lookups: 0.into(),
-            used: 0.into(),
-        };
+        let &Node { ino, parent: above, base, depth, made, .. } = parent;
+        let with = Node { ino, parent: above, depth, options, ..Node::above(base, made) };
         self.same(caller, &with, name, What::Options, access)
     }
 
