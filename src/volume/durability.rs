@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::thread::Thread;
 use super::{SyncMode, Volume};
 use crate::namespace::{Content, Ino, Mark};
 use crate::store::BlobId;
@@ -84,7 +84,7 @@ impl Unsynced {
 #[derive(Debug, Default)]
 pub(super) struct Background {
     signal: Arc<Signal>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Thread,
 }
 
 #[derive(Debug, Default)]
@@ -338,22 +338,12 @@ impl Volume {
     pub(super) fn start_background(self: &Arc<Self>) -> Result<()> {
         let volume = Arc::downgrade(self);
         let signal = self.background.signal.clone();
-        let thread = std::thread::Builder::new()
-            .name("vexfs-sync".into())
-            .spawn(move || sync_until_stopped(&volume, &signal))?;
-        *self.background.thread.lock() = Some(thread);
-        Ok(())
+        Ok(self.background.thread.start("vexfs-sync", move || sync_until_stopped(&volume, &signal))?)
     }
 
     fn stop_background(&self) {
         self.background.signal.stop();
-        let thread = self.background.thread.lock().take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-            && thread.join().is_err()
-        {
-            tracing::error!("the syncing thread ended in a panic");
-        }
+        self.background.thread.join();
     }
 }
 

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
+use super::thread::Thread;
 use crate::collection::Collection;
 use crate::pool::shallow::{aside, let_go};
 use crate::{Error, Result, store};
@@ -26,7 +26,7 @@ const CALIBRATION: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Indexer {
     stop: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Thread,
     work: Mutex<bool>,
     wake: Condvar,
     /// Two writers of one checkpoint would mix its bytes.
@@ -53,12 +53,7 @@ impl Indexer {
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake();
-        if let Some(thread) = self.thread.lock().take()
-            && thread.thread().id() != std::thread::current().id()
-            && thread.join().is_err()
-        {
-            tracing::error!("the indexer panicked");
-        }
+        self.thread.join();
     }
 }
 
@@ -68,7 +63,7 @@ impl Volume {
     pub(super) fn start_indexer(self: &Arc<Self>) -> Result<()> {
         let weak = Arc::downgrade(self);
         let stop = Arc::clone(&self.indexer.stop);
-        let thread = std::thread::Builder::new().name("vexfs-indexer".into()).spawn(move || {
+        let work = move || {
             // Asked once: the answer takes reading the files of a control group.
             let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             while !stop.load(Ordering::Acquire) {
@@ -77,9 +72,8 @@ impl Volume {
                     volume.indexer.rest();
                 }
             }
-        })?;
-        *self.indexer.thread.lock() = Some(thread);
-        Ok(())
+        };
+        Ok(self.indexer.thread.start("vexfs-indexer", work)?)
     }
 
     /// One batch for every collection, or a piece of measuring where no batch waits anywhere. Returns whether there was something to do.

@@ -42,6 +42,7 @@ mod rest;
 mod scrub;
 mod snapshots;
 mod space;
+mod thread;
 mod txn;
 mod vector_attrs;
 mod views;

@@ -97,6 +97,7 @@ impl Volume {
         }
         Ok(answers)
     }
+
     /// The neighbours of a file's vector. `path` is how the caller named it, for messages.
     ///
     /// # Errors

@@ -25,13 +25,13 @@ mod waiting;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::Volume;
 use super::open_files::OpenFile;
+use super::thread::Thread;
 use crate::namespace::{Content, Ino};
 use crate::store::{BlobId, Pages};
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ pub(super) struct Rest {
     one_at_a_time: Mutex<()>,
     /// The blob that is being read, until somebody wants to change it.
     current: Mutex<Option<BlobId>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Thread,
     rested: AtomicU64,
     woken: AtomicU64,
     bytes: AtomicU64,
@@ -104,13 +104,7 @@ impl Rest {
     /// [`stop`](Self::stop), and waits for it.
     pub(super) fn end(&self) {
         self.stop();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that brings files to rest ended in a panic");
-        }
+        self.thread.join();
     }
 
     fn is_current(&self, id: BlobId) -> bool {
@@ -125,9 +119,7 @@ impl Volume {
             self.rest.waiting.set_pass(Some((Instant::now() + AFTER, Ino(0))));
         }
         let volume = Arc::downgrade(self);
-        let thread = std::thread::Builder::new().name("vexfs-rest".into());
-        *self.rest.thread.lock() = Some(thread.spawn(move || work(&volume))?);
-        Ok(())
+        Ok(self.rest.thread.start("vexfs-rest", move || work(&volume))?)
     }
 
     /// Brings to rest what waits for it, however short ago it was closed, until `deadline`. What is open goes on waiting.

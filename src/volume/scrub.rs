@@ -1,8 +1,10 @@
 //! The scrub: a thread that reads every slot, sealed blob and blob at rest again and again, at a bounded rate, and
-//! compares them with their checksums. It is how damage is found in what nobody reads, while a copy of it may still exist.
+//! compares them with their checksums. It is how damage is found in what nobody reads, while a copy of it may still
+//! exist.
 //!
 //! It holds no lock while it reads. What it finds is looked at once more with the inode locked, because a slot may have
-//! been freed and written since its name was read, and a blob at rest woken. It reads past the page cache as far as the kernel lets it.
+//! been freed and written since its name was read, and a blob at rest woken. It reads past the page cache as far as the
+//! kernel lets it.
 //!
 //! After what the volume has it reads what snapshots alone have, snapshot by snapshot, through a copy of the catalog of
 //! each: so one may be dropped meanwhile.

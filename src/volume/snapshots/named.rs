@@ -8,9 +8,6 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-
-use parking_lot::Mutex;
 
 use super::{Glimpse, Snapshots};
 use crate::catalog::Catalog;
@@ -18,13 +15,14 @@ use crate::namespace::{Content, Namespace};
 use crate::store::{Named, Store};
 use crate::volume::Volume;
 use crate::volume::ingest::vector_contents;
+use crate::volume::thread::Thread;
 use crate::{Error, Result};
 
 /// The thread, while there is something to read.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     stop: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Thread,
 }
 
 impl Snapshots {
@@ -65,14 +63,7 @@ impl Snapshots {
     /// Has the thread end, and waits for it.
     pub(in crate::volume) fn stop_reading(&self) {
         self.reader.stop.store(true, Ordering::Relaxed);
-        let thread = self.reader.thread.lock().take();
-        // It may be what drops the volume.
-        if let Some(thread) = thread
-            && thread.thread().id() != thread::current().id()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that reads snapshots ended in a panic");
-        }
+        self.reader.thread.join();
     }
 }
 
@@ -81,12 +72,12 @@ impl Volume {
     pub(in crate::volume) fn read_new_snapshots(self: &Arc<Self>) {
         let snapshots = self.snapshots.known.read().by_name.clone();
         let mut new = snapshots.into_values().filter(|snapshot| !snapshot.was_read.load(Ordering::Relaxed));
-        let mut thread = self.snapshots.reader.thread.lock();
         let Some(first) = new.next() else { return };
-        if thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        let Reader { stop, thread } = &self.snapshots.reader;
+        if thread.is_running() {
             return;
         }
-        let (volume, stop) = (Arc::downgrade(self), Arc::clone(&self.snapshots.reader.stop));
+        let (volume, stop) = (Arc::downgrade(self), Arc::clone(stop));
         let new: Vec<_> = std::iter::once(first).chain(new).collect();
         let read = move || {
             for snapshot in new {
@@ -99,9 +90,8 @@ impl Volume {
                 snapshot.was_read.store(true, Ordering::Relaxed);
             }
         };
-        match thread::Builder::new().name("vexfs-named".into()).spawn(read) {
-            Ok(started) => *thread = Some(started),
-            Err(error) => tracing::warn!(%error, "the next mount reads the snapshots"),
+        if let Err(error) = thread.start("vexfs-named", read) {
+            tracing::warn!(%error, "the next mount reads the snapshots");
         }
     }
 
@@ -172,7 +162,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         while kept().is_none() {
             assert!(Instant::now() < deadline, "nobody reads the snapshot");
-            thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         assert!(kept().unwrap().names_slot(at));
         volume.unlink(&caller, Ino::ROOT, b"a.f32").unwrap();
