@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::exit::{Code, Outcome};
 use super::output::{put, shown};
+use super::release;
 use crate::volume::check::{Fate, Finding, Repair, Report, fsck};
 
 #[derive(Args, Debug)]
@@ -25,6 +26,7 @@ pub(super) struct Fsck {
 impl Fsck {
     pub(super) fn run(&self) -> Outcome {
         let repair = if self.repair { Repair::Yes } else { Repair::No };
+        release::wait_for_unmounted(&self.store);
         let report = fsck(&self.store, repair)?;
         let answer = if self.json { format!("{}\n", as_json(&report)) } else { as_text(&report) };
         put(answer.as_bytes())?;

@@ -15,6 +15,7 @@ mod index;
 mod mount;
 mod notify;
 mod output;
+mod release;
 mod search;
 mod snapshot;
 mod stats;

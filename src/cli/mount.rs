@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::exit::{Code, Failure, Outcome};
-use super::{daemon, say};
+use super::{daemon, release, say};
 use crate::fuse::{self, MountOptions, mounts};
 use crate::store;
 use crate::volume::SyncMode;
@@ -72,6 +72,7 @@ impl Mount {
         if self.store.is_none() && !self.announce {
             say(&format!("store: {}", plan.store.display()));
         }
+        release::wait_for_unmounted(&plan.store);
         if self.foreground { daemon::serve(plan, self.announce) } else { daemon::start(&plan, &self.options) }
     }
 }

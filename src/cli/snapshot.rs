@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::control::{self, ControlFile};
 use super::exit::{Code, Failure, Outcome};
 use super::output::put;
+use super::release;
 use crate::volume::restore_snapshot;
 
 #[derive(Args, Debug)]
@@ -136,6 +137,7 @@ fn list(dir: &Path, json: bool) -> Outcome {
 }
 
 fn restore(store: &Path, name: &OsStr) -> Outcome {
+    release::wait_for_unmounted(store);
     restore_snapshot(store, name).map_err(|error| match error {
         crate::Error::NotFound => {
             Failure::new(Code::Invalid, format!("{}: no snapshot {}", store.display(), name.display()))

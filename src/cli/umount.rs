@@ -1,21 +1,14 @@
 //! `vexfs umount`: ends a mount, and waits until its store can be opened again.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::exit::{Code, Failure, Outcome};
+use super::release;
 use crate::fuse;
 use crate::fuse::mounts::{self, Mount};
-
-/// How long the daemon may take to close its store.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Time between two looks at the store's lock.
-const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Args, Debug)]
 pub(super) struct Umount {
@@ -34,7 +27,12 @@ impl Umount {
             return Err(refused(&mount.mountpoint, &error));
         }
         // A lazy end comes when the last user has gone, whenever that is.
-        if self.lazy { Ok(Code::Ok) } else { wait_for_release(&mount.source) }
+        if !self.lazy && !release::wait(&mount.source) {
+            let message =
+                format!("{}: unmounted, its process is still closing the store", mount.source.display());
+            return Err(Failure::new(Code::NotReady, message));
+        }
+        Ok(Code::Ok)
     }
 }
 
@@ -67,28 +65,6 @@ fn refused(mountpoint: &Path, error: &io::Error) -> Failure {
     Failure::new(Code::FAILED, format!("{}: {why}", mountpoint.display()))
 }
 
-/// Waits until nobody holds the store, so that a mount may follow at once.
-fn wait_for_release(store: &Path) -> Outcome {
-    let deadline = Instant::now() + PATIENCE;
-    while is_held(store) {
-        if Instant::now() >= deadline {
-            let message = format!("{}: unmounted, its process is still closing the store", store.display());
-            return Err(Failure::new(Code::NotReady, message));
-        }
-        std::thread::sleep(PAUSE);
-    }
-    Ok(Code::Ok)
-}
-
-/// Whether a process holds the store's lock. What cannot be read belongs to somebody else and is not waited for.
-fn is_held(store: &Path) -> bool {
-    let Ok(lock) = File::open(store.join("lock")) else {
-        return false;
-    };
-    // A shared lock is compatible with others who only look, and goes with the file.
-    matches!(lock.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,18 +77,6 @@ mod tests {
         assert!(failure.message.ends_with("not a VexFS mount"), "{}", failure.message);
         let failure = mounted(&dir.path().join("absent/below")).unwrap_err();
         assert_eq!(failure.code, Code::NotMounted);
-    }
-
-    #[test]
-    fn a_store_is_held_while_its_lock_is() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(!is_held(dir.path()), "no lock file");
-        let lock = File::create(dir.path().join("lock")).unwrap();
-        assert!(!is_held(dir.path()));
-        lock.lock().unwrap();
-        assert!(is_held(dir.path()));
-        drop(lock);
-        assert!(!is_held(dir.path()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -353,6 +353,29 @@ fn mount_returns_when_the_mount_answers_and_umount_when_the_store_is_closed() {
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     let output = bench.vexfs(&["status", "mnt"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
+}
+
+#[test]
+fn what_needs_the_store_waits_for_a_mount_that_umount_took_away() {
+    let bench = Background::new();
+    // umount(8) does not wait for the process, which has the store until it has closed it.
+    for round in 0..3 {
+        succeed(&bench.vexfs(&["mount", "--store", "store", "mnt"]));
+        fs::write(bench.path("mnt/f"), vec![round; 1 << 20]).unwrap();
+        shell(bench.dir.path(), "umount mnt");
+        succeed(&bench.vexfs(&["fsck", "store"]));
+        succeed(&bench.vexfs(&["mount", "--store", "store", "mnt"]));
+        fs::create_dir(bench.path(&format!("mnt/.vexfs/snapshots/s{round}"))).unwrap();
+        shell(bench.dir.path(), "umount mnt");
+        succeed(&bench.vexfs(&["snapshot", "restore", "store", &format!("s{round}")]));
+    }
+    succeed(&bench.vexfs(&["mount", "--store", "store", "mnt"]));
+    fs::create_dir(bench.path("other")).unwrap();
+    let begun = Instant::now();
+    let output = bench.vexfs(&["mount", "--store", "store", "other"]);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    assert!(begun.elapsed() < Duration::from_secs(5), "a store that is mounted is not waited for");
+    shell(bench.dir.path(), "umount mnt");
 }
 
 #[test]
