@@ -374,6 +374,7 @@ impl Engine {
     }
 
     /// Applies `items` as the commit `number`. One at a time.
+    #[inline(never)]
     pub(super) fn commit(&self, items: &[Item], number: u64) -> Result<(), fjall::Error> {
         self.wait_for_flushes(items)?;
         // Flushed to the operating system with the commit: that is what process death cannot take back.

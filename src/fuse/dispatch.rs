@@ -142,22 +142,19 @@ impl Server {
     ) where
         R: Answer<V>,
     {
-        let _held = if self.stack_probe { self.hold_probed(worker) } else { shallow::hold() };
-        let painted = self.stack_probe.then(stack::painted);
+        if self.stack_probe {
+            stack::paint();
+        }
+        let _held = shallow::hold();
+        if self.stack_probe {
+            self.volume.metrics().stack(worker, None, stack::used());
+            stack::paint();
+        }
         let ok = self.worked(op, reply, work);
-        if let Some(painted) = painted {
-            self.volume.metrics().stack(worker, Some(op), painted.used());
+        if self.stack_probe {
+            self.volume.metrics().stack(worker, Some(op), stack::used());
         }
         self.volume.metrics().op(op, started.elapsed(), ok);
-    }
-
-    /// [`shallow::hold`], and a note of how deep it went.
-    #[cold]
-    #[inline(never)]
-    fn hold_probed(&self, worker: Worker) -> shallow::Held {
-        let (held, joining) = stack::measured(shallow::hold);
-        self.volume.metrics().stack(worker, None, joining);
-        held
     }
 
     /// Does the work and sends its result; whether that is a success.

@@ -21,39 +21,24 @@ const MARGIN: usize = 4 << 10;
 
 const PAINT: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Runs `work` and says how many bytes of this thread's stack were in use at the deepest point, from the thread's
-/// first frame on.
+/// Paints the stack below the caller, for what it does until it asks how much was [`used`]. Nothing of this is on the stack
+/// meanwhile.
 ///
 /// Painting takes some microseconds: for tests, and for who looks into it.
-pub fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let painted = painted();
-    let value = work();
-    (value, painted.used())
-}
-
-/// Paints the stack below the caller, for work that the caller does itself: so that nothing is on the stack during the
-/// work that would not be there without the measurement.
-#[must_use]
 #[inline(never)]
-pub fn painted() -> Painted {
+pub fn paint() {
     let area = Area::below_here();
     if let Some(area) = area {
         area.paint();
     }
-    Painted(area)
+    PAINTED_AREA.set(area);
 }
 
-/// A stack that was [`painted`].
-#[derive(Clone, Copy, Debug)]
-pub struct Painted(Option<Area>);
-
-impl Painted {
-    /// The bytes of this thread's stack that were in use at the deepest point since.
-    #[must_use]
-    #[inline(never)]
-    pub fn used(&self) -> usize {
-        self.0.map_or(0, |area| area.base - area.lowest_used())
-    }
+/// The bytes of this thread's stack that were in use at the deepest point since it was [painted](paint).
+#[must_use]
+#[inline(never)]
+pub fn used() -> usize {
+    PAINTED_AREA.get().map_or(0, |area| area.base - area.lowest_used())
 }
 
 /// The part of a stack that is painted.
@@ -101,6 +86,7 @@ impl Area {
 }
 
 thread_local! {
+    static PAINTED_AREA: std::cell::Cell<Option<Area>> = const { std::cell::Cell::new(None) };
     /// End and first frame of this thread's stack, or zeroes while they are not known.
     static STACK: std::cell::Cell<(usize, usize)> = const { std::cell::Cell::new((0, 0)) };
 }
@@ -160,6 +146,13 @@ unsafe extern "C" {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// How deep the stack is in `work`.
+    fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
+        paint();
+        let value = work();
+        (value, used())
+    }
 
     #[inline(never)]
     fn use_stack<const BYTES: usize>() -> u8 {
