@@ -97,6 +97,13 @@ pub(super) struct Search<'a> {
     pub(super) recall: (f64, f64),
 }
 
+/// What goes to the transaction file and comes from it, in memory that is used again.
+#[derive(Default)]
+struct Exchange {
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
 impl<'a> Search<'a> {
     /// Loads the vectors into a directory of the mount, and waits until it has indexed them.
     pub(super) fn prepare(data: &'a Data, file: &Path, dir: &Path) -> Result<Self, Failure> {
@@ -136,8 +143,9 @@ impl<'a> Search<'a> {
 
     fn measure_recall(&self) -> io::Result<(f64, f64)> {
         let (mut scratch, mut found, mut hits) = (SearchScratch::default(), Vec::new(), (0, 0));
-        let answers = self.ask(0, self.data.queries.len())?;
-        for (number, answer) in answers.chunks_exact(K * 8).enumerate() {
+        let mut exchange = Exchange::default();
+        self.ask(0, self.data.queries.len(), &mut exchange)?;
+        for (number, answer) in exchange.answer.chunks_exact(K * 8).enumerate() {
             let Some(query) = self.data.queries.get(number) else { break };
             let ids: Vec<u32> = answer
                 .chunks_exact(8)
@@ -151,19 +159,17 @@ impl<'a> Search<'a> {
     }
 
     /// Asks the transaction file for `count` queries from `first` on, in one request.
-    fn ask(&self, first: usize, count: usize) -> io::Result<Vec<u8>> {
-        let dim = self.data.base.dim();
-        let ef = self.data.ef;
-        let mut request =
-            format!("{{\"dtype\":\"f32\",\"rows\":{count},\"dim\":{dim},\"k\":{K},\"ef\":{ef}}}\n")
-                .into_bytes();
+    fn ask(&self, first: usize, count: usize, exchange: &mut Exchange) -> io::Result<()> {
+        let Exchange { request, answer } = exchange;
+        let (dim, ef) = (self.data.base.dim(), self.data.ef);
+        request.clear();
+        writeln!(request, "{{\"dtype\":\"f32\",\"rows\":{count},\"dim\":{dim},\"k\":{K},\"ef\":{ef}}}")?;
         for number in first..first + count {
             request.extend_from_slice(self.bytes_of(number));
         }
-        (&self.query).write_all(&request)?;
-        let mut answer = vec![0; count * K * 8];
-        (&self.query).read_exact(&mut answer)?;
-        Ok(answer)
+        (&self.query).write_all(request)?;
+        answer.resize(count * K * 8, 0);
+        (&self.query).read_exact(answer)
     }
 
     /// Round number `round`: `mount` and `process` are the numbers of their columns.
@@ -174,8 +180,9 @@ impl<'a> Search<'a> {
         round: usize,
     ) -> io::Result<()> {
         let count = self.data.queries.len();
-        tally.each("search: one query", mount, count, |number| self.ask(number, 1).map(drop))?;
-        tally.whole("search: a batch", mount, (Unit::Batch, count), || self.ask(0, count).map(drop))?;
+        let mut exchange = Exchange::default();
+        tally.each("search: one query", mount, count, |number| self.ask(number, 1, &mut exchange))?;
+        tally.whole("search: a batch", mount, (Unit::Batch, count), || self.ask(0, count, &mut exchange))?;
         let mut value = vec![0u8; 64 << 10];
         // Another k in each round: an answer that is known is not searched for again.
         let name = format!("user.vexfs.similar.{}", K + round);
