@@ -4,6 +4,7 @@
 //! A pool knows nothing of what it holds. Taking and returning never waits: an empty pool makes a new object, a full
 //! one drops what comes back.
 
+pub mod crew;
 pub mod shallow;
 pub mod stack;
 

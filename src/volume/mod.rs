@@ -65,6 +65,7 @@ use crate::Result;
 use crate::catalog::{self, Catalog};
 use crate::metrics::Metrics;
 use crate::namespace::{Ino, Namespace};
+use crate::pool::crew::Crew;
 use crate::pool::{BufferPool, Pool};
 use crate::search::Scratch;
 use crate::store::{BlobId, Store};
@@ -145,6 +146,7 @@ pub struct Volume {
     scratch: Pool<Scratch>,
     buffers: BufferPool,
     pace: pace::Pace,
+    crew: Crew,
     allowed_below: query::AllowedCache,
     paths: query::Paths,
     similar_answers: vector_attrs::SimilarAnswers,
@@ -264,6 +266,7 @@ impl Volume {
             scratch: Pool::new(SCRATCHES, Scratch::default),
             buffers: BufferPool::new(IDLE_BUFFERS),
             pace: pace::Pace::default(),
+            crew: Crew::new(std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1)),
             allowed_below: query::AllowedCache::new(),
             paths: query::Paths::new(),
             similar_answers: vector_attrs::SimilarAnswers::new(),

@@ -14,6 +14,9 @@ use crate::namespace::Ino;
 /// or all of it on a busy machine.
 const SHORT: Duration = Duration::from_micros(400);
 
+/// How long a helper should have work: starting it and waiting for its end takes some ten microseconds.
+const WORTH_A_HELPER: Duration = Duration::from_millis(1);
+
 /// Directories that are remembered.
 const DIRECTORIES: usize = 1024;
 
@@ -43,9 +46,20 @@ impl Pace {
 
     /// Whether searches for so many vectors in `base` are expected to be short. None is; what is not known is not.
     pub(super) fn is_short(&self, base: Ino, vectors: usize) -> bool {
+        vectors == 0 || self.expected(base, vectors).is_some_and(|expected| expected <= SHORT)
+    }
+
+    /// How many helpers searches for so many vectors in `base` are worth. What is not known is taken for short.
+    pub(super) fn helpers(&self, base: Ino, vectors: usize) -> usize {
+        let expected = self.expected(base, vectors).unwrap_or_default();
+        usize::try_from(expected.as_nanos() / WORTH_A_HELPER.as_nanos())
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1)
+    }
+
+    fn expected(&self, base: Ino, vectors: usize) -> Option<Duration> {
         let vectors = u32::try_from(vectors).unwrap_or(u32::MAX);
-        let expected = || self.lately.get(&base).and_then(|lately| lately.checked_mul(vectors));
-        vectors == 0 || expected().is_some_and(|expected| expected <= SHORT)
+        Some(self.lately.get(&base)?.saturating_mul(vectors))
     }
 }
 
@@ -62,6 +76,15 @@ mod tests {
         pace.note(DIR, SHORT / 4);
         assert!(pace.is_short(DIR, 4) && !pace.is_short(DIR, 5) && !pace.is_short(DIR, usize::MAX));
         assert!(!pace.is_short(Ino(8), 1));
+    }
+
+    #[test]
+    fn a_batch_is_worth_helpers_when_it_takes_milliseconds() {
+        let pace = Pace::default();
+        assert_eq!(pace.helpers(DIR, 1000), 0);
+        pace.note(DIR, Duration::from_micros(25));
+        assert_eq!([1, 40, 79, 80, 500].map(|vectors| pace.helpers(DIR, vectors)), [0, 0, 0, 1, 11]);
+        assert!(pace.helpers(DIR, usize::MAX) > 1000);
     }
 
     #[test]

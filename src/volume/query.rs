@@ -75,8 +75,8 @@ impl Volume {
         }
     }
 
-    /// The neighbours of vectors of `dim` elements, one after the other. Apart, because a search like a file does not
-    /// pay for this frame.
+    /// The neighbours of vectors of `dim` elements. A batch that takes long is shared with idle cores. Apart, because a
+    /// search like a file does not pay for this frame.
     #[inline(never)]
     fn neighbors_of_all(
         &self,
@@ -85,17 +85,20 @@ impl Volume {
         (dim, values): (u32, &[f32]),
         options: &Options,
     ) -> Result<Vec<Answer>> {
-        let awaited = Awaited::by(caller);
-        let is_awaited = || awaited.check();
-        let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
         let parts = self.parts(caller, base, dim, None)?;
-        let width = (dim as usize).max(1);
-        let mut answers = Vec::with_capacity(values.len() / width);
-        for vector in values.chunks_exact(width) {
-            let asked = Asked { vector, exclude: None };
-            answers.push(self.answer(base, &asked, options, &parts, limits)?);
-        }
-        Ok(answers)
+        let vectors = values.chunks_exact((dim as usize).max(1));
+        self.crew.share(vectors.len(), self.pace.helpers(base, vectors.len()), |left| {
+            let awaited = Awaited::by(caller);
+            let is_awaited = || awaited.check();
+            let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
+            let mut answers = Vec::new();
+            for number in left.take() {
+                let Some(vector) = vectors.clone().nth(number) else { break };
+                let asked = Asked { vector, exclude: None };
+                answers.push((number, self.answer(base, &asked, options, &parts, limits)?));
+            }
+            Ok(answers)
+        })
     }
 
     /// The neighbours of a file's vector. `path` is how the caller named it, for messages.

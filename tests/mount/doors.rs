@@ -228,6 +228,34 @@ fn a_batch_gives_each_query_the_answer_that_it_gets_alone() {
 }
 
 #[test]
+fn a_batch_that_takes_long_is_shared_with_idle_cores() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    let mut random = Random(4);
+    let rows: Vec<_> = (0..4000).map(|_| random.vector(128)).collect();
+    fs::write(mount.path("docs/rows.npy"), npy(&rows)).unwrap();
+    let body =
+        |queries: &[Vec<f32>]| -> Vec<u8> { queries.iter().flat_map(|query| f32_bytes(query)).collect() };
+    let ask = |queries: &[Vec<f32>]| {
+        records(&mount.ask("docs", &[header(queries.len(), 128, 3), body(queries)].concat()))
+    };
+    // Each query is a row, so that its own neighbours are known. The first tells how long one takes.
+    let alone: Vec<_> = rows[..400].iter().flat_map(|query| ask(std::slice::from_ref(query))).collect();
+    assert!(alone.chunks(3).enumerate().all(|(row, hits)| hits[0].0 == u32::try_from(row).unwrap()));
+    assert_eq!(ask(&rows[..400]), alone, "in the order of the queries");
+    let metrics = fs::read_to_string(mount.path(".vexfs/metrics")).unwrap();
+    let helped = metrics.lines().find_map(|line| line.strip_prefix("vexfs_search_helpers ")).unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(helped != "0", cores > 1, "{helped} helpers on {cores} cores");
+    // A query that is refused refuses the batch, whoever has met it.
+    let mut refused = rows[..400].to_vec();
+    refused[390][7] = f32::NAN;
+    let mut file = mount.query_file("docs");
+    file.write_all(&[header(400, 128, 3), body(&refused)].concat()).unwrap();
+    assert_eq!(errno(file.read(&mut [0; 8])), libc::EDOM);
+}
+
+#[test]
 fn a_listing_shows_ranked_links_to_the_neighbours() {
     let mount = Mount::new();
     collection(&mount, "l2");

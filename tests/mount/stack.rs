@@ -192,6 +192,11 @@ fn search_by_graph(mount: &Mount) {
     for _ in 0..3 {
         mount.ask("g", b"{\"like\":\"7.f32\",\"k\":5,\"ef\":20}\n");
     }
+    // A batch that is long enough to be shared with other threads, where there is another core.
+    let header = format!("{{\"dtype\":\"f32\",\"rows\":2000,\"dim\":{},\"k\":3}}\n", vector(0).len());
+    let vectors = (0..2000).flat_map(|number| f32_bytes(&vector(number)));
+    let batch: Vec<u8> = header.bytes().chain(vectors).collect();
+    assert_eq!(mount.ask("g", &batch).len(), 2000 * 3 * 8);
     assert!(xattr::get(mount.path("g/9.f32"), "user.vexfs.similar").unwrap().is_some());
 }
 

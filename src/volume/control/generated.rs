@@ -311,56 +311,43 @@ impl Volume {
     /// The metrics as Prometheus reads them.
     fn metrics_text(&self) -> String {
         let collections = self.vectors.all();
-        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-        let vectors = collections.iter().map(|collection| collection.len()).sum::<u64>() as f64;
-        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-        let pending = collections.iter().map(|collection| collection.pending()).sum::<u64>() as f64;
         let (damage, more) = self.store.damage();
-        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-        let damaged = (damage.len() as u64 + more) as f64;
-        let progress = self.scrub.progress();
-        #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
-        let (scrubbed, passes) = (progress.bytes as f64, progress.passes as f64);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
-        let (rested, rested_bytes, woken) = {
-            let rest = self.rest.progress();
-            (rest.files as f64, rest.bytes as f64, rest.woken as f64)
-        };
-        let (asked, run) = self.flushes.counts();
-        #[expect(clippy::cast_precision_loss, reason = "a gauge need not be exact")]
-        let (asked, run) = (asked as f64, run as f64);
-        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-        let snapshots = self.snapshot_names().len() as f64;
-        let up = if self.refusal().is_none() { 1.0 } else { 0.0 };
-        let mut gauges: Vec<Gauge<'_>> = vec![
-            ("vexfs_up", None, up),
-            ("vexfs_damaged_places", None, damaged),
-            ("vexfs_scrub_bytes", None, scrubbed),
-            ("vexfs_scrub_passes", None, passes),
-            ("vexfs_rested_files", None, rested),
-            ("vexfs_rested_bytes", None, rested_bytes),
-            ("vexfs_woken_files", None, woken),
-            ("vexfs_syncs_asked", None, asked),
-            ("vexfs_syncs_run", None, run),
-            ("vexfs_snapshots", None, snapshots),
-            ("vexfs_vectors", None, vectors),
-            ("vexfs_vectors_pending", None, pending),
-            ("vexfs_control_nodes", None, self.control.known_nodes()),
+        let (scrub, rest) = (self.scrub.progress(), self.rest.progress());
+        let (syncs_asked, syncs_run) = self.flushes.counts();
+        let counts = [
+            ("vexfs_up", u64::from(self.refusal().is_none())),
+            ("vexfs_damaged_places", damage.len() as u64 + more),
+            ("vexfs_scrub_bytes", scrub.bytes),
+            ("vexfs_scrub_passes", scrub.passes),
+            ("vexfs_rested_files", rest.files),
+            ("vexfs_rested_bytes", rest.bytes),
+            ("vexfs_woken_files", rest.woken),
+            ("vexfs_syncs_asked", syncs_asked),
+            ("vexfs_syncs_run", syncs_run),
+            ("vexfs_snapshots", self.snapshot_names().len() as u64),
+            ("vexfs_vectors", collections.iter().map(|collection| collection.len()).sum()),
+            ("vexfs_vectors_pending", collections.iter().map(|collection| collection.pending()).sum()),
+            ("vexfs_search_helpers", self.crew.helped()),
+            ("vexfs_control_nodes", self.control.known_nodes()),
+            ("vexfs_buffers_oversized", self.buffers.oversized()),
         ];
+        let mut gauges: Vec<Gauge<'_>> = counts.map(|(name, count)| (name, None, gauge(count))).to_vec();
+        gauges.push(("vexfs_buffers_fragmentation", None, self.buffers.fragmentation()));
         let buffers = self.buffers.used().map(|(size, used)| (format!("buffer_{}k", size >> 10), used));
         let pools: Vec<_> = buffers.chain([("search_scratch".to_owned(), self.scratch.used())]).collect();
         for (name, used) in &pools {
             let label = Some(("pool", name.as_str()));
-            #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-            let values =
-                [used.hits, used.misses, used.in_use, used.most_in_use, used.idle].map(|it| it as f64);
-            gauges.extend(POOL_GAUGES.into_iter().zip(values).map(|(gauge, value)| (gauge, label, value)));
+            let counts = [used.hits, used.misses, used.in_use, used.most_in_use, used.idle];
+            let of_pool = POOL_GAUGES.into_iter().zip(counts);
+            gauges.extend(of_pool.map(|(name, count)| (name, label, gauge(count))));
         }
-        #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-        gauges.push(("vexfs_buffers_oversized", None, self.buffers.oversized() as f64));
-        gauges.push(("vexfs_buffers_fragmentation", None, self.buffers.fragmentation()));
         self.metrics.render(&gauges)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "what is shown need not be exact beyond 2^53")]
+fn gauge(count: u64) -> f64 {
+    count as f64
 }
 
 /// What is shown of each pool, as [`PoolUse`](crate::pool::PoolUse) has it.

@@ -304,9 +304,8 @@ impl Control {
     }
 
     /// How many nodes the kernel knows.
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-    fn known_nodes(&self) -> f64 {
-        self.nodes.len() as f64
+    fn known_nodes(&self) -> u64 {
+        self.nodes.len() as u64
     }
 
     fn note(&self, base: Ino, path: &str, error: &Error) {
