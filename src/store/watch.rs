@@ -14,72 +14,79 @@ use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Mutex, Ordering};
 
-/// How many pages failed in this process so far.
-static DAMAGES: AtomicU64 = AtomicU64::new(0);
-
-/// All places that were ever made, for the handler. They are never freed, only used again.
-static PLACES: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
-
-/// Places that watch nothing at the moment.
-static FREE: Mutex<Vec<&'static Place>> = Mutex::new(Vec::new());
+/// The places of this process.
+static PLACES: Places = Places::new();
 
 /// No page failed.
 const NONE: usize = usize::MAX;
 
-/// One watched range of addresses.
-struct Place {
-    start: AtomicUsize,
-    /// 0 while the place watches nothing.
-    len: AtomicUsize,
-    /// Offset of the last page that failed, or [`NONE`].
-    failed: AtomicUsize,
-    writable: AtomicBool,
-    next: *const Place,
+/// Which ranges of addresses are watched, and how many pages failed in them.
+pub(super) struct Places {
+    /// All places that were ever made, for the handler. They are never freed, only used again.
+    first: AtomicPtr<Place>,
+    /// Places that watch nothing at the moment.
+    free: Mutex<Vec<&'static Place>>,
+    /// How many pages failed so far.
+    damages: AtomicU64,
 }
 
-// SAFETY: `next` is set before the place is shared and never changes; it leads to another place, which is never freed.
-unsafe impl Sync for Place {}
-// SAFETY: as above.
-unsafe impl Send for Place {}
+/// One watched range of addresses.
+struct Place {
+    /// Odd while it watches, and never again the same: whoever finds it before and after the rest has read the range of
+    /// one watch.
+    turn: AtomicU64,
+    start: AtomicUsize,
+    len: AtomicUsize,
+    writable: AtomicBool,
+    /// Offset of the last page that failed, or [`NONE`].
+    failed: AtomicUsize,
+    next: AtomicPtr<Place>,
+}
+
+/// A page that could not be read and that somebody watches.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    /// Its address.
+    pub(super) at: usize,
+    /// Whether its mapping can be written.
+    pub(super) writable: bool,
+}
 
 /// Counts pages of watched mappings that could not be read, in this process. While it stays the same, what was read
 /// meanwhile is what the disk has.
 #[must_use]
 pub fn damages() -> u64 {
-    DAMAGES.load(Ordering::Acquire)
+    PLACES.damages()
 }
 
 /// Watches a mapping for as long as it lives. It is dropped before the mapping is: in a struct it stands above it.
-pub(super) struct Watch(&'static Place);
+pub(super) struct Watch {
+    place: &'static Place,
+    of: &'static Places,
+}
 
 impl Watch {
     /// Watches `len` bytes from `start`, a mapping of whole pages. `writable` says whether the mapping can be written:
     /// then a page that is put in its place can be, too.
     pub(super) fn over(start: *const u8, len: usize, writable: bool) -> Self {
         install();
-        let place = FREE.lock().pop().unwrap_or_else(Place::make);
-        place.failed.store(NONE, Ordering::Release);
-        place.writable.store(writable, Ordering::Release);
-        place.start.store(start as usize, Ordering::Release);
-        place.len.store(len, Ordering::Release);
-        Self(place)
+        PLACES.watch(start as usize, len, writable)
     }
 
     /// Where in the mapping a page could not be read, in bytes; the last one of several.
     pub(super) fn damage(&self) -> Option<u64> {
-        let failed = self.0.failed.load(Ordering::Acquire);
+        let failed = self.place.failed.load(Ordering::Acquire);
         (failed != NONE).then_some(failed as u64)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.len.store(0, Ordering::Release);
-        FREE.lock().push(self.0);
+        self.place.end();
+        self.of.free.lock().push(self.place);
     }
 }
 
@@ -89,43 +96,106 @@ impl std::fmt::Debug for Watch {
     }
 }
 
-impl Place {
-    /// A new place, at the head of the list. The caller holds no lock of this module but may race with others.
-    fn make() -> &'static Self {
-        let made = Box::leak(Box::new(Place {
-            start: AtomicUsize::new(0),
-            len: AtomicUsize::new(0),
-            failed: AtomicUsize::new(NONE),
-            writable: AtomicBool::new(false),
-            next: ptr::null(),
-        }));
-        let mut head = PLACES.load(Ordering::Acquire);
-        loop {
-            made.next = head;
-            match PLACES.compare_exchange(head, made, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return made,
-                Err(other) => head = other,
-            }
+impl Places {
+    pub(super) const fn new() -> Self {
+        Self {
+            first: AtomicPtr::new(ptr::null_mut()),
+            free: Mutex::new(Vec::new()),
+            damages: AtomicU64::new(0),
         }
     }
 
-    /// Puts a page of zeros where `address` is, if that is watched here. Called from the handler: only atomics and
-    /// system calls.
-    fn replace(&self, address: usize, page: usize) -> bool {
-        let len = self.len.load(Ordering::Acquire);
-        let start = self.start.load(Ordering::Acquire);
-        if address < start || address - start >= len {
-            return false;
+    /// Watches a range that nobody watches.
+    pub(super) fn watch(&'static self, start: usize, len: usize, writable: bool) -> Watch {
+        let mut free = self.free.lock();
+        let place = free.pop().unwrap_or_else(|| self.make());
+        place.begin(start, len, writable);
+        Watch { place, of: self }
+    }
+
+    /// A new place, at the head of the list. The caller holds the lock: nobody else changes the list.
+    fn make(&self) -> &'static Place {
+        let made = Box::leak(Box::new(Place::new()));
+        made.next.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.first.store(made, Ordering::Release);
+        made
+    }
+
+    /// Notes that the page of `address` could not be read; `None` when nobody watches it. Called from the handler, in
+    /// the thread that was reading the page: nothing but atomics.
+    pub(super) fn note(&self, address: usize, page_bytes: usize) -> Option<Failed> {
+        let mut place = self.first.load(Ordering::Acquire);
+        // SAFETY: places are never freed, and each was whole before it came into the list.
+        while let Some(here) = unsafe { place.as_ref() } {
+            if let Some(failed) = here.note(address, page_bytes) {
+                self.damages.fetch_add(1, Ordering::AcqRel);
+                return Some(failed);
+            }
+            place = here.next.load(Ordering::Relaxed);
         }
-        let at = address & !(page - 1);
-        let write = if self.writable.load(Ordering::Acquire) { libc::PROT_WRITE } else { 0 };
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        // First the note: another thread may read the zeros as soon as they are there, and looks for it then.
+        None
+    }
+
+    pub(super) fn damages(&self) -> u64 {
+        self.damages.load(Ordering::Acquire)
+    }
+}
+
+impl Place {
+    const fn new() -> Self {
+        Self {
+            turn: AtomicU64::new(0),
+            start: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            writable: AtomicBool::new(false),
+            failed: AtomicUsize::new(NONE),
+            next: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Begins to watch. Nobody else has the place.
+    fn begin(&self, start: usize, len: usize, writable: bool) {
+        // Whoever reads one of these finds that the turn before has ended.
+        self.start.store(start, Ordering::Release);
+        self.len.store(len, Ordering::Release);
+        self.writable.store(writable, Ordering::Release);
+        self.failed.store(NONE, Ordering::Release);
+        self.turn.fetch_add(1, Ordering::Release);
+    }
+
+    /// Ends what was begun.
+    fn end(&self) {
+        self.turn.fetch_add(1, Ordering::Release);
+    }
+
+    /// Notes that the page of `address` failed, if it is watched here.
+    fn note(&self, address: usize, page_bytes: usize) -> Option<Failed> {
+        let turn = self.turn.load(Ordering::Acquire);
+        let start = self.start.load(Ordering::Acquire);
+        let len = self.len.load(Ordering::Acquire);
+        if turn.is_multiple_of(2) || address < start || address - start >= len {
+            return None;
+        }
+        // Another watch may have begun here, and the range be the start of one and the length of the other.
+        if self.turn.load(Ordering::Relaxed) != turn {
+            return None;
+        }
+        // It is the watch of the mapping that is just being read: nobody ends that.
+        let at = address & !(page_bytes - 1);
         self.failed.store(at.saturating_sub(start), Ordering::Release);
-        DAMAGES.fetch_add(1, Ordering::AcqRel);
+        Some(Failed { at, writable: self.writable.load(Ordering::Acquire) })
+    }
+}
+
+impl Failed {
+    /// Puts a page of zeros where it was. Only a system call.
+    fn replace(&self, page_bytes: usize) -> bool {
+        let write = if self.writable { libc::PROT_WRITE } else { 0 };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         // SAFETY: the page lies within a mapping that lives: a thread is just reading it, and its watch is dropped
         // before it. Nobody can have seen the page's content, because there is none.
-        let mapped = unsafe { libc::mmap(at as *mut c_void, page, libc::PROT_READ | write, flags, -1, 0) };
+        let mapped =
+            unsafe { libc::mmap(self.at as *mut c_void, page_bytes, libc::PROT_READ | write, flags, -1, 0) };
         mapped != libc::MAP_FAILED
     }
 }
@@ -173,14 +243,8 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *
     let errno = unsafe { &mut *libc::__errno_location() };
     let saved = *errno;
     let page = BEFORE.page.load(Ordering::Acquire);
-    let mut replaced = false;
-    let mut place: *const Place = PLACES.load(Ordering::Acquire);
-    // SAFETY: places are never freed, and each was whole before it came into the list.
-    while let Some(here) = unsafe { place.as_ref() } {
-        // All of the list: a place that is changing hands may seem to match as well, and then counts for nothing.
-        replaced |= here.replace(address, page);
-        place = here.next;
-    }
+    // First the note: another thread may read the zeros as soon as they are there, and looks for it then.
+    let replaced = PLACES.note(address, page).is_some_and(|failed| failed.replace(page));
     *errno = saved;
     if !replaced {
         pass_on(signal, info, context);

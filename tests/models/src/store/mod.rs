@@ -39,33 +39,11 @@ impl BlobMap {
     }
 }
 
-/// Stands in for mappings whose disk fails: here none does.
-mod watch {
-    pub(super) struct Watch;
-
-    impl Watch {
-        pub(super) fn over(_start: *const u8, _len: usize, _writable: bool) -> Self {
-            Self
-        }
-
-        pub(super) fn damage(&self) -> Option<u64> {
-            None
-        }
-    }
-
-    impl std::fmt::Debug for Watch {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Watch")
-        }
-    }
-
-    pub(super) fn damages() -> u64 {
-        0
-    }
-}
-
 mod codes;
+#[path = "../../../../src/store/watch.rs"]
+mod watch;
+mod watches;
 mod words;
 
-/// Models of rows.
-pub(crate) const MODELS: [&[crate::Model]; 2] = [codes::MODELS, words::MODELS];
+/// Models of rows, and of mappings whose disk fails.
+pub(crate) const MODELS: [&[crate::Model]; 3] = [codes::MODELS, words::MODELS, watches::MODELS];
