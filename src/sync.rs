@@ -8,6 +8,7 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, 
 
 pub(crate) use arc_swap::{ArcSwap, ArcSwapOption};
 pub use crossbeam::epoch::{Guard, pin};
+pub(crate) use crossbeam::queue::ArrayQueue;
 pub(crate) use parking_lot::{Condvar, Mutex, RwLock, RwLockWriteGuard};
 
 /// Says that bytes from `start` on are about to be written without an atomic. A model looks whether anybody reads them.

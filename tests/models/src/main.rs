@@ -15,7 +15,7 @@
 #![expect(dead_code, unused_imports, reason = "of the source that is compiled here, models use a part")]
 
 mod changes;
-mod pool;
+mod pools;
 mod store;
 mod sync;
 mod volume;
@@ -31,6 +31,8 @@ mod format;
 mod graph;
 #[path = "../../../src/index/mod.rs"]
 mod index;
+#[path = "../../../src/pool/mod.rs"]
+mod pool;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -53,7 +55,8 @@ struct Model {
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let wanted = args.next().unwrap_or_default();
-    let rooms = store::MODELS.into_iter().chain([changes::MODELS, graph::MODELS, volume::MODELS]);
+    let rooms =
+        store::MODELS.into_iter().chain([pools::MODELS, changes::MODELS, graph::MODELS, volume::MODELS]);
     let models: Vec<&Model> = rooms.flatten().filter(|model| model.name.contains(&wanted)).collect();
     let option = args.next();
     if let Some(fault) = option.as_deref().and_then(Fault::parse) {

@@ -7,7 +7,7 @@
 //! A run can be told to do one thing less than the source says: see [`Fault`]. A model that does not notice is none.
 
 use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
@@ -389,6 +389,7 @@ arithmetic! {
     fetch_or: |before, with| before | with;
     fetch_and: |before, with| before & with;
     fetch_min: |before, with| before.min(with);
+    fetch_max: |before, with| before.max(with);
 }
 
 impl<T: Word> Atomic<T> {
@@ -669,6 +670,45 @@ impl<V> Deref for Loaded<V> {
 impl<V> fmt::Debug for Swap<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Swap").finish_non_exhaustive()
+    }
+}
+
+/// A bounded queue as `crossbeam` has it: it has one order of all that is done to it, and whoever takes something out
+/// sees what was written before it was put in.
+pub(crate) struct ArrayQueue<T> {
+    capacity: usize,
+    /// Written by whoever puts something in.
+    put: Atomic<u64>,
+    values: RefCell<VecDeque<T>>,
+}
+
+// SAFETY: threads of a model take turns on one thread of the system.
+unsafe impl<T: Send> Sync for ArrayQueue<T> {}
+
+impl<T> ArrayQueue<T> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { capacity, put: Atomic::new(0), values: RefCell::default() }
+    }
+
+    #[track_caller]
+    pub(crate) fn push(&self, value: T) -> Result<(), T> {
+        self.put.fetch_add(1, Ordering::Release);
+        let mut values = self.values.borrow_mut();
+        if values.len() == self.capacity {
+            return Err(value);
+        }
+        values.push_back(value);
+        Ok(())
+    }
+
+    #[track_caller]
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.put.fetch_add(0, Ordering::Acquire);
+        self.values.borrow_mut().pop_front()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.values.borrow().len()
     }
 }
 

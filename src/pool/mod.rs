@@ -11,9 +11,8 @@ pub mod stack;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam::queue::ArrayQueue;
+use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 
 /// A bounded lock-free pool. Clones share the same objects.
 pub struct Pool<T> {
