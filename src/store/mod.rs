@@ -42,6 +42,7 @@ mod shared;
 mod slots;
 mod snapshots;
 mod sums;
+mod taken;
 mod watch;
 
 use std::ffi::OsString;

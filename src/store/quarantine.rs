@@ -8,9 +8,8 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::Mutex;
-
 use super::BlobId;
+use crate::sync::Mutex;
 
 /// A freed slot, by the numbers of its segment and of its place there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! One segment: a file of fixed size with slots of one stride, mapped once for reading, written with `pwrite`.
 //!
-//! A segment knows its geometry and which of its slots are taken. Which slot a write gets, and when a freed
+//! A segment knows its geometry and which of its slots are [taken](Taken). Which slot a write gets, and when a freed
 //! slot may be used again, is decided in [`super::slots`].
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
@@ -22,6 +22,7 @@ use super::directory::{create_file, open_file, sync_dir};
 use super::lock::Lock;
 use super::quarantine::Quarantine;
 use super::shared::Shared;
+use super::taken::Taken;
 use super::watch::Watch;
 use super::{SlotRef, io as store_error};
 use crate::{Error, Result};
@@ -60,12 +61,7 @@ pub(super) struct Segment {
     slots: u32,
     watch: Watch,
     map: MmapRaw,
-    /// Bit per slot: something may name it, or did until a commit that may not be durable yet.
-    taken: Box<[AtomicU64]>,
-    /// Bit per slot: it is in the quarantine. Keeps a slot that is freed twice from being given out twice.
-    freed: Box<[AtomicU64]>,
-    /// No word of `taken` below this one has a clear bit.
-    first_open_word: AtomicU32,
+    taken: Taken,
     pins: AtomicU32,
     /// Open from the first write until the sync after the last one, so that a failed write-back is seen by
     /// that sync, and a large store does not need as many descriptors as it has segments.
@@ -153,8 +149,6 @@ impl Segment {
 
     fn new(home: Arc<Home>, number: u32, stride: u32, map: MmapRaw) -> Self {
         let slots = slots_of(stride);
-        let words = slots.div_ceil(u64::BITS);
-        let clear = || (0..words).map(|_| AtomicU64::new(0)).collect();
         Self {
             home,
             number,
@@ -162,9 +156,7 @@ impl Segment {
             slots,
             watch: Watch::over(map.as_ptr(), map.len(), false),
             map,
-            taken: clear(),
-            freed: clear(),
-            first_open_word: AtomicU32::new(0),
+            taken: Taken::new(slots),
             pins: AtomicU32::new(0),
             file: Mutex::new(None),
         }
@@ -176,6 +168,11 @@ impl Segment {
 
     pub(super) fn stride(&self) -> u32 {
         self.stride
+    }
+
+    /// Which of its slots are taken.
+    pub(super) fn taken(&self) -> &Taken {
+        &self.taken
     }
 
     pub(super) fn damage(&self) -> &DamageLog {
@@ -209,7 +206,7 @@ impl Segment {
     /// `Corrupt`.
     pub(super) fn check_taken(&self, at: SlotRef) -> Result<()> {
         self.check_fits(at)?;
-        if !self.bit(&self.taken, at.slot) {
+        if !self.taken.has(at.slot) {
             return Err(self.corrupt(self.offset(at.slot), "the slot named is free".into()));
         }
         Ok(())
@@ -321,64 +318,6 @@ impl Segment {
     pub(super) fn is_pinned(&self) -> bool {
         self.pins.load(Ordering::SeqCst) > 0
     }
-
-    /// Notes that a slot is live. The reference was checked.
-    pub(super) fn set_taken(&self, slot: u32) {
-        self.word(&self.taken, slot).fetch_or(mask(slot), Ordering::AcqRel);
-    }
-
-    /// Takes a free slot, `None` when there is none. The caller holds the lock of the segment's class, which
-    /// all changes after the adoptions go through.
-    pub(super) fn take_free(&self) -> Option<u32> {
-        let first = self.first_open_word.load(Ordering::Relaxed);
-        for (number, word) in (0u32..).zip(&self.taken).skip(first as usize) {
-            let bit = (!word.load(Ordering::Acquire)).trailing_zeros();
-            let slot = number * u64::BITS + bit;
-            if bit < u64::BITS && slot < self.slots {
-                word.fetch_or(1 << bit, Ordering::AcqRel);
-                self.first_open_word.store(number, Ordering::Relaxed);
-                return Some(slot);
-            }
-        }
-        self.first_open_word.store(u32::MAX, Ordering::Relaxed);
-        None
-    }
-
-    /// Makes a taken slot free again. The caller holds the lock of the segment's class.
-    pub(super) fn give_back(&self, slot: u32) {
-        self.word(&self.freed, slot).fetch_and(!mask(slot), Ordering::AcqRel);
-        self.word(&self.taken, slot).fetch_and(!mask(slot), Ordering::AcqRel);
-        self.first_open_word.fetch_min(slot / u64::BITS, Ordering::Relaxed);
-    }
-
-    /// Notes that a slot is named by a snapshot alone; `false` when something else has it.
-    pub(super) fn set_held(&self, slot: u32) -> bool {
-        if slot >= self.slots || self.bit(&self.taken, slot) {
-            return false;
-        }
-        self.set_taken(slot);
-        self.set_freed(slot)
-    }
-
-    /// A bit for each slot that is taken and not on its way back.
-    pub(super) fn live(&self) -> Vec<u64> {
-        let words = self.taken.iter().zip(&self.freed);
-        words.map(|(taken, freed)| taken.load(Ordering::Acquire) & !freed.load(Ordering::Acquire)).collect()
-    }
-
-    /// Notes that a taken slot goes into the quarantine; `false` when it is free or there already.
-    pub(super) fn set_freed(&self, slot: u32) -> bool {
-        self.bit(&self.taken, slot)
-            && self.word(&self.freed, slot).fetch_or(mask(slot), Ordering::AcqRel) & mask(slot) == 0
-    }
-
-    fn word<'a>(&self, bits: &'a [AtomicU64], slot: u32) -> &'a AtomicU64 {
-        &bits[(slot / u64::BITS) as usize]
-    }
-
-    fn bit(&self, bits: &[AtomicU64], slot: u32) -> bool {
-        self.word(bits, slot).load(Ordering::Acquire) & mask(slot) != 0
-    }
 }
 
 impl std::fmt::Debug for Segment {
@@ -389,10 +328,6 @@ impl std::fmt::Debug for Segment {
             .field("slots", &self.slots)
             .finish_non_exhaustive()
     }
-}
-
-const fn mask(slot: u32) -> u64 {
-    1 << (slot % u64::BITS)
 }
 
 /// Number of slots of `stride` bytes in a segment.
@@ -552,32 +487,6 @@ mod tests {
         let damage = damaged(Segment::open(home, 1).unwrap());
         assert!(damage.half_made);
         assert_eq!((damage.offset, damage.what.as_str()), (4096, "segment of 4096 bytes, want 4194304"));
-    }
-
-    #[test]
-    fn slots_are_taken_from_the_lowest_up_and_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let segment = Segment::create(home(dir.path()), 0, 64 << 10).unwrap();
-        assert_eq!(segment.slots, 63);
-        segment.set_taken(1);
-        segment.set_taken(62);
-        let taken: Vec<u32> = std::iter::from_fn(|| segment.take_free()).collect();
-        assert_eq!(taken, (0..62).filter(|&slot| slot != 1).collect::<Vec<_>>());
-        segment.give_back(40);
-        assert_eq!(segment.take_free(), Some(40));
-        assert_eq!(segment.take_free(), None);
-    }
-
-    #[test]
-    fn a_slot_is_freed_once_and_only_when_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let segment = Segment::create(home(dir.path()), 0, 4096).unwrap();
-        assert!(!segment.set_freed(5));
-        segment.set_taken(5);
-        assert!(segment.set_freed(5));
-        assert!(!segment.set_freed(5));
-        segment.give_back(5);
-        assert!(!segment.set_freed(5));
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl Slots {
     pub(super) fn adopt(&self, at: SlotRef) -> Result<()> {
         let segment = self.segment(at.segment)?;
         segment.check_fits(at)?;
-        segment.set_taken(at.slot);
+        segment.taken().adopt(at.slot);
         Ok(())
     }
 
@@ -267,7 +267,7 @@ impl Slots {
 
     /// Which slots are live now: a word of bits after the other for each segment.
     pub(super) fn live(&self) -> Vec<(u32, Vec<u64>)> {
-        self.segments.read().iter().map(|(&number, segment)| (number, segment.live())).collect()
+        self.segments.read().iter().map(|(&number, segment)| (number, segment.taken().live())).collect()
     }
 
     /// Holds the slots that only snapshots name, before the first is written.
@@ -276,7 +276,7 @@ impl Slots {
         for at in named.slots() {
             match self.segment(at.segment) {
                 Ok(segment) => {
-                    if segment.set_held(at.slot) {
+                    if segment.taken().hold(at.slot) {
                         held.push(at);
                     }
                 }
@@ -331,7 +331,7 @@ impl Class {
         let mut open = self.open.lock();
         loop {
             let lowest = open.first_entry()?;
-            match lowest.get().take_free() {
+            match lowest.get().taken().take_free() {
                 Some(slot) => return Some((Arc::clone(lowest.get()), slot)),
                 None => drop(lowest.remove()),
             }
@@ -341,12 +341,12 @@ impl Class {
 
 fn give_back(class: &Class, segment: &Arc<Segment>, slot: u32) {
     let mut open = class.open.lock();
-    segment.give_back(slot);
+    segment.taken().give_back(slot);
     open.entry(segment.number()).or_insert_with(|| Arc::clone(segment));
 }
 
 fn quarantine(segment: &Segment, slot: u32) {
-    if segment.set_freed(slot) {
+    if segment.taken().set_freed(slot) {
         segment.quarantine().free_slot(FreedSlot { segment: segment.number(), slot });
     } else {
         tracing::error!(segment = segment.number(), slot, "a slot was freed twice; once is enough");

@@ -39,11 +39,21 @@ impl BlobMap {
     }
 }
 
+/// The number of a blob, of which models have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlobId(u64);
+
 mod codes;
+#[path = "../../../../src/store/quarantine.rs"]
+mod quarantine;
+mod slots;
+#[path = "../../../../src/store/taken.rs"]
+mod taken;
 #[path = "../../../../src/store/watch.rs"]
 mod watch;
 mod watches;
 mod words;
 
-/// Models of rows, and of mappings whose disk fails.
-pub(crate) const MODELS: [&[crate::Model]; 3] = [codes::MODELS, words::MODELS, watches::MODELS];
+/// Models of rows, of slots, and of mappings whose disk fails.
+pub(crate) const MODELS: [&[crate::Model]; 4] =
+    [codes::MODELS, words::MODELS, slots::MODELS, watches::MODELS];
