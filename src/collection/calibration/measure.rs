@@ -3,13 +3,13 @@
 //! **A stored row is not a query**: a walk for it meets its own node, which links the rows that are looked for. So each
 //! is asked for in the graph as it would be without it ([`Absence`]): like a query, it then has no part in the links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Calibration, Curve, Point, as_f64};
 use crate::collection::{Reader, Schema};
 use crate::index::flat::{self, TopK};
-use crate::index::hnsw::{Absence, Beam, Hnsw, SearchScratch};
+use crate::index::hnsw::{Absence, Beam, Hnsw, Place, SearchScratch};
 use crate::index::{Neighbor, Query, RowId, VectorSource as _};
 
 /// Rows of a sample. With 1000 the standard error of a recall@10 of 0.9 is about 0.004.
@@ -45,7 +45,7 @@ const LADDER: [usize; 28] = [
 const ALWAYS_UP_TO: usize = 768;
 
 /// Visits that take as long as making an [`Absence`], about.
-const ABSENCE_VISITS: usize = 40_000;
+const ABSENCE_VISITS: usize = 80_000;
 
 /// The largest `k` that is measured.
 const MAX_K: usize = 100;
@@ -57,7 +57,9 @@ struct Sampled {
     top: TopK,
     /// Its true neighbours, nearest first, once the scan is done.
     truth: Vec<Neighbor>,
-    /// The graph without it, once the scan is done.
+    /// Where it lies in the graph, once the scan is done.
+    place: Option<Place>,
+    /// The graph without it, from its first walk on.
     absence: Option<Absence>,
 }
 
@@ -86,7 +88,7 @@ impl Measuring {
         let size = (WORK / work).clamp(MIN_SAMPLE, MAX_SAMPLE);
         let sample = draw(&reader, watermark, size)
             .into_iter()
-            .map(|row| Sampled { row, top: TopK::new(MAX_K), truth: Vec::new(), absence: None })
+            .map(|row| Sampled { row, top: TopK::new(MAX_K), truth: Vec::new(), place: None, absence: None })
             .collect();
         let climbs = [Climb::new(10, &[1, 10]), Climb::new(30, &[30]), Climb::new(MAX_K, &[MAX_K])];
         let scratch = SearchScratch::new();
@@ -137,8 +139,21 @@ impl Measuring {
                 sampled.truth = std::mem::take(&mut sampled.top).into_sorted();
             }
         }
+        if end == self.watermark.0 {
+            self.find_places(hnsw);
+        }
         self.scanned = end;
         block.len().max(1) * per_row
+    }
+
+    /// Finds where the sample lies in the graph. What is not there has no part in the walks.
+    fn find_places(&mut self, hnsw: &Hnsw) {
+        let places = hnsw.places(&self.sample.iter().map(|sampled| sampled.row).collect());
+        let places: HashMap<RowId, Place> = places.into_iter().map(|place| (place.row(), place)).collect();
+        self.sample.retain_mut(|sampled| {
+            sampled.place = places.get(&sampled.row).copied();
+            sampled.place.is_some()
+        });
     }
 
     /// Walks the graph for one sampled row at one `ef`. Returns how many elements were compared.
@@ -155,9 +170,9 @@ impl Measuring {
             return 0;
         };
         let Some(absence) = &sampled.absence else {
-            sampled.absence = hnsw.absence(sampled.row, reader);
+            sampled.absence = sampled.place.and_then(|place| hnsw.absence(place, reader));
             if sampled.absence.is_none() {
-                // Its node is not found: it has no part, now or at the next rung.
+                // A repair has moved it: it has no part, now or at the next rung.
                 sample.remove(climb.next);
             }
             return ABSENCE_VISITS * reader.dim();

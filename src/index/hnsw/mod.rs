@@ -36,7 +36,7 @@ use crate::{Error, Result};
 use build::BuildScratch;
 use nodes::Nodes;
 
-pub use absence::Absence;
+pub use absence::{Absence, Place};
 pub use search::{Beam, Found, Outlook, SearchScratch};
 pub use verify::Report;
 

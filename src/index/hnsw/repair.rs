@@ -250,7 +250,7 @@ impl Hnsw {
     /// Chooses what takes the places of nodes that go in a list, among what those linked. Leaves the links that stay
     /// in `scratch.tree`, the tree's first, and the new ones in `scratch.select.kept`; returns how many of those that
     /// stay are the tree's.
-    pub(super) fn replace_links<S: VectorSource + ?Sized>(
+    fn replace_links<S: VectorSource + ?Sized>(
         &self,
         id: NodeId,
         level: usize,
@@ -259,7 +259,7 @@ impl Hnsw {
         scratch: &mut BuildScratch,
     ) -> usize {
         let guard = space.view.guard;
-        let BuildScratch { select, tree: stay, around, .. } = scratch;
+        let BuildScratch { tree: stay, around, .. } = &mut *scratch;
         stay.clear();
         around.clear();
         let tree_places = if level == 0 { 1 + self.nodes.children(id, guard) } else { 0 };
@@ -273,6 +273,20 @@ impl Hnsw {
             }
         }
         around.retain(|&node| !goes(NodeId(node)) && node != id.0);
+        self.fill_places(id, level, space, scratch);
+        fixed
+    }
+
+    /// Chooses links of a node for the places that `scratch.tree`, which stays, leaves in its list. `scratch.around`
+    /// has what they are chosen from, in any order and as often as it came up. Leaves them in `scratch.select.kept`.
+    pub(super) fn fill_places<S: VectorSource + ?Sized>(
+        &self,
+        id: NodeId,
+        level: usize,
+        space: Space<'_, S>,
+        scratch: &mut BuildScratch,
+    ) {
+        let BuildScratch { select, tree: stay, around, .. } = scratch;
         around.extend_from_slice(stay);
         around.sort_unstable();
         around.dedup();
@@ -283,6 +297,5 @@ impl Hnsw {
             select.choose(space, free, stay);
             select.kept.retain(|kept| !stay.contains(&kept.number()));
         }
-        fixed
     }
 }
