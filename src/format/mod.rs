@@ -24,6 +24,7 @@ mod write;
 pub use dtype::decode;
 pub use layout::layout;
 pub use name::{recognise, sniff};
+pub use npy::{Numbers, npy_numbers};
 pub use text::parse_text;
 pub use validate::{MAX_NORM, check_vector, validate};
 pub use write::{fvecs, ivecs, npy_f32};

@@ -35,6 +35,81 @@ pub(super) fn layout(bytes: &[u8], limits: &Limits) -> Result<Layout> {
     Layout::packed(dtype, (rows, dim), offset as u64, bytes.len() as u64, limits)
 }
 
+/// A list of row numbers: what programs that search save beside vectors.
+///
+/// Numbers are whole, of 4 or 8 bytes with or without a sign, and in either order: libraries return all of these, and
+/// transposed arrays are saved in Fortran order.
+///
+/// # Errors
+///
+/// [`Error::Format`] when the file is something else.
+pub fn npy_numbers(bytes: &[u8]) -> Result<Numbers> {
+    let (text, offset) = header_text(bytes)?;
+    let header = Header::parse(text)?;
+    let (rows, columns) = match (header.shape.dims, header.shape.len) {
+        ([columns, _], 1) => (1, columns),
+        ([rows, columns], 2) => (rows, columns),
+        (_, len) => {
+            let text = shown(header.shape.text);
+            return Err(Error::Format(format!("shape {text} has {len} dimensions, want 1 or 2")));
+        }
+    };
+    let data = &bytes[offset..];
+    let values: Vec<i64> = match header.descr {
+        b"<i4" => data.as_chunks().0.iter().map(|&value| i32::from_le_bytes(value).into()).collect(),
+        b"<u4" => data.as_chunks().0.iter().map(|&value| u32::from_le_bytes(value).into()).collect(),
+        b"<i8" => data.as_chunks().0.iter().map(|&value| i64::from_le_bytes(value)).collect(),
+        b"<u8" => {
+            let value = |&value| i64::try_from(u64::from_le_bytes(value)).unwrap_or(i64::MAX);
+            data.as_chunks().0.iter().map(value).collect()
+        }
+        descr => {
+            return Err(Error::Format(format!("dtype '{}', want <i4, <i8, <u4 or <u8", shown(descr))));
+        }
+    };
+    let width = if header.descr.ends_with(b"4") { 4 } else { 8 };
+    let len = rows.checked_mul(columns).and_then(|count| count.checked_mul(width));
+    // Rows without columns take no bytes, however many they are said to be.
+    if columns == 0 || len != Some(data.len() as u64) {
+        let shape = shown(header.shape.text);
+        return Err(Error::Format(format!("shape {shape} of {width} bytes each, file has {}", data.len())));
+    }
+    let too_many = |_| Error::Format(format!("shape {} is too large", shown(header.shape.text)));
+    let (rows, columns) =
+        (usize::try_from(rows).map_err(too_many)?, usize::try_from(columns).map_err(too_many)?);
+    Ok(Numbers { values, rows, columns, is_fortran: header.fortran_order })
+}
+
+/// Whole numbers in rows and columns. Those above `i64::MAX` are as that.
+#[derive(Debug)]
+pub struct Numbers {
+    values: Vec<i64>,
+    rows: usize,
+    columns: usize,
+    /// Columns follow one another, not rows.
+    is_fortran: bool,
+}
+
+impl Numbers {
+    /// Number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Numbers in each row.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The numbers of a row below [`rows`](Self::rows).
+    pub fn row(&self, row: usize) -> impl Iterator<Item = i64> {
+        let (start, step) = if self.is_fortran { (row, self.rows) } else { (row * self.columns, 1) };
+        self.values.iter().skip(start).step_by(step.max(1)).take(self.columns).copied()
+    }
+}
+
 /// The text of the header, and the offset of the first element.
 fn header_text(bytes: &[u8]) -> Result<(&[u8], usize)> {
     let Some(rest) = bytes.strip_prefix(MAGIC) else {
@@ -313,6 +388,40 @@ mod tests {
             let layout = parsed(&plain(descr, "(2, 2)", 4 * dtype.size_bytes())).unwrap();
             assert_eq!(layout.dtype, dtype, "{descr}");
         }
+    }
+
+    #[test]
+    fn row_numbers_are_read_in_every_width_and_order() {
+        let rows = |numbers: &Numbers| -> Vec<Vec<i64>> {
+            (0..numbers.rows()).map(|row| numbers.row(row).collect()).collect()
+        };
+        let header = |descr: &str, order: &str, shape: &str| {
+            format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n")
+        };
+        let written = |descr, order, shape, data: &[u8]| {
+            let mut bytes = file(&header(descr, order, shape), 0);
+            bytes.extend_from_slice(data);
+            npy_numbers(&bytes)
+        };
+        let four: Vec<u8> = [1i32, 2, 3, 4, 5, -6].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let eight: Vec<u8> = [1i64, 2, 3, 4, 5, -6].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let signed = [vec![1, 2, 3], vec![4, 5, -6]];
+        assert_eq!(rows(&written("<i4", "False", "(2, 3)", &four).unwrap()), signed);
+        assert_eq!(rows(&written("<i8", "False", "(2, 3)", &eight).unwrap()), signed);
+        assert_eq!(rows(&written("<i8", "True", "(3, 2)", &eight).unwrap()), [[1, 4], [2, 5], [3, -6]]);
+        assert_eq!(rows(&written("<u4", "False", "(1, 1)", &[0xff; 4]).unwrap()), [[0xffff_ffff]]);
+        assert_eq!(rows(&written("<u8", "False", "(1,)", &[0xff; 8]).unwrap()), [[i64::MAX]]);
+        let refused = |descr, shape, data: &[u8]| {
+            written(descr, "False", shape, data).map(|_| ()).unwrap_err().to_string()
+        };
+        assert_eq!(refused("<f4", "(2, 3)", &four), "dtype '<f4', want <i4, <i8, <u4 or <u8");
+        assert_eq!(refused("<i4", "(2, 4)", &four), "shape (2, 4) of 4 bytes each, file has 24");
+        assert_eq!(
+            refused("<i8", "(4611686018427387904, 4)", &eight),
+            "shape (4611686018427387904, 4) of 8 bytes each, file has 48"
+        );
+        assert_eq!(refused("<i4", "(9, 0)", &[]), "shape (9, 0) of 4 bytes each, file has 0");
+        assert_eq!(refused("<i4", "(1, 2, 3)", &four), "shape (1, 2, 3) has 3 dimensions, want 1 or 2");
     }
 
     #[test]

@@ -198,12 +198,34 @@ fn input_that_does_not_fit_is_refused_with_both_numbers() {
     invalid(&query, &["--n", "1001"], "n is 1001, ");
     invalid(&query, &["--n", "5"], "k is 10, ");
     invalid(&query, &["--gt", &gt, "-k", "11", "--ef", "11"], "10 neighbours of each query, k is 11");
-    invalid(&query, &["--gt", &query], "elements are f32, want i32");
+    invalid(&query, &["--gt", &query], "dtype '<f4', want <i4, <i8, <u4 or <u8");
     invalid("absent.npy", &[], "absent.npy: No such file");
     refused("text.txt", &query, "ip", &[], 4, "text.txt: want a name in .npy");
     // Other neighbours of as many queries name rows that this base does not have.
     invalid(&query, &["--gt", &sift_gt], ", the base has 1000 vectors");
     refused(&sift_base, &base, "l2", &[], 4, "dimension 384");
+}
+
+/// What `numpy.argsort` and other libraries return.
+#[test]
+fn true_neighbours_of_eight_bytes_each_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let [base, query, gt] = set("minilm384");
+    let options = ["--ef", "20", "--build-threads", "1", "--gt"];
+    let narrow = answer(&base, &query, "ip", &[&options[..], &[&gt]].concat());
+    let bytes = std::fs::read(&gt).unwrap();
+    let (header, numbers) = bytes.split_at(128);
+    let header = String::from_utf8_lossy(&header[10..]).replace("<i4", "<i8");
+    let mut wide = bytes[..10].to_vec();
+    wide.extend_from_slice(header.as_bytes());
+    for number in numbers.as_chunks().0 {
+        wide.extend_from_slice(&i64::from(i32::from_le_bytes(*number)).to_le_bytes());
+    }
+    let file = dir.path().join("gt64.npy");
+    std::fs::write(&file, wide).unwrap();
+    let wide = answer(&base, &query, "ip", &[&options[..], &[file.to_str().unwrap()]].concat());
+    assert_eq!(wide["truth"], "gt");
+    assert_eq!(wide["points"][0]["recall"], narrow["points"][0]["recall"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(super) struct Ann {
     /// The vectors that are searched for, in one of the same formats
     #[arg(long, value_name = "FILE")]
     query: PathBuf,
-    /// The true neighbours of each query, nearest first, as rows of the base: .npy (i32) or .ivecs; found by an
+    /// The true neighbours of each query, nearest first, as rows of the base: .npy (whole numbers) or .ivecs; found by an
     /// exact scan when left out
     #[arg(long, value_name = "FILE")]
     gt: Option<PathBuf>,

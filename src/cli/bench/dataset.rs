@@ -180,25 +180,21 @@ impl Truth {
     ///
     /// # Errors
     ///
-    /// Invalid for a file that cannot be read, is not of i32, has fewer columns than `k`, not one row for each of
-    /// `queries`, or names a row that the base of `rows` does not have.
+    /// Invalid for a file that cannot be read, does not have whole numbers, has fewer columns than `k`, not one row
+    /// for each of `queries`, or names a row that the base of `rows` does not have.
     pub(super) fn read(file: &Path, k: usize, queries: usize, rows: usize) -> Result<Self, Failure> {
-        let Table { bytes, layout } = Table::read(file)?;
+        let lists = Self::lists(file)?;
         let invalid = |why: String| Err(invalid(file, why));
-        if layout.dtype != Dtype::I32 {
-            return invalid(format!("elements are {}, want i32: row numbers", layout.dtype));
-        }
-        if layout.rows != queries as u64 {
-            return invalid(format!("{} rows, there are {queries} queries", layout.rows));
-        }
-        if (layout.dim as usize) < k {
-            return invalid(format!("{} neighbours of each query, k is {k}", layout.dim));
+        if lists.len() != queries {
+            return invalid(format!("{} rows, there are {queries} queries", lists.len()));
         }
         let mut neighbors = Vec::with_capacity(queries);
-        for query in 0..layout.rows {
+        for (query, list) in lists.iter().enumerate() {
+            if list.len() < k {
+                return invalid(format!("{} neighbours of each query, k is {k}", list.len()));
+            }
             let mut nearest = Vec::with_capacity(k);
-            for (value, _) in bytes[layout.row_range(query)].as_chunks::<4>().0.iter().zip(0..k) {
-                let number = i32::from_le_bytes(*value);
+            for &number in &list[..k] {
                 match u32::try_from(number) {
                     Ok(row) if (row as usize) < rows => nearest.push(row),
                     _ => {
@@ -211,6 +207,23 @@ impl Truth {
             neighbors.push(nearest);
         }
         Ok(Truth { neighbors, origin: "gt" })
+    }
+
+    /// All row numbers of a file, a list for each query.
+    fn lists(file: &Path) -> Result<Vec<Vec<i64>>, Failure> {
+        let kind = file.file_name().and_then(|name| format::recognise(name.as_bytes()));
+        if kind == Some(FileKind::Npy) {
+            let bytes = fs::read(file).map_err(|error| invalid(file, error))?;
+            let numbers = format::npy_numbers(&bytes).map_err(|error| invalid(file, error))?;
+            return Ok((0..numbers.rows()).map(|row| numbers.row(row).collect()).collect());
+        }
+        let Table { bytes, layout } = Table::read(file)?;
+        if layout.dtype != Dtype::I32 {
+            return Err(invalid(file, format!("elements are {}, want i32: row numbers", layout.dtype)));
+        }
+        let number = |value: &[u8; 4]| i32::from_le_bytes(*value).into();
+        let list = |row| bytes[layout.row_range(row)].as_chunks().0.iter().map(number).collect();
+        Ok((0..layout.rows).map(list).collect())
     }
 
     /// Where it is from: `gt` or `scan`.
