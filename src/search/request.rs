@@ -191,11 +191,17 @@ impl Options {
     pub fn parse_element(element: &str) -> Result<Self> {
         let list = element.strip_prefix('@').unwrap_or(element);
         let mut options = Self::default();
+        let mut names = Vec::new();
         for option in list.split(',') {
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (option, None),
             };
+            // As a JSON key that comes twice.
+            if names.contains(&name) {
+                return Err(Error::Request(format!("option '{name}' twice")));
+            }
+            names.push(name);
             match (name, value) {
                 ("k", Some(value)) => options.k = Some(number(name, value)?),
                 ("ef", Some(value)) => options.ef = Some(number(name, value)?),
