@@ -205,7 +205,8 @@ impl Volume {
         Ok(version)
     }
 
-    /// The collections in which vectors of `dim` elements are looked for, with one metric.
+    /// The collections in which vectors of `dim` elements are looked for, with one metric: `metric` where one of them
+    /// has it.
     #[inline(never)]
     fn parts(&self, caller: &Caller, base: Ino, dim: u32, metric: Option<Metric>) -> Result<Vec<Part>> {
         let covered = self.covered(base)?;
@@ -220,7 +221,9 @@ impl Volume {
             };
         }
         let of_own = own.filter(|own| own.dim() == Some(dim)).map(|own| own.schema().metric);
-        let metric = match metric.or(of_own) {
+        // That of a file from elsewhere may be none of theirs: to leave all of them out would be no answer.
+        let is_here = |metric: &Metric| fitting.iter().any(|here| here.schema().metric == *metric);
+        let metric = match metric.filter(is_here).or(of_own) {
             Some(metric) => metric,
             None => common_metric(&fitting)?,
         };

@@ -488,6 +488,7 @@ fn options_stand_in_the_path_in_any_order() {
         ("@kk=3", libc::EINVAL),
         ("@k=10001", libc::EMSGSIZE),
         ("@where=a=b", libc::EINVAL),
+        ("@k=3,exact,k=4", libc::EINVAL),
         ("@", libc::EINVAL),
     ] {
         let got = fs::metadata(mount.path("docs/.vexfs").join(options).join("results"));
@@ -855,6 +856,30 @@ fn a_subdirectory_with_its_own_configuration_is_its_own_collection() {
     assert_eq!(mount.status("docs/third/x.f32"), "indexed");
     let answer = mount.ask_json("docs", &json!({"vector": [1.0, 1.0, 1.0, 1.0, 1.0]}));
     assert_eq!(paths(&answer), ["third/x.f32"]);
+}
+
+#[test]
+fn a_file_from_elsewhere_is_compared_by_the_metric_of_where_it_is_asked() {
+    let mount = Mount::new();
+    mount.mkdir("angles");
+    mount.mkdir("places");
+    xattr::set(mount.path("places"), "user.vexfs.metric", b"l2").unwrap();
+    mount.put("angles/a.f32", &[0.0, 1.0]);
+    mount.put("angles/b.f32", &[5.0, 0.0]);
+    mount.put("places/c.f32", &[1.0, 0.0]);
+    mount.put("places/d.f32", &[1.0, 0.5]);
+    let answer = mount.ask_json("angles", &json!({"like": "../places/c.f32"}));
+    assert_eq!((paths(&answer), &answer["metric"]), (vec!["b.f32".into(), "a.f32".into()], &json!("cosine")));
+    // Above both it is the file's own, and the other collection is left out.
+    let answer = mount.ask_json("", &json!({"like": "places/c.f32"}));
+    assert_eq!((paths(&answer), &answer["metric"]), (vec!["places/d.f32".into()], &json!("l2")));
+    // A file with names in both has neighbours in both.
+    fs::hard_link(mount.path("angles/b.f32"), mount.path("places/b.f32")).unwrap();
+    for (dir, metric) in [("angles", "cosine"), ("places", "l2")] {
+        let answer = mount.json(&format!("{dir}/.vexfs/similar/b.f32/results.json"));
+        assert_eq!(answer["metric"], metric, "{dir}: {answer}");
+        assert!(!paths(&answer).is_empty(), "{dir}: {answer}");
+    }
 }
 
 #[test]
