@@ -330,8 +330,8 @@ impl Header {
 
 /// The query vectors of a file that was dropped into `queries/`, by its name or, failing that, its bytes.
 ///
-/// A name without a recognised suffix is a JSON request when it begins with `{`, a `.npy` or text when it looks
-/// like one, and else raw f32 rows of the collection's dimension.
+/// A name without a recognised suffix is a JSON request when it is text that begins with `{`, a `.npy` or numbers as
+/// text when it looks like one, and else raw f32 rows of the collection's dimension.
 ///
 /// # Errors
 ///
@@ -343,10 +343,9 @@ pub fn parse_query_file(
     limits: &RequestLimits,
 ) -> Result<Request> {
     use format::FileKind;
-    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
     let kind = match format::recognise(name) {
         Some(kind) => Some(kind),
-        None if first == Some(&b'{') => {
+        None if looks_like_json(bytes) => {
             return match Line::parse(bytes, limits)? {
                 Line::Request(request) => Ok(request),
                 Line::Header(_) => Err(Error::Request("a binary request goes to the query file".into())),
@@ -374,6 +373,13 @@ pub fn parse_query_file(
         }
     };
     Ok(Request { target: Target::Vectors { dim, values }, options: Options::default() })
+}
+
+/// One raw vector in 256 begins with the byte of `{` as well, but is hardly text to its end.
+fn looks_like_json(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().starts_with(b"{")
+        && std::str::from_utf8(bytes)
+            .is_ok_and(|text| text.chars().all(|c| !c.is_control() || c.is_ascii_whitespace()))
 }
 
 fn raw_rows(dtype: Dtype, bytes: &[u8], dim: Option<u32>) -> Result<(u32, Vec<f32>)> {
@@ -507,7 +513,19 @@ mod tests {
         assert!(target(Some(3)).unwrap_err().to_string().contains("16 bytes, want a multiple of 12"));
         let json = parse_query_file(b"q", b" {\"like\":\"a\"}\n", None, &LIMITS).unwrap();
         assert_eq!(json.target, Target::Like { path: "a".into(), row: None });
+        let broken = parse_query_file(b"q", b"{\"like\":\"a", None, &LIMITS).unwrap_err();
+        assert!(broken.to_string().contains("EOF"), "{broken}");
         let text = parse_query_file(b"q", b"1, 2\n", Some(2), &LIMITS).unwrap();
         assert_eq!(text.target, Target::Vectors { dim: 2, values: vec![1.0, 2.0] });
+    }
+
+    #[test]
+    fn a_raw_vector_that_begins_with_the_byte_of_a_brace_is_one() {
+        for first in [[b'{', 0x14, 0xae, 0x3f], [b'\n', b'{', 0x9c, 0x40], [b'{', b'a', b'b', 0x3f]] {
+            let bytes = [first, 0.5f32.to_le_bytes()].concat();
+            let request = parse_query_file(b"q", &bytes, Some(2), &LIMITS).unwrap();
+            let values = vec![f32::from_le_bytes(first), 0.5];
+            assert_eq!(request.target, Target::Vectors { dim: 2, values });
+        }
     }
 }
