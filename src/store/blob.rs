@@ -455,8 +455,8 @@ impl BlobMap {
         self.id
     }
 
-    /// Compares the chunks that hold the bytes `from..to` with their checksums, each once. A blob without checksums
-    /// passes.
+    /// Compares the blob's length, and the chunks that hold the bytes `from..to` with their checksums, each once. A blob
+    /// without checksums passes.
     ///
     /// # Errors
     ///
@@ -464,7 +464,9 @@ impl BlobMap {
     #[inline]
     pub fn check(&self, from: usize, to: usize) -> Result<()> {
         match &self.sums {
-            Some(sums) if !sums.known(from, to) => self.compare(sums, from, to),
+            Some(sums) if sums.len() != self.bytes().len() || !sums.known(from, to) => {
+                self.compare(sums, from, to)
+            }
             _ => Ok(()),
         }
     }

@@ -297,9 +297,12 @@ impl Volume {
         Ok(())
     }
 
-    /// The content of a file was empty when it was written to, or is now.
+    /// The content of a file was empty when it was written to, or is now: nobody was promised any of it, unless that is
+    /// done with every answer.
     pub(super) fn note_emptied(&self, ino: Ino) {
-        self.volatile.insert(ino);
+        if self.sync_mode() != SyncMode::Always {
+            self.volatile.insert(ino);
+        }
     }
 
     /// Before a commit replaces the content of `ino` by a copy in a slot: a power cut may keep the commit and lose

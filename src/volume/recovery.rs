@@ -165,9 +165,16 @@ impl Volume {
 
     /// While a blob is written in place its size and time are in the blob's own inode, and after a power cut its
     /// size is what it is.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` when it was sealed with another length: then what is there is not what was closed.
     fn take_blob_facts(&self, inode: &mut Inode) -> Result<()> {
         let Content::Blob { id, sealed } = inode.content else { return Ok(()) };
         let metadata = self.store.open_blob(id)?.metadata()?;
+        if sealed {
+            self.store.map_blob(id)?.check(0, 0)?;
+        }
         let mtime = Time::from(metadata.modified()?);
         if metadata.len() != inode.size || !sealed && mtime > inode.mtime {
             inode.size = metadata.len();

@@ -171,3 +171,12 @@ fn what_returned_survives_cuts_where_every_change_is_synced() {
 fn nothing_is_half_there_where_a_sync_is_not_waited_for() {
     cut_often(SyncMode::Off, number("CRASH_SEED", 4_001), Names::Ordered, cuts());
 }
+
+/// What these seeds do was lost once: a vector that was acknowledged while its file was open, when closing moved it to a
+/// slot; and that a vector file had lost all of its unsynced bytes was known to `fsck` and to no reader.
+#[test]
+fn what_was_lost_once_is_there() {
+    for (mode, seed) in [(SyncMode::Always, 2615), (SyncMode::Off, 2603)] {
+        cut_often(mode, seed, Names::Ordered, CUTS_OF_RUN);
+    }
+}
