@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::plan::{Case, Plan};
+use super::plan::{Case, Plan, WIDE};
 use super::request::Options;
 use crate::collection::{Collection, Effort, FileNumber, Filter, Graph, Snapshot, VectorFile};
 use crate::index::flat::{self, TopK};
@@ -157,16 +157,19 @@ pub fn nearest(
         Effort::Walk(ef) => whole(ef, vector).max(k),
         Effort::Scan => k,
     };
+    // Without a filter nothing makes a walk longer than it is expected to be.
+    let unfiltered = Plan::Walk { max_visited: Beam::new(k, ef).max_visited, outlook: None };
     let plan = match graph {
         None => Plan::Scan,
         Some(_) if !wants_graph => Plan::Scan,
-        // Without a filter `exact_below` has decided already, and nobody's filter makes the walk long.
-        Some(_) if allowed.is_none() && total > k as u64 => {
-            Plan::Walk { max_visited: Beam::new(k, ef).max_visited, outlook: None }
-        }
+        Some(_) if allowed.is_none() && total > k as u64 && ef < WIDE => unfiltered,
         Some(graph) => {
             let (nodes, quant) = (graph.hnsw.len() as u64, graph.hnsw.params().quant);
-            Case { allowed: total.saturating_sub(pending), nodes, k, ef, dim: vector.len(), quant }.plan()
+            let allowed_rows = total.saturating_sub(pending);
+            match (Case { allowed: allowed_rows, nodes, k, ef, dim: vector.len(), quant }).plan() {
+                Plan::Walk { .. } if allowed.is_none() => unfiltered,
+                plan => plan,
+            }
         }
     };
     let walked = match (graph, plan) {

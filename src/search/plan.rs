@@ -24,6 +24,10 @@ const EXPECTED: f64 = 0.8;
 /// earlier one had. Measured at m 16.
 const FRESH_LINKS: f64 = 14.0;
 
+/// A beam of this width is weighed against a scan where nothing is refused as well. Most of the time no row is worth the
+/// question: `exact_below` has answered it.
+pub const WIDE: usize = 1024;
+
 /// What the planner knows of a search.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {

@@ -186,6 +186,20 @@ fn the_plan_walks_where_most_rows_pass_and_scans_where_few_do() {
 }
 
 #[test]
+fn a_beam_that_is_most_of_the_rows_is_a_scan() {
+    let (bytes, layout, queries) = clustered();
+    let bench = Bench::new(Metric::L2, 1);
+    bench.add(1, &bytes, layout);
+    bench.index();
+    let rows = u32::try_from(bench.collection.len()).unwrap();
+    let way = |ef: u32| {
+        let options = Options { ef: Some(ef), ..Options::default() };
+        bench.find(&queries[0], 10, &options, &Filter::all()).way
+    };
+    assert_eq!((way(64), way(rows)), (Way::Walk, Way::Scan));
+}
+
+#[test]
 fn below_the_threshold_the_allowed_rows_are_scanned() {
     let (bytes, layout, queries) = clustered();
     let bench = Bench::new(Metric::L2, 3_900);
