@@ -359,7 +359,8 @@ impl Collection {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] when it would change the dimension or metric of a collection that has vectors.
+    /// [`Error::Config`] when it would change the dimension or metric of a collection that has vectors, or forbid their
+    /// dimension.
     pub fn set_schema(&self, schema: Schema) -> Result<()> {
         let writer = self.writer.lock();
         self.check_schema(&schema)?;
@@ -410,6 +411,10 @@ impl Collection {
         match (schema.dim, self.dim()) {
             (Some(want), Some(dim)) if want != dim => Err(Error::Config(format!(
                 "dim {dim} cannot become {want}: the collection has {rows} vectors"
+            ))),
+            (_, Some(dim)) if dim > schema.max_dim => Err(Error::Config(format!(
+                "limits.max_dim = {}: the collection has {rows} vectors of {dim}",
+                schema.max_dim
             ))),
             _ => Ok(()),
         }

@@ -261,6 +261,11 @@ fn metric_and_dimension_cannot_change_while_there_are_vectors() {
         message(Schema { dim: Some(9), ..now() }),
         "config: dim 4 cannot become 9: the collection has 1 vectors"
     );
+    assert_eq!(
+        message(Schema { max_dim: 3, ..now() }),
+        "config: limits.max_dim = 3: the collection has 1 vectors of 4"
+    );
+    bench.collection.set_schema(Schema { max_dim: 4, ..now() }).unwrap();
     bench.collection.set_schema(Schema { dim: Some(DIM), recall: 0.9, ..now() }).unwrap();
     assert_eq!(now().recall, 0.9);
     bench.remove(&file);
