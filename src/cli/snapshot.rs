@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::control::{self, ControlFile};
 use super::exit::{Code, Failure, Outcome};
-use super::output::put;
+use super::output::{put, shown};
 use super::release;
 use crate::volume::restore_snapshot;
 
@@ -129,7 +129,7 @@ fn list(dir: &Path, json: bool) -> Outcome {
         .map_err(|error| Failure::new(Code::FAILED, format!("{}: {error}", path.display())))?;
     let mut out = String::new();
     for line in &list.snapshots {
-        let _ = writeln!(out, "{}  {}", utc(line.taken), line.name);
+        let _ = writeln!(out, "{}  {}", utc(line.taken), shown(&line.name));
     }
     let _ = writeln!(out, "{} bytes are held for snapshots alone", list.held_bytes);
     put(out.as_bytes())?;
