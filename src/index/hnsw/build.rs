@@ -14,6 +14,7 @@ use super::search::{Budget, SearchScratch, greedy, walk};
 use super::select::{Selector, Space};
 use super::{Hnsw, MAX_LEVEL, STRIPES};
 use crate::Result;
+use crate::distance::Metric;
 use crate::index::codec::Draft;
 use crate::index::ranked::Ranked;
 use crate::index::{RowId, VectorSource};
@@ -346,9 +347,13 @@ impl Hnsw {
             }
             return;
         }
-        select.choose(space, max - tree.len(), tree);
+        let most = max - tree.len();
+        select.choose(space, most, tree);
         let ordinary = select.kept.iter().map(|kept| kept.number()).filter(|link| !tree.contains(link));
-        write_links(links, tree.len(), ordinary);
+        // The lists of long vectors are full of links in directions of their own, and everybody links to them: with some
+        // room they are not chosen anew for each.
+        let has_many = space.metric == Metric::Ip && select.kept.len() >= max;
+        write_links(links, tree.len(), ordinary.take(if has_many { most - most / 8 } else { most }));
     }
 
     /// The tree links of a node's list: parent and children on level 0, none above.

@@ -2,6 +2,7 @@
 
 use super::nodes::NodeId;
 use super::search::View;
+use crate::distance::{self, Metric};
 use crate::index::codec::Probe;
 use crate::index::ranked::Ranked;
 use crate::index::{Query, VectorSource};
@@ -16,6 +17,10 @@ pub(super) struct Selector {
     chosen: Vec<Probe>,
     /// Vectors in the place of codes that do not compare well.
     vectors: Vec<Vec<f32>>,
+    /// What their keys lack to the distance that links are chosen by; see [`Space::lack`].
+    lacks: Vec<f32>,
+    /// The same of the base.
+    base_lack: f32,
     decode: Vec<f32>,
     /// What was chosen, nearest first.
     pub(super) kept: Vec<Ranked>,
@@ -27,7 +32,7 @@ pub(super) struct Selector {
 pub(super) struct Space<'s, S: ?Sized> {
     pub(super) view: View<'s>,
     pub(super) source: &'s S,
-    pub(super) metric: crate::distance::Metric,
+    pub(super) metric: Metric,
 }
 
 impl<S: ?Sized> Clone for Space<'_, S> {
@@ -89,6 +94,18 @@ impl<S: VectorSource + ?Sized> Space<'_, S> {
         let row = nodes.row(id, guard)?;
         Query::new(self.metric, vector).key(self.source, row, decode).map(|key| codec.key_from_metric(key))
     }
+
+    /// What the keys from a node that was taken lack to distances, apart from what those of one other node lack alike:
+    /// half of its squared length where the metric is an inner product, nothing where it is a distance.
+    ///
+    /// By the product alone every vector is nearer to a long one than to those around it. The long ones would cover all
+    /// the others, and no list would hold anything else.
+    fn lack(&self, probe: &Probe, vector: &[f32], id: NodeId, decode: &mut Vec<f32>) -> f32 {
+        match self.metric {
+            Metric::Ip => self.key(probe, vector, id, decode).map_or(0.0, |key| -key / 2.0),
+            Metric::L2 | Metric::Cosine => 0.0,
+        }
+    }
 }
 
 impl Selector {
@@ -114,6 +131,10 @@ impl Selector {
             key.is_some()
         });
         self.candidates.sort_unstable();
+        self.base_lack = match space.metric {
+            Metric::Ip => distance::dot(vector, vector) / 2.0,
+            Metric::L2 | Metric::Cosine => 0.0,
+        };
     }
 
     /// Fills `candidates` with `others` by their keys from node `base`. False if that is gone.
@@ -128,6 +149,7 @@ impl Selector {
         let there = space.take(base, &mut probe, &mut vector, &mut self.decode);
         if there {
             self.rerank(space, &probe, &vector, others);
+            self.base_lack = space.lack(&probe, &vector, base, &mut self.decode);
         }
         self.base = probe;
         self.vectors.push(vector);
@@ -135,13 +157,13 @@ impl Selector {
     }
 
     /// Chooses at most `max` of `candidates` (sorted, with their keys from the base) into `kept`: one is left out when
-    /// it is nearer to one already kept than to the base, for it can be reached through that. Those in `tree` are
-    /// always kept and not counted.
+    /// it is nearer to one already kept than to the base, for it can be reached through that; for an inner product, when
+    /// it is so by the product and by distance. Those in `tree` are always kept and not counted.
     ///
     /// Of candidates equidistant from the base and each other one is left out too: those are copies of one vector,
     /// and lists full of copies would be a place that no walk leaves.
     pub(super) fn choose<S: VectorSource + ?Sized>(&mut self, space: Space<'_, S>, max: usize, tree: &[u32]) {
-        let Selector { chosen, vectors, decode, kept, candidates, .. } = self;
+        let Selector { chosen, vectors, lacks, base_lack, decode, kept, candidates, .. } = self;
         kept.clear();
         let mut counted = 0;
         for &candidate in candidates.iter() {
@@ -152,7 +174,10 @@ impl Selector {
             }
             let covers = |(at, kept): (usize, &Ranked)| {
                 let key = space.key(&chosen[at], vectors.get(at).map_or(&[], Vec::as_slice), id, decode);
-                key.is_some_and(|key| key < candidate.key() || key == candidate.key() && kept.key() == key)
+                key.is_some_and(|key| {
+                    let is_nearer = key < candidate.key() && key + lacks[at] < candidate.key() + *base_lack;
+                    is_nearer || key == candidate.key() && kept.key() == key
+                })
             };
             if !pinned && kept.iter().enumerate().any(covers) {
                 continue;
@@ -164,7 +189,11 @@ impl Selector {
             if vectors.len() == at {
                 vectors.push(Vec::new());
             }
+            if lacks.len() == at {
+                lacks.push(0.0);
+            }
             if space.take(id, &mut chosen[at], &mut vectors[at], decode) {
+                lacks[at] = space.lack(&chosen[at], &vectors[at], id, decode);
                 kept.push(candidate);
                 counted += usize::from(!pinned);
             }

@@ -17,6 +17,22 @@ fn every_metric_reaches_its_recall_with_every_code() {
 }
 
 #[test]
+fn a_few_long_vectors_do_not_become_all_links_of_an_inner_product() {
+    let mut random = Random::new(6);
+    let mut positive =
+        |length: f32| -> Vec<f32> { (0..DIM).map(|_| length * random.normal().abs()).collect() };
+    let lengths = (0..ROWS).map(|row| if row % 1000 == 7 { 3.0 } else { 1.0 });
+    let matrix = Matrix::new(DIM, lengths.flat_map(&mut positive).collect());
+    let queries: Vec<_> = (0..50).map(|_| positive(1.0)).collect();
+    for quant in QUANTS {
+        let graph = build_with(Metric::Ip, &matrix, Params { quant, ..params() });
+        let got = recall(&graph, &queries, wide_enough(quant), &matrix, |_| true);
+        assert!(got >= 0.95, "{}: recall {got}", quant.name());
+        assert_sound(&graph);
+    }
+}
+
+#[test]
 fn copies_of_one_vector_do_not_become_a_sink() {
     let (mut values, queries) = clustered(4, ROWS, 50, false);
     let copied = values[..DIM].to_vec();
