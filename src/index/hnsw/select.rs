@@ -17,7 +17,7 @@ pub(super) struct Selector {
     chosen: Vec<Probe>,
     /// Vectors in the place of codes that do not compare well.
     vectors: Vec<Vec<f32>>,
-    /// What their keys lack to the distance that links are chosen by; see [`Space::lack`].
+    /// What the keys of each lack to distances; see [`Space::lack`].
     lacks: Vec<f32>,
     /// The same of the base.
     base_lack: f32,
@@ -118,6 +118,20 @@ impl Selector {
         vector: &[f32],
         found: impl Iterator<Item = u32>,
     ) {
+        self.compare(space, probe, vector, found);
+        self.base_lack = match space.metric {
+            Metric::Ip => distance::dot(vector, vector) / 2.0,
+            Metric::L2 | Metric::Cosine => 0.0,
+        };
+    }
+
+    fn compare<S: VectorSource + ?Sized>(
+        &mut self,
+        space: Space<'_, S>,
+        probe: &Probe,
+        vector: &[f32],
+        found: impl Iterator<Item = u32>,
+    ) {
         self.candidates.clear();
         for node in found {
             space.prefetch(NodeId(node));
@@ -131,10 +145,6 @@ impl Selector {
             key.is_some()
         });
         self.candidates.sort_unstable();
-        self.base_lack = match space.metric {
-            Metric::Ip => distance::dot(vector, vector) / 2.0,
-            Metric::L2 | Metric::Cosine => 0.0,
-        };
     }
 
     /// Fills `candidates` with `others` by their keys from node `base`. False if that is gone.
@@ -148,7 +158,7 @@ impl Selector {
         let mut vector = self.vectors.pop().unwrap_or_default();
         let there = space.take(base, &mut probe, &mut vector, &mut self.decode);
         if there {
-            self.rerank(space, &probe, &vector, others);
+            self.compare(space, &probe, &vector, others);
             self.base_lack = space.lack(&probe, &vector, base, &mut self.decode);
         }
         self.base = probe;
@@ -165,6 +175,7 @@ impl Selector {
     pub(super) fn choose<S: VectorSource + ?Sized>(&mut self, space: Space<'_, S>, max: usize, tree: &[u32]) {
         let Selector { chosen, vectors, lacks, base_lack, decode, kept, candidates, .. } = self;
         kept.clear();
+        lacks.clear();
         let mut counted = 0;
         for &candidate in candidates.iter() {
             let id = NodeId(candidate.number());
@@ -189,11 +200,8 @@ impl Selector {
             if vectors.len() == at {
                 vectors.push(Vec::new());
             }
-            if lacks.len() == at {
-                lacks.push(0.0);
-            }
             if space.take(id, &mut chosen[at], &mut vectors[at], decode) {
-                lacks[at] = space.lack(&chosen[at], &vectors[at], id, decode);
+                lacks.push(space.lack(&chosen[at], &vectors[at], id, decode));
                 kept.push(candidate);
                 counted += usize::from(!pinned);
             }
