@@ -17,14 +17,7 @@ pub(super) fn layout(bytes: &[u8], limits: &Limits) -> Result<Layout> {
     let (text, offset) = header_text(bytes)?;
     let header = Header::parse(text)?;
     let dtype = dtype_of(header.descr)?;
-    let (rows, dim) = match (header.shape.dims, header.shape.len) {
-        ([dim, _], 1) => (1, dim),
-        ([rows, dim], 2) => (rows, dim),
-        (_, len) => {
-            let text = shown(header.shape.text);
-            return Err(Error::Format(format!("shape {text} has {len} dimensions, want 1 or 2")));
-        }
-    };
+    let (rows, dim) = header.shape.rows_and_columns()?;
     // With one row or one column both orders are the same bytes.
     if header.fortran_order && rows > 1 && dim > 1 {
         return Err(Error::Format(format!(
@@ -46,14 +39,7 @@ pub(super) fn layout(bytes: &[u8], limits: &Limits) -> Result<Layout> {
 pub fn npy_numbers(bytes: &[u8]) -> Result<Numbers> {
     let (text, offset) = header_text(bytes)?;
     let header = Header::parse(text)?;
-    let (rows, columns) = match (header.shape.dims, header.shape.len) {
-        ([columns, _], 1) => (1, columns),
-        ([rows, columns], 2) => (rows, columns),
-        (_, len) => {
-            let text = shown(header.shape.text);
-            return Err(Error::Format(format!("shape {text} has {len} dimensions, want 1 or 2")));
-        }
-    };
+    let (rows, columns) = header.shape.rows_and_columns()?;
     let data = &bytes[offset..];
     let values: Vec<i64> = match header.descr {
         b"<i4" => data.as_chunks().0.iter().map(|&value| i32::from_le_bytes(value).into()).collect(),
@@ -95,12 +81,6 @@ impl Numbers {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
-    }
-
-    /// Numbers in each row.
-    #[must_use]
-    pub fn columns(&self) -> usize {
-        self.columns
     }
 
     /// The numbers of a row below [`rows`](Self::rows).
@@ -171,6 +151,20 @@ struct Shape<'a> {
     dims: [u64; 2],
     len: usize,
     text: &'a [u8],
+}
+
+impl Shape<'_> {
+    /// One dimension is one row.
+    fn rows_and_columns(&self) -> Result<(u64, u64)> {
+        match (self.dims, self.len) {
+            ([columns, _], 1) => Ok((1, columns)),
+            ([rows, columns], 2) => Ok((rows, columns)),
+            (_, len) => {
+                let text = shown(self.text);
+                Err(Error::Format(format!("shape {text} has {len} dimensions, want 1 or 2")))
+            }
+        }
+    }
 }
 
 impl<'a> Header<'a> {
