@@ -72,7 +72,10 @@ impl Mount {
         if self.store.is_none() && !self.announce {
             say(&format!("store: {}", plan.store.display()));
         }
-        release::wait_for_unmounted(&plan.store);
+        // Once: the process that is announced was started after this.
+        if !self.announce {
+            release::wait_for_unmounted(&plan.store);
+        }
         if self.foreground { daemon::serve(plan, self.announce) } else { daemon::start(&plan, &self.options) }
     }
 }
