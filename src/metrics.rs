@@ -67,6 +67,8 @@ pub enum Op {
     Removexattr,
     /// Reservation or removal of space.
     Fallocate,
+    /// A request and its answer in one call.
+    Ioctl,
     /// Search for data or a hole.
     Lseek,
     /// Copy within the filesystem.
@@ -87,7 +89,7 @@ pub type Gauge<'a> = (&'a str, Option<(&'a str, &'a str)>, f64);
 
 impl Op {
     /// Every operation, in the order of the text.
-    pub const ALL: [Op; 30] = [
+    pub const ALL: [Op; 31] = [
         Op::Lookup,
         Op::Getattr,
         Op::Setattr,
@@ -116,6 +118,7 @@ impl Op {
         Op::Listxattr,
         Op::Removexattr,
         Op::Fallocate,
+        Op::Ioctl,
         Op::Lseek,
         Op::CopyFileRange,
     ];
@@ -152,6 +155,7 @@ impl Op {
             Op::Listxattr => "listxattr",
             Op::Removexattr => "removexattr",
             Op::Fallocate => "fallocate",
+            Op::Ioctl => "ioctl",
             Op::Lseek => "lseek",
             Op::CopyFileRange => "copy_file_range",
         }

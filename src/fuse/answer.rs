@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use fuser::{
     BackingId, Errno, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr,
 };
 
 use super::convert;
@@ -39,7 +40,7 @@ pub(super) fn is_change(op: Op) -> bool {
         Op::Open | Op::Create | Op::Write | Op::Flush | Op::Fsync | Op::Fsyncdir => true,
         Op::Setxattr | Op::Removexattr | Op::Fallocate | Op::CopyFileRange => true,
         Op::Lookup | Op::Getattr | Op::Readlink | Op::Read | Op::Release | Op::Statfs | Op::Lseek => false,
-        Op::Opendir | Op::Readdir | Op::Releasedir | Op::Getxattr | Op::Listxattr => false,
+        Op::Opendir | Op::Readdir | Op::Releasedir | Op::Getxattr | Op::Listxattr | Op::Ioctl => false,
     }
 }
 
@@ -81,6 +82,7 @@ fail!(
     ReplyDirectoryPlus,
     ReplyEmpty,
     ReplyEntry,
+    ReplyIoctl,
     ReplyLseek,
     ReplyOpen,
     ReplyStatfs,
@@ -119,6 +121,10 @@ answer!(ReplyData, Vec<u8>, |self, bytes| self.data(&bytes));
 answer!(ReplyWrite, u32, |self, written| self.written(written));
 answer!(ReplyDirectory, (), |self, ()| self.ok());
 answer!(ReplyDirectoryPlus, (), |self, ()| self.ok());
+answer!(ReplyIoctl, Vec<u8>, |self, bytes| {
+    // What the system call returns. The kernel lets 16 KiB through.
+    self.ioctl(i32::try_from(bytes.len()).unwrap_or(i32::MAX), &bytes)
+});
 answer!(ReplyLseek, i64, |self, offset| self.offset(offset));
 answer!(ReplyXattr, XattrAnswer, |self, answer| match answer {
     XattrAnswer::Size(size) => self.size(size),

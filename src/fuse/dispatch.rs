@@ -23,6 +23,7 @@ use fuser::{
 };
 
 use super::answer::{Answer, Fail, GENERATION, Open, is_change, xattr};
+use super::ask::is_ask;
 use super::convert::{self, caller};
 use super::errno::errno;
 use super::mount::{Ending, MountOptions};
@@ -692,16 +693,22 @@ impl Filesystem for Door {
 
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
-        _handle: FileHandle,
+        handle: FileHandle,
         _flags: IoctlFlags,
-        _command: u32,
-        _in_data: &[u8],
-        _out_size: u32,
+        command: u32,
+        data: &[u8],
+        room: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        let caller = caller(request);
+        let search = is_ask(command).then(|| self.server.volume.ask_may_search(Handle(handle.0)));
+        // What ioctl(2) says of a command that a file does not have.
+        let Some(search) = search.flatten() else { return reply.error(Errno::ENOTTY) };
+        answer!(self, Op::Ioctl, reply, search: search, bytes: [data], |server, _| {
+            server.volume.ask(&caller, Handle(handle.0), data, room)
+        });
     }
 
     /// The one `ENOSYS`: the kernel then never asks again and says of every file that it is ready for reading and

@@ -7,6 +7,7 @@
 //! The daemon never touches its own mount: every path below it would wait for an answer of this very process.
 
 mod answer;
+pub mod ask;
 mod attach;
 mod convert;
 mod dispatch;

@@ -7,6 +7,8 @@
 //! A JSON request ends with its newline, or where a read finds that what was written is a whole JSON object. A
 //! binary request ends after the bytes that its header line announced. Writes only collect: the kernel lets one
 //! write to the file through at a time, and reads side by side.
+//!
+//! [`answer_one`] is all of it in one step, for who asks about one vector and would rather not wait twice.
 
 use super::Answer;
 use super::render;
@@ -150,12 +152,8 @@ impl Transaction {
         let mut rest = bytes;
         loop {
             if let Some(header) = self.header {
-                let Some((body, after)) = rest.split_at_checked(header.body_bytes()) else { break };
+                let Some(after) = self.take_body(&header, rest) else { break };
                 rest = after;
-                self.header = None;
-                let k = header.options.k.unwrap_or(DEFAULT_K) as usize;
-                self.arrived.push(Arrived::Binary { request: header.with_body(body), k });
-                self.arrived_bytes += body.len() as u64;
             } else {
                 let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { break };
                 let (line, after) = (&rest[..end], &rest[end + 1..]);
@@ -164,6 +162,16 @@ impl Transaction {
             }
         }
         Ok(rest)
+    }
+
+    /// Takes what its header announced, if `bytes` has all of it, and returns what is behind.
+    fn take_body<'b>(&mut self, header: &Header, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let (body, after) = bytes.split_at_checked(header.body_bytes())?;
+        self.header = None;
+        let k = header.options.k.unwrap_or(DEFAULT_K) as usize;
+        self.arrived.push(Arrived::Binary { request: header.with_body(body), k });
+        self.arrived_bytes += body.len() as u64;
+        Some(after)
     }
 
     #[inline(never)]
@@ -185,6 +193,56 @@ impl Transaction {
         self.arrived_bytes += line.len() as u64;
         Ok(())
     }
+}
+
+/// The answer to the request for one vector that `bytes` begins with; the rest of them is zero. It has at most `room`
+/// bytes.
+///
+/// # Errors
+///
+/// [`Error::Request`] when it is not one request, whole and for one vector; [`Error::TooLarge`] when its answer is;
+/// else as [`Transaction::write`] and [`Transaction::read`].
+pub fn answer_one(
+    bytes: &[u8],
+    room: usize,
+    limits: &RequestLimits,
+    answers: &mut dyn Answers,
+) -> Result<Vec<u8>> {
+    let (line, mut rest) = match bytes.iter().position(|&byte| byte == b'\n') {
+        Some(end) => (&bytes[..end], &bytes[end + 1..]),
+        None => (without_zeros(bytes), &[][..]),
+    };
+    let mut asked = Transaction::default();
+    asked.take_line(line, limits)?;
+    if let Some(header) = asked.header {
+        if header.rows != 1 {
+            return Err(Error::Request(format!("{} vectors, want 1", header.rows)));
+        }
+        let (got, want) = (rest.len(), header.body_bytes());
+        rest = asked
+            .take_body(&header, rest)
+            .ok_or_else(|| Error::Request(format!("{got} bytes of values, the header announces {want}")))?;
+    }
+    if asked.arrived.is_empty() {
+        return Err(Error::Request("0 requests, want 1".into()));
+    }
+    let behind = without_zeros(rest).len();
+    if behind > 0 {
+        return Err(Error::Request(format!("{behind} bytes behind the first line's request, want 0")));
+    }
+    asked.answer_all(answers)?;
+    match asked.answer.len() {
+        got if got > room => {
+            Err(Error::TooLarge { what: "answer of bytes", got: got as u64, limit: room as u64 })
+        }
+        _ => Ok(asked.answer),
+    }
+}
+
+/// The bytes up to the last that is not zero.
+fn without_zeros(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    &bytes[..end]
 }
 
 /// Bytes of answers after which the further requests of one conversation are refused.
@@ -334,5 +392,47 @@ mod tests {
         assert!(matches!(transaction.write(bad, &LIMITS), Err(Error::TooLarge { .. })));
         transaction.write(b"{\"vector\":[1]}\n", &LIMITS).unwrap();
         assert!(!read_all(&mut transaction).is_empty());
+    }
+
+    #[test]
+    fn one_request_is_answered_as_in_a_conversation() {
+        let one = |bytes: &[u8], room: usize| answer_one(bytes, room, &LIMITS, &mut Echo);
+        let padded = |bytes: &[u8]| [bytes, &[0; 50]].concat();
+        let mut binary = b"{\"dtype\":\"f32\",\"rows\":1,\"dim\":2,\"k\":2}\n".to_vec();
+        // The last value is zero, as what follows is.
+        binary.extend([7.0f32, 0.0].iter().flat_map(|value| value.to_le_bytes()));
+        for request in [&binary[..], b"{\"vector\":[3]}\n", b"{\"text\":\"x\"}\n", b"nonsense\n"] {
+            let mut conversation = Transaction::default();
+            conversation.write(request, &LIMITS).unwrap();
+            let want = read_all(&mut conversation);
+            assert!(!want.is_empty());
+            assert_eq!(one(request, want.len()).unwrap(), want);
+            assert_eq!(one(&padded(request), want.len()).unwrap(), want);
+            let refused = one(request, want.len() - 1).unwrap_err();
+            let got = want.len() as u64;
+            assert!(matches!(refused, Error::TooLarge { got: g, limit, .. } if (g, limit) == (got, got - 1)));
+        }
+        let line = b"{\"vector\":[3]}";
+        assert_eq!(one(line, 1000).unwrap(), one(&padded(line), 1000).unwrap());
+    }
+
+    #[test]
+    fn what_is_not_one_request_is_refused() {
+        let vectors = b"{\"dtype\":\"i8\",\"rows\":2,\"dim\":1}\n\x01\x02";
+        let short = b"{\"dtype\":\"f32\",\"rows\":1,\"dim\":2}\n\0\0\0";
+        let no_body = b"{\"dtype\":\"f32\",\"rows\":1,\"dim\":2}";
+        let two = b"{\"vector\":[1]}\n{\"vector\":[2]}\n";
+        for (bytes, why) in [
+            (&vectors[..], "2 vectors, want 1"),
+            (short, "3 bytes of values, the header announces 8"),
+            (no_body, "0 bytes of values, the header announces 8"),
+            (two, "15 bytes behind the first line's request, want 0"),
+            (b"\n", "0 requests, want 1"),
+            (b"", "0 requests, want 1"),
+            (&[0; 9], "0 requests, want 1"),
+        ] {
+            let error = answer_one(bytes, 1000, &LIMITS, &mut Echo).unwrap_err();
+            assert!(matches!(&error, Error::Request(got) if got == why), "{error:?}, want {why}");
+        }
     }
 }

@@ -193,6 +193,12 @@ impl Volume {
         control::is_control_handle(handle) && !self.control_write_is_short(handle, bytes)
     }
 
+    /// Whether [`ask`](Self::ask) may take long; none where it is not a transaction file.
+    pub fn ask_may_search(&self, handle: Handle) -> Option<bool> {
+        let short = control::is_control_handle(handle).then(|| self.control_ask_is_short(handle));
+        short.flatten().map(|short| !short)
+    }
+
     /// Whether closing this handle may take long.
     pub fn close_may_search(&self, handle: Handle) -> bool {
         control::is_control_handle(handle) && !self.control_close_is_short(handle)

@@ -154,6 +154,21 @@ impl Volume {
         self.read_file(&open.file, offset, size, into)
     }
 
+    /// Answers a request in one step, through a handle of a transaction file but apart from its conversation: the
+    /// request for one vector that `request` begins with, and nothing but zero bytes behind it. The answer has at most
+    /// `room` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `BadHandle`, `Request`, `TooLarge`; of a binary request those of [`search`](Self::search), which a JSON request
+    /// is answered with.
+    pub fn ask(&self, caller: &Caller, handle: Handle, request: &[u8], room: u32) -> Result<Vec<u8>> {
+        if !control::is_control_handle(handle) {
+            return Err(Error::BadHandle);
+        }
+        self.control_ask(caller, handle, request, usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
     /// Writes `data` at `offset`, or at the end for a handle opened to append, and returns how much of it.
     ///
     /// # Errors

@@ -188,6 +188,18 @@ impl Views {
         self.handle_may_search(handle, || self.0.write_may_search(handle, bytes))
     }
 
+    /// None where the handle is of no transaction file.
+    #[must_use]
+    pub fn ask_may_search(&self, handle: Handle) -> Option<bool> {
+        match snapshot_of(handle.0) {
+            0 => self.0.ask_may_search(handle),
+            number => {
+                let volume = self.0.open_snapshot_volume(number)?;
+                volume.ask_may_search(Handle(handle.0 & !MASK)).map(|_| true)
+            }
+        }
+    }
+
     #[must_use]
     pub fn close_may_search(&self, handle: Handle) -> bool {
         self.handle_may_search(handle, || self.0.close_may_search(handle))
@@ -310,6 +322,10 @@ impl Views {
 
     pub fn write(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
         self.with(handle, |volume, handle| volume.write(caller, handle, offset, data))
+    }
+
+    pub fn ask(&self, caller: &Caller, handle: Handle, request: &[u8], room: u32) -> Result<Vec<u8>> {
+        self.with(handle, |volume, handle| volume.ask(caller, handle, request, room))
     }
 
     pub fn flush(&self, caller: &Caller, handle: Handle) -> Result<()> {

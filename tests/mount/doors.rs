@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
+use vexfs::fuse::ask::ask;
 
 use crate::harness::{Mount, Random, VEXFS, errno, f32_bytes, npy, paths, run, shell, text};
 
@@ -253,6 +254,74 @@ fn a_batch_that_takes_long_is_shared_with_idle_cores() {
     let mut file = mount.query_file("docs");
     file.write_all(&[header(400, 128, 3), body(&refused)].concat()).unwrap();
     assert_eq!(errno(file.read(&mut [0; 8])), libc::EDOM);
+}
+
+/// Asks with one system call, with a buffer of `size` bytes.
+fn ask_at_once(query: &File, request: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
+    let mut buffer = request.to_vec();
+    buffer.resize(size, 0);
+    let length = ask(query, &mut buffer)?;
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+#[test]
+fn one_system_call_asks_and_answers() {
+    let mount = Mount::new();
+    let query = collection(&mount, "cosine");
+    fs::create_dir(mount.path(".vexfs/snapshots/then")).unwrap();
+    let binary = [header(1, DIM, 7), f32_bytes(&query)].concat();
+    for dir in ["docs", "docs/sub", ".vexfs/snapshots/then/docs"] {
+        let want = mount.ask(dir, &binary);
+        let file = mount.query_file(dir);
+        assert_eq!(ask_at_once(&file, &binary, 4000).unwrap(), want, "{dir}");
+        let json = format!("{}\n", json!({"vector": query, "k": 3}));
+        let answer = ask_at_once(&file, json.as_bytes(), 16_383).unwrap();
+        assert_eq!(hits(&serde_json::from_slice(&answer).unwrap()).len(), 3, "{dir}");
+    }
+    // The conversation of the handle is not touched, and threads need not wait for each other's answers.
+    let mut file = mount.query_file("docs");
+    let want = mount.ask("docs", &binary);
+    file.write_all(&binary[..40]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..50).for_each(|_| assert_eq!(ask_at_once(&file, &binary, 999).unwrap(), want)));
+        }
+    });
+    file.write_all(&binary[40..]).unwrap();
+    let mut answer = vec![0; want.len()];
+    file.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, want);
+}
+
+#[test]
+fn what_one_system_call_cannot_answer_is_refused() {
+    let mount = Mount::new();
+    let query = collection(&mount, "cosine");
+    let file = mount.query_file("docs");
+    let one = [header(1, DIM, 7), f32_bytes(&query)].concat();
+    let two = [header(2, DIM, 7), f32_bytes(&query), f32_bytes(&query)].concat();
+    let wrong = [header(1, DIM + 1, 7), f32_bytes(&[&query[..], &[1.0]].concat())].concat();
+    let infinite = [header(1, DIM, 7), f32_bytes(&[f32::INFINITY; DIM])].concat();
+    let refused = |request: &[u8], size| errno(ask_at_once(&file, request, size));
+    assert_eq!(refused(&two, 500), libc::EINVAL);
+    assert_eq!(refused(&one[..one.len() - 1], one.len() - 1), libc::EINVAL);
+    assert_eq!(refused(&wrong, 500), libc::EINVAL);
+    assert_eq!(refused(&infinite, 500), libc::EDOM);
+    assert_eq!(
+        refused(b"{\"like\":\"00.f32\"}\n", 100),
+        libc::EMSGSIZE,
+        "the answer is longer than 100 bytes"
+    );
+    let unknown = ask_at_once(&file, b"{\"like\":\"missing.f32\"}\n", 400).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&unknown).unwrap()["error"]["code"], "ENOENT");
+    // Other files do not have this command, and the file has no other.
+    for other in ["docs/00.f32", "docs", "docs/.vexfs/stats.json", ".vexfs"] {
+        let other = File::open(mount.path(other)).unwrap();
+        assert_eq!(errno(ask_at_once(&other, &one, 500)), libc::ENOTTY);
+    }
+    assert!(!file.is_terminal(), "which is asked with a command as well");
+    assert_eq!(ask_at_once(&file, &one, 500).unwrap().len(), 7 * 8);
 }
 
 #[test]

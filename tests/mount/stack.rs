@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 
+use vexfs::fuse::ask::ask;
+
 use crate::harness::{Mount, f32_bytes, run, text, wait_for};
 
 /// What an operation may use, in bytes, unless it is one of [`DEEPER`].
@@ -30,7 +32,7 @@ enum Deep {
 }
 
 /// Operations that may use more than [`BUDGET`], how much, and for what. `joining` is what comes before an operation.
-const DEEPER: [(&str, u64, Deep); 27] = [
+const DEEPER: [(&str, u64, Deep); 28] = [
     ("copy_file_range", 7680, Deep::Commit),
     ("create", 7936, Deep::Commit),
     ("fallocate", 7424, Deep::Commit),
@@ -38,6 +40,7 @@ const DEEPER: [(&str, u64, Deep); 27] = [
     ("fsync", 6400, Deep::Commit),
     ("getattr", 5888, Deep::Table),
     ("getxattr", 7680, Deep::Search),
+    ("ioctl", 7680, Deep::Search),
     ("joining", 8192, Deep::Table),
     ("link", 6656, Deep::Commit),
     ("listxattr", 5376, Deep::List),
@@ -151,6 +154,11 @@ fn exercise(mount: &Mount) {
         mount.ask("d", &request);
     }
     mount.ask("d", b"{\"vector\":[1,2]}\n{\"unknown\":1}\nnot json\n");
+    for request in [&b"{\"like\":\"6.f32\",\"k\":5}\n"[..], b"{\"unknown\":1}\n", b"{\"dtype\":1}\n"] {
+        let mut buffer = request.to_vec();
+        buffer.resize(2000, 0);
+        let _ = ask(&mount.query_file("d"), &mut buffer);
+    }
     let similar = path("d/.vexfs/similar/5.f32");
     for entry in fs::read_dir(&similar).unwrap() {
         fs::symlink_metadata(entry.unwrap().path()).unwrap();
@@ -190,7 +198,11 @@ fn search_by_graph(mount: &Mount) {
     }
     wait_for("the graph", || xattr::get(mount.path("g"), "user.vexfs.pending").unwrap().unwrap() == b"0");
     for _ in 0..3 {
-        mount.ask("g", b"{\"like\":\"7.f32\",\"k\":5,\"ef\":20}\n");
+        let request = b"{\"like\":\"7.f32\",\"k\":5,\"ef\":20}\n";
+        mount.ask("g", request);
+        let mut buffer = request.to_vec();
+        buffer.resize(2000, 0);
+        assert!(ask(&mount.query_file("g"), &mut buffer).unwrap() > 0);
     }
     // A batch that is long enough to be shared with other threads, where there is another core.
     let header = format!("{{\"dtype\":\"f32\",\"rows\":2000,\"dim\":{},\"k\":3}}\n", vector(0).len());

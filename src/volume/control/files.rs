@@ -9,7 +9,7 @@ use crate::collection::Schema;
 use crate::namespace::{Ino, Kind};
 use crate::pool::shallow::aside;
 use crate::search::request::{RequestLimits, parse_query_file};
-use crate::search::transaction::{Answers, Transaction};
+use crate::search::transaction::{Answers, Transaction, answer_one};
 use crate::search::{Answer, Request};
 use crate::volume::Volume;
 use crate::volume::types::{Attr, Caller, DirEntry, Handle, OpenFlags, Opened};
@@ -237,6 +237,28 @@ impl Volume {
             | OpenControl::Sync
             | OpenControl::Rebuild { .. }
             | OpenControl::Directory(_) => false,
+        }
+    }
+
+    /// Answers the request for one vector that `request` begins with, in at most `room` bytes.
+    pub(in crate::volume) fn control_ask(
+        &self,
+        caller: &Caller,
+        handle: Handle,
+        request: &[u8],
+        room: usize,
+    ) -> Result<Vec<u8>> {
+        let open = self.control.opened(handle)?;
+        let OpenControl::Query { base, .. } = &*open else { return Err(Error::BadHandle) };
+        let mut answers = Conversation { volume: self, caller, base: *base };
+        answer_one(request, room, &self.request_limits(*base)?, &mut answers)
+    }
+
+    /// Whether asking through an open control node takes a worker's moment only; none where it cannot be asked.
+    pub(in crate::volume) fn control_ask_is_short(&self, handle: Handle) -> Option<bool> {
+        match &*self.control.opened(handle).ok()? {
+            OpenControl::Query { base, .. } => Some(self.pace.is_short(*base, 1)),
+            _ => None,
         }
     }
 
