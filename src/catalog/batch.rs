@@ -67,10 +67,13 @@ impl<'a> Batch<'a> {
         let number = *commits + 1;
         let bytes = self.journal_bytes();
         self.catalog.active.make_room(&self.catalog.dir, bytes)?;
+        // Opened when they are what the engine has: after a failure by the next commit of the same records.
+        self.catalog.recent.close(&self.items);
         let committed = self.catalog.engine()?.commit(&self.items, number);
         if let Err(error) = committed {
             self.catalog.commit_anew(error, &self.items, bytes, number)?;
         }
+        self.catalog.recent.open(&self.items);
         *commits = number;
         Ok(())
     }

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::active::Active;
 use super::batch::{Batch, Item};
 use super::checkpoint::{self, Tables};
+use super::recent::Recent;
 use super::revival::{Revivals, is_full};
 use super::tally::Tally;
 use super::{COMMITS, Table, journal, manifests, seal};
@@ -54,6 +55,7 @@ pub struct Catalog {
     /// The number of the last commit that is known to be on disk; 0 before the first sync.
     persisted: AtomicU64,
     pub(super) active: Active,
+    pub(super) recent: Recent,
     tally: Tally,
     pub(super) revivals: Revivals,
     /// What a copy lies in, which goes after the engine.
@@ -182,6 +184,7 @@ impl Catalog {
             commits: Mutex::new(last),
             persisted: AtomicU64::new(0),
             active: Active::default(),
+            recent: Recent::new(),
             tally,
             revivals: Revivals::new(dir)?,
             scratch: None,
@@ -208,9 +211,14 @@ impl Catalog {
     }
 
     /// The engine. A thread may have it twice: who wants it alone does not wait for long at a time.
-    #[inline(never)]
     pub(super) fn engine(&self) -> Result<MappedRwLockReadGuard<'_, Engine>> {
-        RwLockReadGuard::try_map(self.engine.read(), Option::as_ref).map_err(|_| given_up())
+        self.engine_if_any().ok_or_else(given_up)
+    }
+
+    /// Apart, and without the error that takes more room than the engine: records are read deep in the stack.
+    #[inline(never)]
+    fn engine_if_any(&self) -> Option<MappedRwLockReadGuard<'_, Engine>> {
+        RwLockReadGuard::try_map(self.engine.read(), Option::as_ref).ok()
     }
 
     /// Nothing is committed any more: what the engine leaves when the catalog is dropped is what the next
@@ -225,7 +233,28 @@ impl Catalog {
     ///
     /// [`Error::Catalog`] when the engine cannot read.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<Value>> {
-        let engine = self.engine()?;
+        match table {
+            Table::Inodes => self.get_inode(key),
+            _ => self.get_stored(table, key),
+        }
+    }
+
+    #[inline(never)]
+    fn get_inode(&self, key: &[u8]) -> Result<Option<Value>> {
+        let missed = match self.recent.look(key) {
+            Ok(record) => return Ok(Some(record)),
+            Err(missed) => missed,
+        };
+        let found = self.get_stored(Table::Inodes, key);
+        if let (Some(missed), Ok(Some(record))) = (missed, &found) {
+            self.recent.leave(missed, record);
+        }
+        found
+    }
+
+    #[inline(never)]
+    fn get_stored(&self, table: Table, key: &[u8]) -> Result<Option<Value>> {
+        let Some(engine) = self.engine_if_any() else { return Err(given_up()) };
         contain(|| Ok(engine.keyspace(table).get(key)?))
     }
 

@@ -16,6 +16,7 @@ mod checkpoint;
 mod engine;
 mod journal;
 mod manifests;
+mod recent;
 mod revival;
 mod seal;
 mod tally;

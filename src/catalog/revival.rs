@@ -85,6 +85,8 @@ impl Catalog {
     ///
     /// [`Error::NoSpace`] when there is no room still: nothing is applied. After another error the engine takes no
     /// commit any more.
+    #[cold]
+    #[inline(never)]
     pub(super) fn commit_anew(
         &self,
         mut error: fjall::Error,

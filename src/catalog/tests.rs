@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::engine::{end_of_journal, successor};
 use super::*;
@@ -133,4 +134,50 @@ fn the_successor_of_a_prefix_carries_over_full_bytes() {
     assert_eq!(successor(b"a\xff\xff"), Some(b"b".to_vec()));
     assert_eq!(successor(b"\xff"), None);
     assert_eq!(successor(b""), None);
+}
+
+#[test]
+fn a_record_is_never_older_than_a_commit_that_has_returned() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    // Records that share a place, and one that has its own.
+    let numbers = [7u64, 7 + 4096, 7 + 2 * 4096, 8];
+    let committed: [AtomicU64; 4] = Default::default();
+    let is_over = AtomicBool::new(false);
+    let version = |at: usize| -> u64 {
+        let record = catalog.get(Table::Inodes, &numbers[at].to_be_bytes()).unwrap();
+        record.map_or(0, |bytes| u64::from_le_bytes((*bytes).try_into().unwrap()))
+    };
+    let read = |seed: usize| {
+        let (mut at, mut found) = (seed, 0u64);
+        while !is_over.load(Ordering::Acquire) {
+            at = (at * 5 + 3) % numbers.len();
+            let least = committed[at].load(Ordering::Acquire);
+            let version = version(at);
+            assert!(version >= least, "record {at}: version {version} after the commit of {least} returned");
+            found += u64::from(version > 0);
+        }
+        assert!(found > 0);
+    };
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            scope.spawn(move || read(seed));
+        }
+        for version in 1..=5000u64 {
+            let mut batch = catalog.batch();
+            let at = usize::try_from(version).unwrap() % numbers.len();
+            for at in [at, (at + 1) % numbers.len()] {
+                batch.put(Table::Inodes, numbers[at].to_be_bytes(), version.to_le_bytes());
+            }
+            batch.commit().unwrap();
+            for at in [at, (at + 1) % numbers.len()] {
+                committed[at].store(version, Ordering::Release);
+            }
+        }
+        is_over.store(true, Ordering::Release);
+    });
+    drop(catalog);
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let stored = catalog.get(Table::Inodes, &8u64.to_be_bytes()).unwrap().unwrap();
+    assert_eq!(*stored, committed[3].load(Ordering::Acquire).to_le_bytes());
 }

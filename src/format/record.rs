@@ -3,12 +3,16 @@
 //! `bincode` is used here and nowhere else.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
-use bincode::error::DecodeError;
+use bincode::enc::write::Writer;
+use bincode::error::{DecodeError, EncodeError};
 
 use crate::{Error, Result};
 
 /// Version of the record encoding, the first byte of every record.
 const VERSION: u8 = 1;
+
+/// Records of inodes are shorter, in bytes.
+const USUAL: usize = 128;
 
 /// Longest record that is decoded, in bytes.
 const LIMIT: usize = 1 << 20;
@@ -22,10 +26,22 @@ const CONFIG: Configuration<LittleEndian, Fixint, Limit<LIMIT>> =
 ///
 /// When the record is larger than a record can be, which its fields' own bounds exclude.
 #[must_use]
+#[inline(never)]
 pub fn encode<T: bincode::Encode>(record: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    bytes.extend(bincode::encode_to_vec(record, CONFIG).expect("records are bounded by their fields"));
-    bytes
+    let mut bytes = Bytes(Vec::with_capacity(USUAL));
+    bytes.0.push(VERSION);
+    bincode::encode_into_writer(record, &mut bytes, CONFIG).expect("records are bounded by their fields");
+    bytes.0
+}
+
+/// A record as it grows. Its length is not asked for first: that would be encoding it twice.
+struct Bytes(Vec<u8>);
+
+impl Writer for &mut Bytes {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Decodes a record of `table`; `table` is only named in the error.
