@@ -14,8 +14,8 @@ use crate::{Error, Result};
 /// Rows that are linked before the watermark moves.
 const BATCH: u32 = 2048;
 
-/// Seed of the level generator: a graph built by one thread comes out the same.
-const SEED: u64 = 0x5eed_0f7e_7f50;
+/// Seed of the graphs of collections: one that is built by one thread comes out the same each time.
+pub const GRAPH_SEED: u64 = 0x5eed_0f7e_7f50;
 
 /// Everything a search needs, taken so that the parts fit each other.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Collection {
 
     fn params(&self) -> Params {
         let schema = self.schema();
-        Params { m: schema.m, ef_construction: schema.ef_construction, seed: SEED, quant: schema.quant }
+        Params { m: schema.m, ef_construction: schema.ef_construction, seed: GRAPH_SEED, quant: schema.quant }
     }
 
     /// Loads the graph's checkpoint, when it is this collection's. Called once, after

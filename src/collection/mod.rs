@@ -29,7 +29,7 @@ use dashmap::DashMap;
 
 use builder::PendingRepair;
 
-pub use builder::Snapshot;
+pub use builder::{GRAPH_SEED, Snapshot};
 pub use calibration::{Calibration, Effort, RecallEstimate};
 pub use check::{Check, Coverage, IndexState, Phase};
 pub use file::{FileNumber, RowBytes, VectorFile};

@@ -51,7 +51,7 @@ pub(super) struct Mount {
     /// The vectors that are searched for
     #[arg(long, value_name = "FILE", requires = "base")]
     query: Option<PathBuf>,
-    /// Width of the searches, the same on both sides
+    /// Width of the searches through `query`, the same on both sides
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(10..=10_000))]
     ef: u16,
     /// Rounds, whose median counts

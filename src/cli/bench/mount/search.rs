@@ -1,9 +1,10 @@
-//! Searches through the mount, beside the index in this process: the same vectors, the same width, so the same
-//! recall.
+//! Searches through the mount, beside the index in this process: the same vectors, a graph built in the same way, the
+//! same width, so the same recall. Neither side makes its queries while it is timed.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{XattrFlags, getxattr, setxattr};
@@ -14,6 +15,7 @@ use super::super::ann::bar;
 use super::super::dataset::{Base, Queries, Truth};
 use super::super::engine::{self, Engine, Rows};
 use super::tally::{Tally, Unit};
+use crate::collection::{self, Schema};
 use crate::distance::Metric;
 use crate::fuse::ask::{MAX_BYTES, ask};
 use crate::index::hnsw::{Params, SearchScratch};
@@ -59,6 +61,10 @@ impl Data {
         Ok(Self { base, queries, truth: Truth::scanned(truth), ef })
     }
 
+    fn bytes_of(&self, query: usize) -> &[u8] {
+        self.queries.get(query).map_or(&[][..], |query| query.values.as_bytes())
+    }
+
     fn recall(&self, hits: usize) -> f64 {
         hits as f64 / (K * self.queries.len()) as f64
     }
@@ -95,17 +101,34 @@ pub(super) struct Search<'a> {
     data: &'a Data,
     rows: Rows<'a>,
     engine: Engine,
-    dir: std::path::PathBuf,
+    /// Where the queries are files beside the vectors.
+    similar: PathBuf,
     query: File,
+    /// What asks the transaction file for each query, and for all of them.
+    requests: Vec<Vec<u8>>,
+    batch: Vec<u8>,
+    /// Width with which this process finds what the attribute is to find: that asks for a recall, not for a width.
+    similar_ef: usize,
     /// Part of the true neighbours that the mount and this process find.
     pub(super) recall: (f64, f64),
 }
 
-/// What goes to the transaction file and comes from it, in memory that is used again.
-#[derive(Default)]
-struct Exchange {
-    request: Vec<u8>,
-    answer: Vec<u8>,
+/// A request for some of the queries.
+fn request(data: &Data, queries: std::ops::Range<usize>) -> Vec<u8> {
+    let (rows, dim, ef) = (queries.len(), data.base.dim(), data.ef);
+    let header = format!("{{\"dtype\":\"f32\",\"rows\":{rows},\"dim\":{dim},\"k\":{K},\"ef\":{ef}}}\n");
+    let mut request = header.into_bytes();
+    queries.for_each(|number| request.extend_from_slice(data.bytes_of(number)));
+    request
+}
+
+/// Makes a directory that is a collection of its own and has the vectors. Within a collection that others have vectors
+/// in, it would be a part that is filtered for.
+fn load(file: &Path, dir: &Path) -> io::Result<()> {
+    fs::create_dir(dir)?;
+    setxattr(dir, "user.vexfs.metric", METRIC.name().as_bytes(), XattrFlags::empty())?;
+    fs::copy(file, dir.join(file.file_name().unwrap_or_default()))?;
+    Ok(())
 }
 
 impl<'a> Search<'a> {
@@ -114,84 +137,81 @@ impl<'a> Search<'a> {
         let failed = |error: io::Error| Failure::io(dir, &error);
         let rows = Rows::new(&data.base, METRIC);
         let progress = bar("build", data.base.rows());
-        let engine = Engine::build(&rows, METRIC, Params::default(), 1, &progress)?;
+        let params = Params { seed: collection::GRAPH_SEED, ..Params::default() };
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let engine = Engine::build(&rows, METRIC, params, threads, &progress)?;
         progress.finish_and_clear();
-        let dir = dir.join("search");
-        fs::create_dir(&dir).map_err(failed)?;
-        // A collection of its own. Within that of the other vectors here, it would be a part that is filtered for.
-        setxattr(&dir, "user.vexfs.metric", METRIC.name().as_bytes(), XattrFlags::empty())
-            .map_err(|errno| failed(errno.into()))?;
-        let name = file.file_name().unwrap_or_default();
-        fs::copy(file, dir.join(name)).map_err(failed)?;
-        wait_for_index(&dir)?;
-        let query = File::options().read(true).write(true).open(dir.join(".vexfs/query")).map_err(failed)?;
-        let mut search = Self { data, rows, engine, dir, query, recall: (0.0, 0.0) };
-        search.recall = search.measure_recall().map_err(failed)?;
-        for number in 0..FILES.min(data.queries.len()) {
-            fs::write(search.file(number), search.bytes_of(number)).map_err(failed)?;
+        let (searched, similar) = (dir.join("search"), dir.join("similar"));
+        for dir in [&searched, &similar] {
+            load(file, dir).map_err(failed)?;
         }
-        wait_for_index(&search.dir)?;
-        wait_for_recall(&search.dir);
+        let query = searched.join(".vexfs/query");
+        let query = File::options().read(true).write(true).open(query).map_err(failed)?;
+        let count = data.queries.len();
+        let requests = (0..count).map(|number| request(data, number..number + 1)).collect();
+        let batch = request(data, 0..count);
+        let (similar_ef, recall) = (data.ef, (0.0, 0.0));
+        let mut search = Self { data, rows, engine, similar, query, requests, batch, similar_ef, recall };
+        for number in 0..FILES.min(count) {
+            fs::write(search.file(number), data.bytes_of(number)).map_err(failed)?;
+        }
+        for dir in [&searched, &search.similar] {
+            wait_for_index(dir)?;
+            wait_for_recall(dir);
+        }
+        search.recall = (search.recall_of_mount().map_err(failed)?, search.recall_of_process(data.ef));
+        let enough = |ef: &usize| search.recall_of_process(*ef) >= Schema::default().recall;
+        search.similar_ef = (K..data.ef).find(enough).unwrap_or(data.ef);
         Ok(search)
     }
 
     /// A query that is a vector file beside the vectors.
-    fn file(&self, number: usize) -> std::path::PathBuf {
-        self.dir.join(format!("query-{number}.f32"))
+    fn file(&self, number: usize) -> PathBuf {
+        self.similar.join(format!("query-{number}.f32"))
     }
 
-    fn bytes_of(&self, number: usize) -> &[u8] {
-        let query = self.data.queries.get(number % self.data.queries.len());
-        query.map_or(&[][..], |query| query.values.as_bytes())
+    /// Changes what the attribute's answers depend on: one that is known is not searched for again.
+    fn touch(&self, round: usize) -> io::Result<()> {
+        let mode = if round.is_multiple_of(2) { 0o600 } else { 0o644 };
+        fs::set_permissions(self.file(0), fs::Permissions::from_mode(mode))
     }
 
-    fn measure_recall(&self) -> io::Result<(f64, f64)> {
-        let (mut scratch, mut found, mut hits) = (SearchScratch::default(), Vec::new(), (0, 0));
-        let mut exchange = Exchange::default();
-        self.ask(0, self.data.queries.len(), &mut exchange)?;
-        for (number, answer) in exchange.answer.chunks_exact(K * 8).enumerate() {
-            let Some(query) = self.data.queries.get(number) else { break };
-            let ids: Vec<u32> = answer
-                .chunks_exact(8)
-                .map(|record| u32::from_le_bytes([record[0], record[1], record[2], record[3]]))
-                .collect();
-            hits.0 += self.data.truth.count_hits(number, &ids);
-            self.engine.search(query.values, (K, self.data.ef), &self.rows, &mut scratch, &mut found);
-            hits.1 += self.data.truth.count_hits(number, &found);
-        }
-        Ok((self.data.recall(hits.0), self.data.recall(hits.1)))
+    fn recall_of_mount(&self) -> io::Result<f64> {
+        let mut answers = vec![0; self.data.queries.len() * K * 8];
+        self.ask(&self.batch, &mut answers)?;
+        let id = |record: &[u8]| u32::from_le_bytes([record[0], record[1], record[2], record[3]]);
+        let hits = answers.chunks_exact(K * 8).enumerate().map(|(number, answer)| {
+            let ids: Vec<u32> = answer.chunks_exact(8).map(id).collect();
+            self.data.truth.count_hits(number, &ids)
+        });
+        Ok(self.data.recall(hits.sum()))
     }
 
-    /// Asks the transaction file for `count` queries from `first` on, in one request.
-    fn ask(&self, first: usize, count: usize, exchange: &mut Exchange) -> io::Result<()> {
-        let Exchange { request, answer } = exchange;
-        self.write_request(first, count, request)?;
+    fn recall_of_process(&self, ef: usize) -> f64 {
+        let (mut scratch, mut found) = (SearchScratch::default(), Vec::new());
+        let hits = (0..self.data.queries.len()).filter_map(|number| {
+            let query = self.data.queries.get(number)?;
+            self.engine.search(query.values, (K, ef), &self.rows, &mut scratch, &mut found);
+            Some(self.data.truth.count_hits(number, &found))
+        });
+        self.data.recall(hits.sum())
+    }
+
+    /// Asks the transaction file.
+    fn ask(&self, request: &[u8], answer: &mut [u8]) -> io::Result<()> {
         (&self.query).write_all(request)?;
-        answer.resize(count * K * 8, 0);
         (&self.query).read_exact(answer)
     }
 
-    /// Asks for query `number` in one system call.
-    fn ask_at_once(&self, number: usize, Exchange { request, answer }: &mut Exchange) -> io::Result<()> {
-        self.write_request(number, 1, request)?;
-        request.resize(request.len().max(K * 8), 0);
-        let length = ask(&self.query, request)?;
-        answer.clear();
-        answer.extend_from_slice(&request[..length]);
-        match length {
-            _ if length == K * 8 => Ok(()),
-            _ => Err(io::Error::other(format!("answer of {length} bytes, want {}", K * 8))),
+    /// Asks for one query in one system call. The request is in the buffer, which it begins with.
+    fn ask_at_once(&self, request: &[u8], buffer: &mut Vec<u8>) -> io::Result<()> {
+        buffer.clear();
+        buffer.extend_from_slice(request);
+        buffer.resize(request.len().max(K * 8), 0);
+        match ask(&self.query, buffer)? {
+            length if length == K * 8 => Ok(()),
+            length => Err(io::Error::other(format!("answer of {length} bytes, want {}", K * 8))),
         }
-    }
-
-    fn write_request(&self, first: usize, count: usize, request: &mut Vec<u8>) -> io::Result<()> {
-        let (dim, ef) = (self.data.base.dim(), self.data.ef);
-        request.clear();
-        writeln!(request, "{{\"dtype\":\"f32\",\"rows\":{count},\"dim\":{dim},\"k\":{K},\"ef\":{ef}}}")?;
-        for number in first..first + count {
-            request.extend_from_slice(self.bytes_of(number));
-        }
-        Ok(())
     }
 
     /// Round number `round`: `mount` and `process` are the numbers of their columns.
@@ -202,36 +222,42 @@ impl<'a> Search<'a> {
         round: usize,
     ) -> io::Result<()> {
         let count = self.data.queries.len();
-        let mut exchange = Exchange::default();
-        tally.each("search: one query", mount, count, |number| self.ask(number, 1, &mut exchange))?;
+        let mut answers = vec![0; count * K * 8];
+        let one = &mut answers[..K * 8];
+        tally.each("search: one query", mount, count, |number| self.ask(&self.requests[number], one))?;
         // Longer queries are asked with a write and a read only.
-        self.write_request(0, 1, &mut exchange.request)?;
-        let fits = exchange.request.len() <= usize::from(MAX_BYTES);
+        let fits = self.requests.iter().all(|request| request.len() <= usize::from(MAX_BYTES));
+        let mut buffer = Vec::new();
         if fits {
-            tally.each(AT_ONCE, mount, count, |number| self.ask_at_once(number, &mut exchange))?;
+            let ask = |number: usize| self.ask_at_once(&self.requests[number], &mut buffer);
+            tally.each(AT_ONCE, mount, count, ask)?;
         }
-        tally.whole("search: a batch", mount, (Unit::Batch, count), || self.ask(0, count, &mut exchange))?;
+        tally
+            .whole("search: a batch", mount, (Unit::Batch, count), || self.ask(&self.batch, &mut answers))?;
         let mut value = vec![0u8; 64 << 10];
-        // Another k in each round: an answer that is known is not searched for again.
-        let name = format!("user.vexfs.similar.{}", K + round);
-        tally.each("search: user.vexfs.similar", mount, FILES.min(count), |number| {
-            getxattr(self.file(number), &name, value.as_mut_slice())?;
+        let files: Vec<PathBuf> = (0..FILES.min(count)).map(|number| self.file(number)).collect();
+        self.touch(round)?;
+        tally.each("search: user.vexfs.similar", mount, files.len(), |number| {
+            getxattr(&files[number], "user.vexfs.similar", value.as_mut_slice())?;
             Ok(())
         })?;
         let (mut scratch, mut found) = (SearchScratch::default(), Vec::new());
-        let mut search = |number: usize| {
-            if let Some(query) = self.data.queries.get(number % count) {
-                self.engine.search(query.values, (K, self.data.ef), &self.rows, &mut scratch, &mut found);
+        let mut search = |number: usize, ef: usize| {
+            if let Some(query) = self.data.queries.get(number) {
+                self.engine.search(query.values, (K, ef), &self.rows, &mut scratch, &mut found);
             }
             Ok(())
         };
-        tally.each("search: one query", process, count, &mut search)?;
+        let ef = self.data.ef;
+        tally.each("search: one query", process, count, |number| search(number, ef))?;
         if fits {
-            tally.each(AT_ONCE, process, count, &mut search)?;
+            tally.each(AT_ONCE, process, count, |number| search(number, ef))?;
         }
         tally.whole("search: a batch", process, (Unit::Batch, count), || {
-            (0..count).try_for_each(&mut search)
+            (0..count).try_for_each(|number| search(number, ef))
         })?;
-        tally.each("search: user.vexfs.similar", process, FILES.min(count), search)
+        tally.each("search: user.vexfs.similar", process, files.len(), |number| {
+            search(number, self.similar_ef)
+        })
     }
 }
