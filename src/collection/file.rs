@@ -25,6 +25,7 @@ pub enum RowBytes {
 
 impl RowBytes {
     /// The bytes.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -111,6 +112,7 @@ impl VectorFile {
     }
 
     /// Elements of a row.
+    #[inline]
     #[must_use]
     pub fn dim(&self) -> u32 {
         self.layout.dim
@@ -159,18 +161,21 @@ impl VectorFile {
     /// # Errors
     ///
     /// As [`check_row`](Self::check_row).
+    #[inline]
     pub fn sound_row<'a>(&'a self, index: u64, scratch: &'a mut [f32]) -> Result<&'a [f32]> {
         self.check_row(index)?;
         Ok(self.row(index, scratch))
     }
 
     /// The `index`-th row as f32, decoded into `scratch` where it is not stored as such.
+    #[inline]
     #[must_use]
     pub fn row<'a>(&'a self, index: u64, scratch: &'a mut [f32]) -> &'a [f32] {
         self.layout.vector(self.bytes.bytes(), index, scratch)
     }
 
     /// Brings a row that is stored as f32 towards the processor.
+    #[inline]
     pub(super) fn prefetch(&self, index: u64) {
         if let Some(row) = self.layout.f32_row(self.bytes.bytes(), index) {
             distance::prefetch(row);
@@ -178,6 +183,7 @@ impl VectorFile {
     }
 
     /// Whether the version is part of the collection at `version`.
+    #[inline]
     #[must_use]
     pub fn is_visible(&self, version: u64) -> bool {
         self.born.load(Ordering::Acquire) <= version && version < self.died.load(Ordering::Acquire)

@@ -1,8 +1,9 @@
 //! The row table: row number -> file and row within it, read without a lock.
 //!
-//! Cells lie in chunks that are never moved. A cell is filled once; the list of chunks is an immutable vector
-//! behind an atomic pointer. Rows of dead files are dropped by exchanging their chunk for a copy without
-//! them ([`Table::sweep`]); a reader keeps the chunks that it began with.
+//! Rows lie in chunks that are never moved. A chunk whose rows are all of one file, as nearly all of a large file's
+//! are, says so once; others have a place for each row. Either is filled once; the list of chunks is an immutable
+//! vector behind an atomic pointer. Rows of dead files are dropped by exchanging their chunk for a copy without them
+//! ([`Table::sweep`]); a reader keeps the chunks that it began with.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
@@ -26,43 +27,71 @@ fn dim_of(state: u64) -> u32 {
 /// Marks an inverse norm that has not been computed: no vector has it.
 const UNKNOWN: u32 = f32::NAN.to_bits();
 
-#[derive(Debug)]
+/// A file and a row of it.
+#[derive(Clone, Debug)]
 struct Place {
     file: Arc<VectorFile>,
     index: u32,
 }
 
 #[derive(Debug)]
-struct Cell {
-    place: OnceLock<Place>,
-    /// Bits of 1 / |v|.
-    inverse_norm: AtomicU32,
-}
-
-impl Default for Cell {
-    fn default() -> Self {
-        Self { place: OnceLock::new(), inverse_norm: AtomicU32::new(UNKNOWN) }
-    }
-}
-
-#[derive(Debug)]
 struct Chunk {
-    cells: Box<[Cell]>,
+    /// Where the first row is, of a chunk whose rows are all of one file; they follow it there. Then `each` stays empty.
+    whole: OnceLock<Place>,
+    /// Where each row is.
+    each: OnceLock<Box<[OnceLock<Place>]>>,
+    /// Bits of 1 / |v|.
+    inverse_norms: Box<[AtomicU32]>,
 }
 
 impl Chunk {
     fn new() -> Self {
-        Self { cells: (0..CHUNK).map(|_| Cell::default()).collect() }
+        Self {
+            whole: OnceLock::new(),
+            each: OnceLock::new(),
+            inverse_norms: (0..CHUNK).map(|_| AtomicU32::new(UNKNOWN)).collect(),
+        }
+    }
+
+    /// The row at `at`.
+    #[inline]
+    fn row(&self, at: usize) -> Option<RowRef<'_>> {
+        if let Some(Place { file, index }) = self.whole.get() {
+            #[expect(clippy::cast_possible_truncation, reason = "a chunk has 512 rows")]
+            return Some(RowRef { file, index: index + at as u32 });
+        }
+        let Place { file, index } = self.each.get()?[at].get()?;
+        Some(RowRef { file, index: *index })
+    }
+
+    /// Places the rows of `file` from its row `index` on at the numbers `rows`. Says no if one of them was taken.
+    fn place(&self, rows: Range<usize>, file: &Arc<VectorFile>, mut index: u32) -> bool {
+        let mut place = || {
+            let place = Place { file: Arc::clone(file), index };
+            index += 1;
+            place
+        };
+        if rows.len() == CHUNK {
+            return self.each.get().is_none() && self.whole.set(place()).is_ok();
+        }
+        let each = self.each.get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
+        self.whole.get().is_none() && each[rows].iter().all(|free| free.set(place()).is_ok())
+    }
+
+    /// Its files, one after the other; some more than once.
+    fn files(&self) -> impl Iterator<Item = &Arc<VectorFile>> {
+        let each = self.each.get().into_iter().flatten().filter_map(OnceLock::get);
+        self.whole.get().into_iter().chain(each).map(|place| &place.file)
     }
 
     /// A copy without the rows of files that are over at `version`.
     fn without_dead(&self, version: u64) -> Self {
         let copy = Self::new();
-        for (from, to) in self.cells.iter().zip(&copy.cells) {
-            let Some(place) = from.place.get().filter(|place| !place.file.is_over(version)) else { continue };
-            let kept = Place { file: Arc::clone(&place.file), index: place.index };
-            to.place.set(kept).expect("the copy's cells are empty");
-            to.inverse_norm.store(from.inverse_norm.load(Ordering::Relaxed), Ordering::Relaxed);
+        for at in 0..CHUNK {
+            let Some(row) = self.row(at).filter(|row| !row.file.is_over(version)) else { continue };
+            assert!(copy.place(at..at + 1, row.file, row.index), "the copy is empty");
+            let norm = self.inverse_norms[at].load(Ordering::Relaxed);
+            copy.inverse_norms[at].store(norm, Ordering::Relaxed);
         }
         copy
     }
@@ -110,7 +139,7 @@ impl Table {
         self.end.store(0, Ordering::Release);
     }
 
-    /// Fills the cells of a file's rows.
+    /// Fills the places of a file's rows.
     pub(super) fn place(&self, file: &Arc<VectorFile>) {
         let _exchange = self.exchange.lock();
         let first = file.first_row().0 as usize;
@@ -123,10 +152,16 @@ impl Table {
             chunks = Arc::new(longer);
             self.chunks.store(Arc::clone(&chunks));
         }
-        for (index, row) in (0u32..).zip(first..end) {
-            let place = Place { file: Arc::clone(file), index };
-            let taken = chunks[row / CHUNK].cells[row % CHUNK].place.set(place);
-            assert!(taken.is_ok(), "row {row} was given twice");
+        let (mut row, mut index) = (first, 0);
+        while row < end {
+            let rows = row % CHUNK..CHUNK.min(row % CHUNK + end - row);
+            let count = rows.len();
+            assert!(
+                chunks[row / CHUNK].place(rows, file, index),
+                "one of {count} rows from {row} was given twice"
+            );
+            row += count;
+            index += u32::try_from(count).expect("a chunk has 512 rows");
         }
         // Before the version at which the rows are visible, so whoever reads at that version has it.
         if self.end.load(Ordering::Relaxed) < end as u64 {
@@ -140,8 +175,8 @@ impl Table {
         // What dies with a version that is not published yet is still to be seen.
         let version = self.version();
         let chunks = self.chunks.load_full();
-        let is_dead = |cell: &Cell| cell.place.get().is_some_and(|place| place.file.is_over(version));
-        let dirty: Vec<usize> = (0..chunks.len()).filter(|&i| chunks[i].cells.iter().any(is_dead)).collect();
+        let has_dead = |chunk: &Chunk| chunk.files().any(|file| file.is_over(version));
+        let dirty: Vec<usize> = (0..chunks.len()).filter(|&i| has_dead(&chunks[i])).collect();
         if !dirty.is_empty() {
             let mut swept = Vec::clone(&chunks);
             for &i in &dirty {
@@ -207,22 +242,26 @@ impl Reader {
         self.version
     }
 
-    fn cell(&self, row: RowId) -> Option<&Cell> {
+    /// The chunk of a row, and the row's place in it.
+    #[inline]
+    fn chunk(&self, row: RowId) -> Option<(&Chunk, usize)> {
         let row = row.0 as usize;
-        Some(&self.chunks.get(row / CHUNK)?.cells[row % CHUNK])
+        Some((self.chunks.get(row / CHUNK)?, row % CHUNK))
     }
 
     /// Where the row lies. A collection that has changed its dimension may still have rows of the old one: they are
     /// none of this reader's.
-    fn place(&self, row: RowId) -> Option<&Place> {
-        self.cell(row)?.place.get().filter(|place| place.file.dim() as usize == self.dim)
+    #[inline]
+    fn place(&self, row: RowId) -> Option<RowRef<'_>> {
+        let (chunk, at) = self.chunk(row)?;
+        chunk.row(at).filter(|place| place.file.dim() as usize == self.dim)
     }
 
     /// The row, when it is visible.
+    #[inline]
     #[must_use]
     pub fn row(&self, row: RowId) -> Option<RowRef<'_>> {
-        let place = self.place(row)?;
-        place.file.is_visible(self.version).then_some(RowRef { file: &place.file, index: place.index })
+        self.place(row).filter(|row| row.file.is_visible(self.version))
     }
 
     /// The visible rows from `first` on as runs, one for each file: a file is looked at once, not row by row.
@@ -238,7 +277,7 @@ impl Reader {
                 let rows = next..place.file.row_range().end.min(end);
                 next = rows.end;
                 if place.file.is_visible(self.version) {
-                    return Some(Run { file: &place.file, rows });
+                    return Some(Run { file: place.file, rows });
                 }
             }
             None
@@ -257,39 +296,51 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// At the first use, so that opening a store does not read every vector.
+    #[cold]
+    fn compute_inverse_norm(&self, row: RowId, keep: &AtomicU32) -> f32 {
+        let mut scratch = vec![0.0; self.dim];
+        let norm = self.vector(row, &mut scratch).map_or(0.0, distance::inverse_norm);
+        keep.store(norm.to_bits(), Ordering::Relaxed);
+        norm
+    }
+}
+
 impl VectorSource for Reader {
     fn dim(&self) -> usize {
         self.dim
     }
 
+    #[inline]
     fn vector<'a>(&'a self, row: RowId, scratch: &'a mut [f32]) -> Option<&'a [f32]> {
         let place = self.place(row)?;
         // What is damaged is as good as gone: no search finds it, and it is noted where it was met.
         place.file.sound_row(place.index.into(), scratch).ok()
     }
 
+    #[inline]
     fn prefetch(&self, row: RowId) {
         if let Some(place) = self.place(row) {
             place.file.prefetch(place.index.into());
         }
     }
 
+    #[inline]
     fn announce(&self, row: RowId) {
-        if let Some(cell) = self.cell(row) {
-            distance::prefetch_lines(std::ptr::from_ref(cell).cast(), 1);
+        let Some((chunk, at)) = self.chunk(row) else { return };
+        distance::prefetch_lines(chunk.inverse_norms.as_ptr().wrapping_add(at).cast(), 1);
+        if let Some(each) = chunk.each.get() {
+            distance::prefetch_lines(each.as_ptr().wrapping_add(at).cast(), 1);
         }
     }
 
+    #[inline]
     fn inverse_norm(&self, row: RowId) -> f32 {
-        let Some(cell) = self.cell(row) else { return 0.0 };
-        let known = cell.inverse_norm.load(Ordering::Relaxed);
-        if known != UNKNOWN {
-            return f32::from_bits(known);
+        let Some((chunk, at)) = self.chunk(row) else { return 0.0 };
+        match chunk.inverse_norms[at].load(Ordering::Relaxed) {
+            UNKNOWN => self.compute_inverse_norm(row, &chunk.inverse_norms[at]),
+            known => f32::from_bits(known),
         }
-        // Computed at the first use, so that opening a store does not read every vector.
-        let mut scratch = vec![0.0; self.dim];
-        let norm = self.vector(row, &mut scratch).map_or(0.0, distance::inverse_norm);
-        cell.inverse_norm.store(norm.to_bits(), Ordering::Relaxed);
-        norm
     }
 }

@@ -774,6 +774,47 @@ fn the_sets_of_no_more_than_sixteen_filters_are_kept() {
 }
 
 #[test]
+fn rows_are_found_in_files_that_share_chunks_and_in_one_that_fills_some() {
+    let bench = Bench::new();
+    let files = [(1, 300), (2, 1500), (3, 20)].map(|(number, rows)| bench.add(number, rows));
+    let where_it_is =
+        |reader: &Reader, row: u32| reader.row(RowId(row)).map(|at| (at.file.number().0, at.index));
+    let expected = |row: u32| match row {
+        0..300 => Some((1, row)),
+        300..1800 => Some((2, row - 300)),
+        1800..1820 => Some((3, row - 1800)),
+        _ => None,
+    };
+    let before = bench.collection.reader();
+    for row in 0..2100 {
+        assert_eq!(where_it_is(&before, row), expected(row), "row {row}");
+    }
+    let mut scratch = vec![0.0; DIM as usize];
+    let norm = |reader: &Reader, row: u32| reader.inverse_norm(RowId(row));
+    let norms: Vec<f32> = (0..1820).map(|row| norm(&before, row)).collect();
+    for (row, found) in (0..1820).zip(&norms) {
+        let vector = before.vector(RowId(row), &mut scratch).unwrap();
+        assert_eq!(found.to_bits(), crate::distance::inverse_norm(vector).to_bits(), "row {row}");
+    }
+    // Of the file that goes, two chunks are whole and two are shared.
+    bench.remove(&files[1]);
+    assert_eq!(bench.collection.table.sweep(), 4);
+    let after = bench.collection.reader();
+    for row in 0..2100 {
+        let left = expected(row).filter(|(number, _)| *number != 2);
+        assert_eq!(where_it_is(&after, row), left, "row {row}");
+        if left.is_some() {
+            assert_eq!(norm(&after, row).to_bits(), norms[row as usize].to_bits(), "row {row}");
+        }
+    }
+    // Numbers that the swept chunks have left go to others.
+    bench.add(4, 600);
+    let again = bench.collection.reader();
+    assert_eq!((where_it_is(&again, 1820), where_it_is(&again, 2419)), (Some((4, 0)), Some((4, 599))));
+    assert_eq!(where_it_is(&before, 700), Some((2, 400)), "a reader keeps what it began with");
+}
+
+#[test]
 fn a_sweep_keeps_what_dies_with_a_version_that_is_not_published_yet() {
     let bench = Bench::new();
     let file = bench.add(1, 2);

@@ -72,6 +72,7 @@ impl Layout {
     /// # Panics
     ///
     /// When there is no such row, or the layout does not [fit](Self::fits) any file.
+    #[inline]
     #[must_use]
     pub fn row_range(&self, row: u64) -> Range<usize> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
@@ -82,6 +83,7 @@ impl Layout {
     }
 
     /// Bytes of a row's elements.
+    #[inline]
     #[must_use]
     pub fn row_len_bytes(&self) -> usize {
         self.dim as usize * self.dtype.size_bytes()
@@ -93,6 +95,7 @@ impl Layout {
     /// # Panics
     ///
     /// As [`row_range`](Self::row_range), and when the row is not inside `bytes`.
+    #[inline]
     #[must_use]
     pub fn f32_row<'a>(&self, bytes: &'a [u8], row: u64) -> Option<&'a [f32]> {
         if self.dtype != Dtype::F32 {
@@ -107,6 +110,7 @@ impl Layout {
     /// # Panics
     ///
     /// As [`f32_row`](Self::f32_row), and when `scratch` has another length.
+    #[inline]
     #[must_use]
     pub fn vector<'a>(&self, bytes: &'a [u8], row: u64, scratch: &'a mut [f32]) -> &'a [f32] {
         match self.f32_row(bytes, row) {
@@ -120,6 +124,7 @@ impl Layout {
 }
 
 /// The elements of a row of f32 where they lie.
+#[inline]
 fn view_f32(row: &[u8]) -> Option<&[f32]> {
     if cfg!(target_endian = "big") {
         return None;

@@ -96,11 +96,13 @@ impl Sums {
     }
 
     /// Length of the blob when the table was made.
+    #[inline]
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether every chunk is known to be sound.
+    #[inline]
     pub(super) fn all_known(&self) -> bool {
         self.sound_chunks.load(Ordering::Acquire) == self.sums.len()
     }
