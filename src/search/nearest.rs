@@ -1,11 +1,10 @@
 //! The nearest rows of one collection: by graph and a scan of what it does not have, or by scan alone.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::plan::{Case, Plan, WIDE};
 use super::request::Options;
-use crate::collection::{Collection, Effort, FileNumber, Filter, Graph, Snapshot, VectorFile};
+use crate::collection::{Collection, Effort, FileNumber, Filter, Graph, Snapshot};
 use crate::index::flat::{self, TopK};
 use crate::index::hnsw::{Beam, SearchScratch};
 use crate::index::{Neighbor, Query, RowId, RowSet, VectorSource as _};
@@ -35,36 +34,36 @@ pub struct Limits<'a> {
     deadline: Instant,
     /// How long it had, for the message.
     allowance: Duration,
-    /// Whether somebody still waits for the answer. Asked often.
-    is_awaited: &'a dyn Fn() -> bool,
+    /// Whether somebody still waits for the answer at this moment. Asked often.
+    is_awaited: &'a dyn Fn(Instant) -> bool,
 }
 
 impl Limits<'static> {
     /// `allowance` from now.
     #[must_use]
     pub fn within(allowance: Duration) -> Self {
-        Self { deadline: Instant::now() + allowance, allowance, is_awaited: &|| true }
+        Self { deadline: Instant::now() + allowance, allowance, is_awaited: &|_| true }
     }
 }
 
 impl<'a> Limits<'a> {
     /// The same, for an answer that somebody waits for as long as `is_awaited` says so.
     #[must_use]
-    pub fn while_awaited(self, is_awaited: &'a dyn Fn() -> bool) -> Self {
+    pub fn while_awaited(self, is_awaited: &'a dyn Fn(Instant) -> bool) -> Self {
         Self { is_awaited, ..self }
     }
 
-    fn allow(&self) -> bool {
-        Instant::now() < self.deadline && (self.is_awaited)()
+    fn allow(&self, now: Instant) -> bool {
+        now < self.deadline && (self.is_awaited)(now)
     }
 
-    /// Refuses when the search has to give up.
+    /// Refuses when the search has to give up at the moment `now`.
     ///
     /// # Errors
     ///
     /// [`Error::Deadline`], [`Error::Interrupted`].
-    pub fn check(&self) -> Result<()> {
-        if self.allow() { Ok(()) } else { Err(self.exceeded()) }
+    pub fn check(&self, now: Instant) -> Result<()> {
+        if self.allow(now) { Ok(()) } else { Err(self.exceeded()) }
     }
 
     fn exceeded(&self) -> Error {
@@ -82,10 +81,12 @@ impl std::fmt::Debug for Limits<'_> {
 }
 
 /// A row that is near.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Near {
     /// Its file.
-    pub file: Arc<VectorFile>,
+    pub file: FileNumber,
+    /// Whether the file has more than one row.
+    pub multi: bool,
     /// Row within the file.
     pub index: u32,
     /// Number in the collection.
@@ -188,12 +189,13 @@ pub fn nearest(
         (None, Plan::Walk { .. }) => (search.by_scan(k, context.scratch)?, Way::WalkThenScan),
         (None, Plan::Scan) => (search.by_scan(k, context.scratch)?, Way::Scan),
     };
-    let near = neighbors
-        .into_iter()
-        .filter_map(|neighbor| search.resolve(neighbor))
-        .filter(|near| exclude != Some((near.file.number(), near.index)))
-        .filter(|near| options.max.is_none_or(|max| near.distance <= max))
-        .collect();
+    let mut near = Vec::with_capacity(neighbors.len());
+    let found = neighbors.iter().filter_map(|&neighbor| search.resolve(neighbor));
+    near.extend(
+        found
+            .filter(|near| exclude != Some((near.file, near.index)))
+            .filter(|near| options.max.is_none_or(|max| near.distance <= max)),
+    );
     Ok(Found { near, way, pending })
 }
 
@@ -228,6 +230,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    #[inline]
     fn accepts(&self, row: RowId) -> bool {
         match self.allowed {
             Some(allowed) => allowed.contains(row),
@@ -247,7 +250,8 @@ impl Search<'_> {
     fn resolve(&self, neighbor: Neighbor) -> Option<Near> {
         let found = self.snapshot.reader.row(neighbor.row)?;
         Some(Near {
-            file: Arc::clone(found.file),
+            file: found.file.number(),
+            multi: found.file.rows() > 1,
             index: found.index,
             row: neighbor.row,
             distance: self.query.metric.finish(neighbor.key),
@@ -264,7 +268,7 @@ impl Search<'_> {
 
     fn scan_from(&self, first: RowId, top: &mut TopK, scratch: &mut Scratch) -> Result<()> {
         let reader = &self.snapshot.reader;
-        let mut in_time = || self.limits.allow();
+        let mut in_time = || self.limits.allow(Instant::now());
         scratch.row.resize(self.query.vector.len(), 0.0);
         let row = &mut scratch.row;
         let finished = match self.allowed {
@@ -278,7 +282,7 @@ impl Search<'_> {
     #[inline(never)]
     fn by_graph(&self, graph: &Graph, beam: Beam, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
         let watermark = self.snapshot.watermark;
-        let mut in_time = || self.limits.allow();
+        let mut in_time = || self.limits.allow(Instant::now());
         let found = graph.hnsw.search(
             self.query,
             beam,
@@ -297,6 +301,10 @@ impl Search<'_> {
         // The planner walks only where more than `k` of the graph's rows are allowed: fewer are not all.
         if found.exhausted || found.neighbors.len() < beam.k {
             return Ok(None);
+        }
+        if self.snapshot.reader.end() <= watermark {
+            // The walk's are ordered and cut as a scan's would be.
+            return Ok(Some(found.neighbors));
         }
         let mut top = TopK::new(beam.k);
         for neighbor in found.neighbors {

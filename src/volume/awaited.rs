@@ -26,9 +26,8 @@ impl Awaited {
         Self { caller: caller.pid, next: Cell::new(Instant::now() + INTERVAL) }
     }
 
-    /// Whether it still waits. Where that cannot be known, it does.
-    pub(super) fn check(&self) -> bool {
-        let now = Instant::now();
+    /// Whether it still waits at the moment `now`. Where that cannot be known, it does.
+    pub(super) fn check(&self, now: Instant) -> bool {
         if self.caller == 0 || now < self.next.get() {
             return true;
         }
@@ -70,6 +69,6 @@ mod tests {
         let caller = Caller { uid: 0, gid: 0, pid: std::process::id() };
         let awaited = Awaited::by(&caller);
         awaited.next.set(Instant::now());
-        assert!(awaited.check());
+        assert!(awaited.check(Instant::now()));
     }
 }

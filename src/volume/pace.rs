@@ -7,6 +7,8 @@
 use std::time::Duration;
 
 use dashmap::DashMap;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 
 use crate::namespace::Ino;
 
@@ -63,8 +65,18 @@ impl Pace {
     }
 }
 
+/// CPUs that this thread, and so helpers that it starts, may run on beside the one that it is on: more helpers would only
+/// cost. It may have changed since the process began.
+#[inline(never)]
+pub(super) fn other_cpus() -> usize {
+    let Ok(cpus) = sched_getaffinity(Pid::from_raw(0)) else { return usize::MAX };
+    (0..CpuSet::count()).filter(|&cpu| cpus.is_set(cpu).unwrap_or(false)).count().saturating_sub(1)
+}
+
 #[cfg(test)]
 mod tests {
+    use nix::sched::sched_setaffinity;
+
     use super::*;
 
     const DIR: Ino = Ino(7);
@@ -85,6 +97,21 @@ mod tests {
         pace.note(DIR, Duration::from_micros(25));
         assert_eq!([1, 40, 79, 80, 500].map(|vectors| pace.helpers(DIR, vectors)), [0, 0, 0, 1, 11]);
         assert!(pace.helpers(DIR, usize::MAX) > 1000);
+    }
+
+    #[test]
+    fn a_thread_on_one_cpu_has_no_other() {
+        let all = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let is_set = |&cpu: &usize| all.is_set(cpu).unwrap();
+        let first = (0..CpuSet::count()).find(is_set).unwrap();
+        let mut one = CpuSet::new();
+        one.set(first).unwrap();
+        let alone = std::thread::spawn(move || {
+            sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+            other_cpus()
+        });
+        assert_eq!(alone.join().unwrap(), 0);
+        assert_eq!(other_cpus(), (0..CpuSet::count()).filter(is_set).count() - 1);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use dashmap::DashMap;
 use super::Volume;
 use super::awaited::Awaited;
 use super::ingest::{GroupKey, State};
+use super::pace::other_cpus;
 use super::types::Caller;
 use crate::collection::{Allowed, Collection, FileNumber, Filter};
-use crate::distance::Metric;
+use crate::distance::{self, Metric};
 use crate::format;
 use crate::index::flat::Matrix;
 use crate::index::{Query, RowId};
@@ -87,15 +88,22 @@ impl Volume {
     ) -> Result<Vec<Answer>> {
         let parts = self.parts(caller, base, dim, None)?;
         let vectors = values.chunks_exact((dim as usize).max(1));
-        self.crew.share(vectors.len(), self.pace.helpers(base, vectors.len()), |left| {
+        let helpers = match self.pace.helpers(base, vectors.len()) {
+            0 => 0,
+            helpers => helpers.min(other_cpus()),
+        };
+        self.crew.share(vectors.len(), helpers, |left| {
             let awaited = Awaited::by(caller);
-            let is_awaited = || awaited.check();
+            let is_awaited = |now| awaited.check(now);
             let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
-            let mut answers = Vec::new();
+            let mut context = Context { scratch: &mut self.scratch.take(), limits };
+            let mut answers = Vec::with_capacity(vectors.len());
             for number in left.take() {
                 let Some(vector) = vectors.clone().nth(number) else { break };
+                // What comes next is on its way meanwhile.
+                vectors.clone().nth(number + 1).into_iter().for_each(distance::prefetch);
                 let asked = Asked { vector, exclude: None };
-                answers.push((number, self.answer(base, &asked, options, &parts, limits)?));
+                answers.push((number, self.answer(base, &asked, options, &parts, &mut context)?));
             }
             Ok(answers)
         })
@@ -122,9 +130,10 @@ impl Volume {
         let asked = Asked { vector, exclude: Some((file.number(), row)) };
         let parts = self.parts(caller, base, file.dim(), Some(metric))?;
         let awaited = Awaited::by(caller);
-        let is_awaited = || awaited.check();
+        let is_awaited = |now| awaited.check(now);
         let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
-        let answer = self.answer(base, &asked, options, &parts, limits);
+        let mut context = Context { scratch: &mut self.scratch.take(), limits };
+        let answer = self.answer(base, &asked, options, &parts, &mut context);
         file.bytes().check_read().and(answer)
     }
 
@@ -244,10 +253,10 @@ impl Volume {
         asked: &Asked<'_>,
         options: &Options,
         parts: &[Part],
-        limits: Limits<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Answer> {
         let started = Instant::now();
-        limits.check()?;
+        context.limits.check(started)?;
         let metric = parts.first().map_or(Metric::default(), |part| part.collection.schema().metric);
         format::check_vector(0, asked.vector, metric == Metric::Cosine && !parts.is_empty())?;
         let k = options.k.unwrap_or(DEFAULT_K);
@@ -260,8 +269,6 @@ impl Volume {
             answer.exact = true;
             answer.pending = 0;
             for part in parts {
-                let mut scratch = self.scratch.take();
-                let mut context = Context { scratch: &mut scratch, limits };
                 let found = nearest(
                     &part.collection,
                     asked.vector,
@@ -269,7 +276,7 @@ impl Volume {
                     options,
                     &part.filter,
                     asked.exclude,
-                    &mut context,
+                    context,
                 )?;
                 let walked = found.way == Way::Walk;
                 if !walked && found.pending > 0 {
@@ -278,7 +285,10 @@ impl Volume {
                 }
                 answer.exact &= !walked;
                 answer.pending += found.pending;
-                candidates.extend(found.near);
+                match candidates.is_empty() {
+                    true => candidates = found.near,
+                    false => candidates.extend(found.near),
+                }
             }
             // What could not be read was compared as zeros.
             if store::damages() != damages {
@@ -317,22 +327,22 @@ impl Volume {
         }
         let mut hits = Vec::with_capacity(candidates.len());
         let mut lost = false;
-        // Hits are often rows of one file.
-        let mut last: Option<(FileNumber, Arc<[u8]>)> = None;
+        // Hits are often rows of one file: that of the last one.
+        let mut last = None;
         for near in &candidates {
-            let path = match &last {
-                Some((file, path)) if *file == near.file.number() => Some(Arc::clone(path)),
-                _ => self.hit_path(base, Ino(near.file.number().0))?,
+            let path = match hits.last() {
+                Some(Hit { path, .. }) if last == Some(near.file) => Some(Arc::clone(path)),
+                _ => self.hit_path(base, Ino(near.file.0))?,
             };
             let Some(path) = path else {
                 lost = true;
                 continue;
             };
-            last = Some((near.file.number(), Arc::clone(&path)));
+            last = Some(near.file);
             hits.push(Hit {
                 path,
                 row: near.index,
-                multi: near.file.rows() > 1,
+                multi: near.multi,
                 id: near.row.0,
                 distance: near.distance,
                 score: metric.score(near.distance),

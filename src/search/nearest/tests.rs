@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::collection::{Allowed, RowBytes, Schema, Staged};
+use crate::collection::{Allowed, RowBytes, Schema, Staged, VectorFile};
 use crate::distance::Metric;
 use crate::format::{self, Dtype, Layout};
 use crate::store::Store;
@@ -280,9 +281,9 @@ fn a_filtered_search_beside_a_writer_sees_all_of_a_change_or_nothing() {
             while !done.load(Ordering::Acquire) || searches < 100 {
                 let near = bench.find(&[0.0], 100, &Options::default(), &filter).near;
                 assert_eq!(near.len(), 12, "search {searches}");
-                let files: BTreeSet<_> = near.iter().map(|near| near.file.number().0).collect();
+                let files: BTreeSet<_> = near.iter().map(|near| near.file.0).collect();
                 assert_eq!(files.into_iter().collect::<Vec<_>>(), [1, 2]);
-                let firsts: BTreeSet<u32> = near.iter().map(|near| near.file.first_row().0).collect();
+                let firsts: BTreeSet<u32> = near.iter().map(|near| near.row.0 - near.index).collect();
                 assert_eq!(firsts.len(), 2, "rows of two versions of a file");
                 searches += 1;
             }
