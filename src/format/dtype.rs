@@ -69,6 +69,24 @@ pub fn decode(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The elements of `bytes`, as [`decode`] would have them.
+///
+/// # Panics
+///
+/// When `bytes` does not hold whole elements.
+#[must_use]
+pub fn decoded(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    if dtype == Dtype::F32 {
+        // Not into zeros: a batch of queries is some hundred kilobytes.
+        let (elements, rest) = bytes.as_chunks();
+        assert!(rest.is_empty(), "{} bytes of {dtype}", bytes.len());
+        return elements.iter().map(|element| f32::from_le_bytes(*element)).collect();
+    }
+    let mut values = vec![0.0; bytes.len() / dtype.size_bytes()];
+    decode(dtype, bytes, &mut values);
+    values
+}
+
 fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
     let (elements, _) = bytes.as_chunks::<N>();
     for (to, from) in out.iter_mut().zip(elements) {
@@ -101,6 +119,8 @@ mod tests {
     fn decoded(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
         let mut out = vec![9.0; bytes.len() / dtype.size_bytes()];
         decode(dtype, bytes, &mut out);
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&super::decoded(dtype, bytes)), bits(&out));
         out
     }
 

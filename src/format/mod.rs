@@ -21,7 +21,7 @@ mod validate;
 mod vecs;
 mod write;
 
-pub use dtype::decode;
+pub use dtype::{decode, decoded};
 pub use layout::layout;
 pub use name::{recognise, sniff};
 pub use npy::{Numbers, npy_numbers};

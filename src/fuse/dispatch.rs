@@ -524,7 +524,7 @@ impl Filesystem for Door {
         reply: ReplyWrite,
     ) {
         let caller = caller(request);
-        let search = self.server.volume.write_may_search(Handle(handle.0), data.len());
+        let search = self.server.volume.write_may_search(Handle(handle.0), data);
         answer!(self, Op::Write, reply, search: search, bytes: [data], |server, _| {
             server.volume.write(&caller, Handle(handle.0), offset, data)
         });

@@ -322,8 +322,7 @@ impl Header {
     /// None: `body` has [`body_bytes`](Self::body_bytes) bytes.
     #[must_use]
     pub fn with_body(&self, body: &[u8]) -> Request {
-        let mut values = vec![0.0; self.rows as usize * self.dim as usize];
-        format::decode(self.dtype, body, &mut values);
+        let values = format::decoded(self.dtype, body);
         Request { target: Target::Vectors { dim: self.dim, values }, options: self.options }
     }
 }
@@ -396,9 +395,7 @@ fn raw_rows(dtype: Dtype, bytes: &[u8], dim: Option<u32>) -> Result<(u32, Vec<f3
             dtype.name()
         )));
     }
-    let mut values = vec![0.0; bytes.len() / size];
-    format::decode(dtype, bytes, &mut values);
-    Ok((dim, values))
+    Ok((dim, format::decoded(dtype, bytes)))
 }
 
 #[cfg(test)]

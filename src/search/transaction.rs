@@ -58,7 +58,7 @@ impl Transaction {
         self.answer.clear();
         self.begin = None;
         // A header line comes on top of the largest body.
-        let limit = limits.max_bytes + HEADER_MAX;
+        let limit = limits.max_bytes + HEADER_MAX as u64;
         let got = self.arrived_bytes + self.incoming.len() as u64 + bytes.len() as u64;
         if got > limit {
             *self = Self::default();
@@ -120,6 +120,13 @@ impl Transaction {
             Arrived::Refused(_) => 0,
         });
         arrived.sum::<usize>() + usize::from(!self.incoming.is_empty())
+    }
+
+    /// Whether `bytes` begin a binary request, so that taking them in is little more than copying them.
+    #[must_use]
+    pub fn is_all_values(&self, bytes: &[u8]) -> bool {
+        let line = bytes.iter().take(HEADER_MAX).position(|&byte| byte == b'\n');
+        self.incoming.is_empty() && self.header.is_none() && line.is_some_and(|end| has_dtype(&bytes[..end]))
     }
 
     #[inline(never)]
@@ -186,7 +193,7 @@ impl Transaction {
             }
             Ok(Line::Request(request)) => Arrived::Json(request),
             // What follows a bad header is no text: the write fails.
-            Err(error) if line.windows(7).any(|window| window == b"\"dtype\"") => return Err(error),
+            Err(error) if has_dtype(line) => return Err(error),
             Err(error) => Arrived::Refused(render::json_error(&error)),
         };
         self.arrived.push(arrived);
@@ -249,7 +256,12 @@ fn without_zeros(bytes: &[u8]) -> &[u8] {
 const ANSWER_MAX: u64 = 256 << 20;
 
 /// Longest header line, in bytes.
-const HEADER_MAX: u64 = 4096;
+const HEADER_MAX: usize = 4096;
+
+/// Whether a line has the key that tells a header from a request.
+fn has_dtype(line: &[u8]) -> bool {
+    line.windows(7).any(|window| window == b"\"dtype\"")
+}
 
 /// Whether the bytes are a JSON request that lacks only its newline. A header is not: its newline separates it
 /// from the values.
@@ -331,6 +343,20 @@ mod tests {
                 assert_eq!(read_all(&mut transaction), want, "split {split}");
             }
         }
+    }
+
+    #[test]
+    fn a_binary_request_is_known_by_its_beginning_and_text_is_not() {
+        let bytes = binary_request();
+        let mut transaction = Transaction::default();
+        assert!(transaction.is_all_values(&bytes));
+        assert!(!transaction.is_all_values(&bytes[..20]), "a header that is not whole");
+        assert!(!transaction.is_all_values(b"{\"vector\":[1]}\n{\"dtype\":\"f32\"}\n"));
+        let late = [&b" ".repeat(HEADER_MAX)[..], &bytes].concat();
+        assert!(!transaction.is_all_values(&late));
+        // What follows the beginning of a request may be anything.
+        transaction.write(&bytes[..bytes.len() - 1], &LIMITS).unwrap();
+        assert!(!transaction.is_all_values(&bytes));
     }
 
     #[test]

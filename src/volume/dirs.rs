@@ -188,9 +188,9 @@ impl Volume {
         control::is_control_handle(handle) && !self.control_read_is_short(handle)
     }
 
-    /// Whether writing `bytes` bytes through this handle may take long.
-    pub fn write_may_search(&self, handle: Handle, bytes: usize) -> bool {
-        control::is_control_handle(handle) && !self.control_write_is_short(handle, bytes)
+    /// Whether writing `data` through this handle may take long.
+    pub fn write_may_search(&self, handle: Handle, data: &[u8]) -> bool {
+        control::is_control_handle(handle) && !self.control_write_is_short(handle, data)
     }
 
     /// Whether [`ask`](Self::ask) may take long; none where it is not a transaction file.

@@ -184,8 +184,8 @@ impl Views {
     }
 
     #[must_use]
-    pub fn write_may_search(&self, handle: Handle, bytes: usize) -> bool {
-        self.handle_may_search(handle, || self.0.write_may_search(handle, bytes))
+    pub fn write_may_search(&self, handle: Handle, data: &[u8]) -> bool {
+        self.handle_may_search(handle, || self.0.write_may_search(handle, data))
     }
 
     /// None where the handle is of no transaction file.

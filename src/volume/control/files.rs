@@ -262,11 +262,14 @@ impl Volume {
         }
     }
 
-    /// Whether writing `bytes` bytes to an open control node takes a worker's moment only: a conversation collects.
-    pub(in crate::volume) fn control_write_is_short(&self, handle: Handle, bytes: usize) -> bool {
+    /// Whether writing `data` to an open control node takes a worker's moment only: a conversation collects.
+    pub(in crate::volume) fn control_write_is_short(&self, handle: Handle, data: &[u8]) -> bool {
         let Ok(open) = self.control.opened(handle) else { return true };
         match &*open {
-            OpenControl::Query { transaction, .. } => bytes <= SHORT_BYTES && !transaction.is_locked(),
+            // To hand values to another thread they would be copied, which takes as long as taking them in.
+            OpenControl::Query { transaction, .. } => transaction
+                .try_lock()
+                .is_some_and(|transaction| data.len() <= SHORT_BYTES || transaction.is_all_values(data)),
             _ => false,
         }
     }
