@@ -121,7 +121,7 @@ pub fn tsv(answers: &[Answer]) -> Vec<u8> {
 }
 
 /// A path in a line-oriented answer: tab, newline and backslash are escaped, other bytes are as they are.
-fn escape_into(out: &mut Vec<u8>, path: &[u8]) {
+pub fn escape_into(out: &mut Vec<u8>, path: &[u8]) {
     for &byte in path {
         match byte {
             b'\t' => out.extend(b"\\t"),

@@ -982,6 +982,16 @@ fn rows_of_a_file_are_files_of_their_own() {
 }
 
 #[test]
+fn the_table_of_ids_has_the_bytes_of_a_name() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"a\xff\tb\\.f32");
+    fs::write(mount.path("docs").join(name), f32_bytes(&[1.0])).unwrap();
+    let table = fs::read(mount.path("docs/.vexfs/ids.tsv")).unwrap();
+    assert_eq!(table, b"id\tpath\trow\n0\ta\xff\\tb\\\\.f32\t0\n");
+}
+
+#[test]
 fn ids_name_rows_and_stay_with_them() {
     let mut mount = Mount::new();
     mount.mkdir("docs");

@@ -1,6 +1,6 @@
 //! What the generated files say.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,6 +10,7 @@ use crate::collection::{Collection, RecallEstimate};
 use crate::metrics::Gauge;
 use crate::namespace::{Ino, Time};
 use crate::pool::shallow::aside;
+use crate::search::render;
 use crate::volume::Volume;
 use crate::volume::query::permits;
 use crate::volume::scrub::Progress;
@@ -289,23 +290,24 @@ impl Volume {
     fn ids(&self, caller: &Caller, base: Ino) -> Result<Vec<u8>> {
         let collection = self.vectors.collection(self.collection_root(base)?);
         let allowed = self.allowed(caller, base, &collection)?;
-        let mut out = String::from("id\tpath\trow\n");
+        let mut out = b"id\tpath\trow\n".to_vec();
         for file in collection.files() {
             if !allowed.contains(file.group()) {
                 continue;
             }
             let Some(path) = self.hit_path(base, Ino(file.number().0))? else { continue };
-            let path = String::from_utf8_lossy(&path)
-                .replace('\\', "\\\\")
-                .replace('\t', "\\t")
-                .replace('\n', "\\n");
+            let mut shown = b"\t".to_vec();
+            render::escape_into(&mut shown, &path);
             for (row, id) in
                 (file.first_row().0..).take(usize::try_from(file.rows()).unwrap_or(0)).enumerate()
             {
-                let _ = writeln!(out, "{id}\t{path}\t{row}");
+                // Writing to a vector does not fail.
+                let _ = write!(out, "{id}");
+                out.extend_from_slice(&shown);
+                let _ = writeln!(out, "\t{row}");
             }
         }
-        Ok(out.into_bytes())
+        Ok(out)
     }
 
     /// The metrics as Prometheus reads them.
