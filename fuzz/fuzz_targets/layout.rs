@@ -1,11 +1,11 @@
 //! Bytes as a vector file of any kind: the first byte picks it, the rest is the file.
 //!
-//! A layout that is accepted must lie inside the file and cover it, and each of its rows must be readable.
+//! A layout that is accepted must lie inside the file and cover it, and each of its rows must be readable, also block by block.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vexfs::format::{Dtype, FileKind, Limits, layout, validate};
+use vexfs::format::{Dtype, FileKind, Limits, RowReader, layout, validate};
 
 const KINDS: [FileKind; 14] = [
     FileKind::Npy,
@@ -27,7 +27,8 @@ const KINDS: [FileKind; 14] = [
 fuzz_target!(|input: &[u8]| {
     let Some((first, bytes)) = input.split_first() else { return };
     let limits = Limits { max_dim: 64, ..Limits::default() };
-    let Ok(layout) = layout(KINDS[usize::from(*first) % KINDS.len()], bytes, &limits) else { return };
+    let kind = KINDS[usize::from(*first) % KINDS.len()];
+    let Ok(layout) = layout(kind, bytes, &limits) else { return };
     assert!(layout.fits(bytes.len() as u64) && layout.dim <= limits.max_dim);
     let mut end = 0;
     for row in 0..layout.rows {
@@ -36,6 +37,12 @@ fuzz_target!(|input: &[u8]| {
         end = range.end;
     }
     assert_eq!(end, bytes.len());
+    let mut reader = RowReader::new(bytes, kind, layout).expect("the rows are there");
+    let mut read = 0;
+    while reader.advance().expect("the rows are there") {
+        read += reader.block().layout.rows;
+    }
+    assert_eq!(read, layout.rows);
     for cosine in [false, true] {
         let mut seen = 0;
         let result = validate(&layout, bytes, cosine, |row, vector| {

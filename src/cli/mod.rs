@@ -9,6 +9,7 @@ mod bench;
 mod control;
 mod daemon;
 mod exit;
+mod export;
 mod fsck;
 mod helper;
 mod index;
@@ -20,6 +21,7 @@ mod search;
 mod snapshot;
 mod stats;
 mod status;
+mod target;
 mod umount;
 
 use std::io::Write;
@@ -59,6 +61,8 @@ enum Command {
     Index(index::Index),
     /// Check a store that is not mounted, and repair it
     Fsck(fsck::Fsck),
+    /// Write the vectors below a directory to one file for other programs
+    Export(export::Export),
     /// Keep read-only views of everything as it was, and go back to one
     Snapshot(snapshot::Snapshot),
     /// Measure on this machine
@@ -83,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Search(command) => command.run(),
         Command::Index(command) => command.run(),
         Command::Fsck(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Snapshot(command) => command.run(),
         Command::Bench(command) => command.run(),
     };

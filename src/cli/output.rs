@@ -1,7 +1,9 @@
-//! Writing to stdout and showing names to people.
+//! Writing to stdout, showing names to people, and how far something has come.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::{Code, Failure};
 
@@ -30,6 +32,13 @@ pub(super) fn shown(name: &str) -> String {
     plain
 }
 
+/// A progress bar on stderr, which shows nothing where that is no terminal.
+pub(super) fn bar(what: &'static str, steps: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:>8} {wide_bar} {pos}/{len} {elapsed}")
+        .expect("the template is a constant, and a test draws with it");
+    ProgressBar::new(steps).with_style(style).with_message(what)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +47,10 @@ mod tests {
     fn control_characters_are_shown_and_not_sent() {
         assert_eq!(shown("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
         assert_eq!(shown("naïve 文.npy"), "naïve 文.npy");
+    }
+
+    #[test]
+    fn the_bar_has_a_valid_template() {
+        assert_eq!(bar("build", 7).length(), Some(7));
     }
 }

@@ -7,19 +7,23 @@ use crate::{Error, Result};
 
 const HEADER: usize = 8;
 
-pub(super) fn layout(dtype: Dtype, bytes: &[u8], limits: &Limits) -> Result<Layout> {
-    let Some((header, _)) = bytes.split_first_chunk::<HEADER>() else {
-        return Err(Error::Format(format!("{} bytes, the header alone has {HEADER}", bytes.len())));
+pub(super) fn layout(dtype: Dtype, head: &[u8], len: u64, limits: &Limits) -> Result<Layout> {
+    let Some((header, _)) = head.split_first_chunk::<HEADER>() else {
+        return Err(Error::Format(format!("{len} bytes, the header alone has {HEADER}")));
     };
     let [r0, r1, r2, r3, d0, d1, d2, d3] = *header;
     let rows = u32::from_le_bytes([r0, r1, r2, r3]);
     let dim = u32::from_le_bytes([d0, d1, d2, d3]);
-    Layout::packed(dtype, (rows.into(), dim.into()), HEADER as u64, bytes.len() as u64, limits)
+    Layout::packed(dtype, (rows.into(), dim.into()), HEADER as u64, len, limits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn layout(dtype: Dtype, bytes: &[u8], limits: &Limits) -> Result<Layout> {
+        super::layout(dtype, bytes, bytes.len() as u64, limits)
+    }
 
     fn file(rows: u32, dim: u32, data_bytes: usize) -> Vec<u8> {
         let mut bytes = [rows.to_le_bytes(), dim.to_le_bytes()].concat();

@@ -1,7 +1,7 @@
 //! Element types: their names, their sizes, and their values as f32.
 
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use super::Dtype;
 
@@ -92,6 +92,50 @@ fn each<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -
     for (to, from) in out.iter_mut().zip(elements) {
         *to = value(*from);
     }
+}
+
+/// Appends the elements of a row as `dtype`.
+///
+/// Integers and f64 are what they were; f16 and bf16 are rounded to the nearest.
+///
+/// # Errors
+///
+/// The column of the first value that the type does not have: a fraction or a number out of range for integers, a number
+/// that becomes infinite for f16 and bf16. Elements before it were appended.
+pub fn encode(dtype: Dtype, row: &[f32], out: &mut Vec<u8>) -> Result<(), usize> {
+    out.reserve(row.len() * dtype.size_bytes());
+    for (column, &value) in row.iter().enumerate() {
+        match dtype {
+            Dtype::F32 => out.extend(value.to_le_bytes()),
+            Dtype::F64 => out.extend(f64::from(value).to_le_bytes()),
+            Dtype::F16 => {
+                let half = f16::from_f32(value);
+                out.extend(half.is_finite().then_some(half.to_le_bytes()).ok_or(column)?);
+            }
+            Dtype::Bf16 => {
+                let half = bf16::from_f32(value);
+                out.extend(half.is_finite().then_some(half.to_le_bytes()).ok_or(column)?);
+            }
+            Dtype::I8 | Dtype::U8 | Dtype::I32 => {
+                let whole = whole(value).ok_or(column)?;
+                match dtype {
+                    Dtype::I8 => out.extend(i8::try_from(whole).map_err(|_| column)?.to_le_bytes()),
+                    Dtype::U8 => out.push(u8::try_from(whole).map_err(|_| column)?),
+                    _ => out.extend(i32::try_from(whole).map_err(|_| column)?.to_le_bytes()),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The whole number that `value` is, when it is one that could be an element.
+fn whole(value: f32) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "what was cut off is seen by the comparison")]
+    let whole = value as i64;
+    #[expect(clippy::cast_precision_loss, reason = "a number that f32 does not have differs from value")]
+    let is_whole = whole as f32 == value && value.abs() < 4e9;
+    is_whole.then_some(whole)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to the nearest f32 is what is asked for")]

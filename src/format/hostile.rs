@@ -114,6 +114,21 @@ fn assert_sound(layout: &Layout, bytes: &[u8], limits: &Limits, name: &str) {
     }
 }
 
+/// Reads a file block by block, and compares the rows with where the layout says they are.
+fn by_blocks(kind: FileKind, layout: Layout, bytes: &[u8]) -> crate::Result<u64> {
+    let mut reader = RowReader::new(bytes, kind, layout)?;
+    let mut seen = 0;
+    while reader.advance()? {
+        let block = reader.block();
+        for row in 0..block.layout.rows {
+            let want = &bytes[layout.row_range(block.first_row + row)];
+            assert_eq!(&block.bytes[block.layout.row_range(row)], want);
+        }
+        seen += block.layout.rows;
+    }
+    Ok(seen)
+}
+
 #[test]
 fn no_bytes_make_a_layout_that_leaves_the_file() {
     let tight = Limits { max_dim: 6, max_rows: 5 };
@@ -129,6 +144,12 @@ fn no_bytes_make_a_layout_that_leaves_the_file() {
             if let Ok(layout) = layout(kind, &bytes, &limits) {
                 accepted += 1;
                 assert_sound(&layout, &bytes, &limits, &format!("{kind:?}, seed {seed}"));
+                assert_eq!(by_blocks(kind, layout, &bytes).unwrap(), layout.rows, "{kind:?}, seed {seed}");
+            } else if let Ok(layout) =
+                layout_of_head(kind, &bytes[..bytes.len().min(20)], bytes.len() as u64, &limits)
+            {
+                // Nothing but the header of a row beyond the head can be wrong.
+                assert!(by_blocks(kind, layout, &bytes).is_err(), "{kind:?}, seed {seed}");
             }
         }
         // Both ways must have been taken, else the inputs show nothing.

@@ -7,6 +7,9 @@ use zerocopy::FromBytes;
 use super::{Dtype, FileKind, Layout, Limits, bin, decode, npy, raw, vecs};
 use crate::{Error, Result};
 
+/// As many of a file's first bytes as [`layout_of_head`] can want: the longest header is that of an npy.
+pub const HEAD_BYTES: usize = npy::PREFIX + npy::MAX_HEADER;
+
 /// Finds the rows in the bytes of a whole file.
 ///
 /// Everything that the layout says is inside `bytes`, and the rows end where the file ends. Values are not
@@ -18,15 +21,27 @@ use crate::{Error, Result};
 /// included. [`Error::Invalid`] for [`FileKind::Text`], which has no fixed rows: see
 /// [`parse_text`](super::parse_text).
 pub fn layout(kind: FileKind, bytes: &[u8], limits: &Limits) -> Result<Layout> {
-    if bytes.is_empty() {
+    layout_of_head(kind, bytes, bytes.len() as u64, limits)
+}
+
+/// Finds the rows of a file of `len_bytes` by its first bytes: all that it has, or [`HEAD_BYTES`] of them.
+///
+/// As [`layout`], except that of the `vecs` kinds only the row headers inside `head` are looked at;
+/// [`RowReader`](super::RowReader) looks at the others.
+///
+/// # Errors
+///
+/// As [`layout`].
+pub fn layout_of_head(kind: FileKind, head: &[u8], len_bytes: u64, limits: &Limits) -> Result<Layout> {
+    if len_bytes == 0 {
         return Err(Error::Format("empty file".into()));
     }
     match kind {
-        FileKind::Raw(dtype) => raw::layout(dtype, bytes, limits),
+        FileKind::Raw(dtype) => raw::layout(dtype, len_bytes, limits),
         FileKind::Text => Err(Error::Invalid("a vector in text form has no layout")),
-        FileKind::Npy => npy::layout(bytes, limits),
-        FileKind::Vecs(dtype) => vecs::layout(dtype, bytes, limits),
-        FileKind::Bin(dtype) => bin::layout(dtype, bytes, limits),
+        FileKind::Npy => npy::layout(head, len_bytes, limits),
+        FileKind::Vecs(dtype) => vecs::layout(dtype, head, len_bytes, limits),
+        FileKind::Bin(dtype) => bin::layout(dtype, head, len_bytes, limits),
     }
 }
 

@@ -16,18 +16,21 @@ mod name;
 mod npy;
 mod raw;
 pub mod record;
+mod rows;
 mod text;
 mod validate;
 mod vecs;
 mod write;
+pub mod zip;
 
-pub use dtype::{decode, decoded};
-pub use layout::layout;
+pub use dtype::{decode, decoded, encode};
+pub use layout::{HEAD_BYTES, layout, layout_of_head};
 pub use name::{recognise, sniff};
 pub use npy::{Numbers, npy_numbers};
+pub use rows::{Block, RowReader};
 pub use text::parse_text;
 pub use validate::{MAX_NORM, check_vector, validate};
-pub use write::{fvecs, ivecs, npy_f32};
+pub use write::{file_header, fvecs, ivecs, npy_f32, npy_header, row_header};
 
 /// Element types of vector files. Little-endian on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]

@@ -10,11 +10,14 @@ use crate::{Error, Result};
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// Longest header that is read, in bytes. Those of numpy have 118 for all shapes that are accepted.
-const MAX_HEADER: usize = 64 << 10;
+pub(super) const MAX_HEADER: usize = 64 << 10;
+
+/// Magic, version and length of the header, at most.
+pub(super) const PREFIX: usize = 12;
 
 /// A file of shape `(n,)` is one row, one of shape `(rows, dim)` is its rows.
-pub(super) fn layout(bytes: &[u8], limits: &Limits) -> Result<Layout> {
-    let (text, offset) = header_text(bytes)?;
+pub(super) fn layout(head: &[u8], len_bytes: u64, limits: &Limits) -> Result<Layout> {
+    let (text, offset) = header_text(head)?;
     let header = Header::parse(text)?;
     let dtype = dtype_of(header.descr)?;
     let (rows, dim) = header.shape.rows_and_columns()?;
@@ -25,7 +28,7 @@ pub(super) fn layout(bytes: &[u8], limits: &Limits) -> Result<Layout> {
             shown(header.shape.text)
         )));
     }
-    Layout::packed(dtype, (rows, dim), offset as u64, bytes.len() as u64, limits)
+    Layout::packed(dtype, (rows, dim), offset as u64, len_bytes, limits)
 }
 
 /// A list of row numbers: what programs that search save beside vectors.
@@ -136,6 +139,19 @@ fn dtype_of(descr: &[u8]) -> Result<Dtype> {
             Err(Error::Format(format!("dtype '{}' is big-endian, want little-endian", shown(descr))))
         }
         _ => Err(Error::Format(format!("dtype '{}', want <f4, <f2, <f8, |i1, |u1 or <i4", shown(descr)))),
+    }
+}
+
+/// The name of an element type in a header; numpy has none for bf16.
+pub(super) fn descr(dtype: Dtype) -> Option<&'static str> {
+    match dtype {
+        Dtype::F32 => Some("<f4"),
+        Dtype::F16 => Some("<f2"),
+        Dtype::F64 => Some("<f8"),
+        Dtype::I8 => Some("|i1"),
+        Dtype::U8 => Some("|u1"),
+        Dtype::I32 => Some("<i4"),
+        Dtype::Bf16 => None,
     }
 }
 
@@ -328,7 +344,7 @@ mod tests {
     }
 
     fn parsed(bytes: &[u8]) -> Result<Layout> {
-        layout(bytes, &Limits::default())
+        layout(bytes, bytes.len() as u64, &Limits::default())
     }
 
     fn message(bytes: &[u8]) -> String {

@@ -6,12 +6,11 @@ use super::layout::{check_dim, check_rows, row_bytes};
 use super::{Dtype, Layout, Limits};
 use crate::{Error, Result};
 
-const HEADER: usize = 4;
+pub(super) const HEADER: usize = 4;
 
-/// Reads the header of every row, so that a file whose rows differ is found before its values are used.
-pub(super) fn layout(dtype: Dtype, bytes: &[u8], limits: &Limits) -> Result<Layout> {
-    let len = bytes.len() as u64;
-    let Some(first) = header(bytes) else {
+/// Reads the header of every row in `head`, so that a file whose rows differ is found before its values are used.
+pub(super) fn layout(dtype: Dtype, head: &[u8], len: u64, limits: &Limits) -> Result<Layout> {
+    let Some(first) = header(head) else {
         return Err(Error::Format(format!("{len} bytes, the first row's dimension alone has {HEADER}")));
     };
     let dim = check_dim(first.into(), limits)?;
@@ -19,18 +18,24 @@ pub(super) fn layout(dtype: Dtype, bytes: &[u8], limits: &Limits) -> Result<Layo
     let rows = len / stride;
     if rows > 0 {
         check_rows(rows, limits)?;
-        let stride = usize::try_from(stride).expect("a row is inside the file");
+        let stride = usize::try_from(stride).expect("a limit of the dimension was kept");
         // The part of a row at the end has a header too, and it tells more than the length.
-        for (row, bytes) in bytes.chunks(stride).enumerate().skip(1) {
-            if let Some(got) = header(bytes).filter(|&got| got != first) {
-                return Err(Error::Format(format!("row {row}: dimension {got}, row 0 has {dim}")));
-            }
+        for (row, bytes) in head.chunks(stride).enumerate().skip(1) {
+            check_header(bytes, row as u64, dim)?;
         }
     }
     if !len.is_multiple_of(stride) {
         return Err(Error::Format(format!("{len} bytes, want a multiple of {stride} (dim {dim}, {dtype})")));
     }
     Ok(Layout { dtype, dim, rows, offset: HEADER as u64, stride })
+}
+
+/// Checks that a row, which begins with its header, has `dim` elements. A part without a whole header is left alone.
+pub(super) fn check_header(bytes: &[u8], row: u64, dim: u32) -> Result<()> {
+    match header(bytes) {
+        Some(got) if got != dim => Err(Error::Format(format!("row {row}: dimension {got}, row 0 has {dim}"))),
+        _ => Ok(()),
+    }
 }
 
 fn header(row: &[u8]) -> Option<u32> {
@@ -40,6 +45,10 @@ fn header(row: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn layout(dtype: Dtype, bytes: &[u8], limits: &Limits) -> Result<Layout> {
+        super::layout(dtype, bytes, bytes.len() as u64, limits)
+    }
 
     fn row(dim: u32, dtype: Dtype) -> Vec<u8> {
         let mut bytes = dim.to_le_bytes().to_vec();

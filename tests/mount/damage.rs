@@ -42,7 +42,7 @@ fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
 }
 
 /// Flips one bit of the one place in the store's files of that kind where these bytes lie.
-fn damage(store: &Path, suffix: &str, bytes: &[u8]) {
+pub(crate) fn damage(store: &Path, suffix: &str, bytes: &[u8]) {
     let mut places = Vec::new();
     for path in files(store, suffix) {
         let content = fs::read(&path).unwrap();

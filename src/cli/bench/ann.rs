@@ -4,10 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::exit::{Code, Failure, Outcome};
-use super::super::output::put;
+use super::super::output::{bar, put};
 use super::dataset::{Base, Queries, Truth};
 use super::engine::{self, Engine, Rows};
 use super::measure::{self, Memory};
@@ -142,14 +141,14 @@ impl Ann {
         let truth = match gt {
             Some(file) => Truth::read(file, k, queries.len(), base.rows())?,
             None => {
-                let bar = bar("scan", queries.len());
+                let bar = bar("scan", queries.len() as u64);
                 let truth = engine::scan(&rows, metric, &queries, k, threads.max(build_threads), &bar);
                 bar.finish_and_clear();
                 Truth::scanned(truth)
             }
         };
 
-        let bar_build = bar("build", base.rows());
+        let bar_build = bar("build", base.rows() as u64);
         let (graph, built) =
             measure::clocked(|| Engine::build(&rows, metric, params, build_threads, &bar_build));
         let graph = graph?;
@@ -157,7 +156,7 @@ impl Ann {
         let memory = Memory::now()?;
         let file_bytes = graph.saved_bytes()?;
 
-        let bar_search = bar("search", widths.len());
+        let bar_search = bar("search", widths.len() as u64);
         let mut points = Vec::new();
         for ef in widths {
             let point =
@@ -209,13 +208,6 @@ impl Ann {
     }
 }
 
-/// A progress bar on stderr, which shows nothing where that is no terminal.
-pub(super) fn bar(what: &'static str, steps: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:>8} {wide_bar} {pos}/{len} {elapsed}")
-        .expect("the template is a constant, and a test draws with it");
-    ProgressBar::new(steps as u64).with_style(style).with_message(what)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -249,10 +241,5 @@ mod tests {
         let failure = parse(&["-k", "20", "--ef", "10,16"]).widths().unwrap_err();
         assert_eq!(failure.code, Code::Usage);
         assert_eq!(failure.message, "--ef: the largest is 16, want at least k, which is 20");
-    }
-
-    #[test]
-    fn the_bar_has_a_valid_template() {
-        assert_eq!(bar("build", 7).length(), Some(7));
     }
 }

@@ -11,7 +11,7 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use zerocopy::IntoBytes;
 
 use super::super::super::exit::{Code, Failure};
-use super::super::ann::bar;
+use super::super::super::output::bar;
 use super::super::dataset::{Base, Queries, Truth};
 use super::super::engine::{self, Engine, Rows};
 use super::tally::{Tally, Unit};
@@ -55,7 +55,7 @@ impl Data {
             let message = format!("{} has {} vectors, want {K}", base_file.display(), base.rows());
             return Err(Failure::new(Code::Invalid, message));
         }
-        let progress = bar("scan", queries.len());
+        let progress = bar("scan", queries.len() as u64);
         let truth = engine::scan(&Rows::new(&base, METRIC), METRIC, &queries, K, 1, &progress);
         progress.finish_and_clear();
         Ok(Self { base, queries, truth: Truth::scanned(truth), ef })
@@ -136,7 +136,7 @@ impl<'a> Search<'a> {
     pub(super) fn prepare(data: &'a Data, file: &Path, dir: &Path) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::io(dir, &error);
         let rows = Rows::new(&data.base, METRIC);
-        let progress = bar("build", data.base.rows());
+        let progress = bar("build", data.base.rows() as u64);
         let params = Params { seed: collection::GRAPH_SEED, ..Params::default() };
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let engine = Engine::build(&rows, METRIC, params, threads, &progress)?;
