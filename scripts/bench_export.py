@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What `vexfs export` costs beside cp of the same bytes: time, and memory.
+"""What `vexfs export` and `vexfs import` cost beside cp of the same bytes: time, and memory.
 
     scripts/bench_export.py [--vexfs target/release/vexfs] [--dir DIR] [--rows 1000000] [--dim 384] [FORMAT ...]
 
 A new store below DIR is mounted and gets one .npy of rows x dim f32 (a block of 1000 random rows, again and again), and
 a directory of --files files of one vector. Then, in each of --rounds rounds: cp of the .npy from the mount to DIR and a
-sync of the copy, and an export to each format. The bytes of the .npy that is exported are compared. Prints the median
+sync of the copy, and an export to each format; cp of the copy into the mount and its sync, and an import of each
+export. The bytes of the .npy that is exported and of the one that is imported are compared. Prints the median
 time with the extremes, the rate of the exported file's bytes, and the most memory that the command had (VmHWM).
 """
 
@@ -24,6 +25,9 @@ import threading
 import time
 
 BLOCK = 1000
+
+# Those that become exported.npy, in every round again.
+IMPORTED = ("npy", "npz", "safetensors", "jsonl", "csv")
 
 
 def npy_header(rows, dim):
@@ -77,7 +81,7 @@ def measure(vexfs, base, arguments):
     subprocess.run([vexfs, "mount", "--store", store, root], check=True)
     try:
         noise = random.Random(1)
-        for name in ("docs", "single"):
+        for name in ("docs", "single", "in"):
             os.mkdir(f"{root}/{name}")
             # No graph is built beside what is measured.
             with open(f"{root}/{name}/.vexfs/config", "w") as config:
@@ -106,7 +110,19 @@ def measure(vexfs, base, arguments):
                 sizes[what] = os.path.getsize(written)
                 if what == "docs to .npy" and not filecmp.cmp(written, target, shallow=False):
                     raise RuntimeError("the export differs from the file")
+                if name == "docs" and ending in IMPORTED:
+                    what = f".{ending} to in"
+                    taken.setdefault(what, []).append(run([vexfs, "import", written, f"{root}/in"]))
+                    sizes[what] = os.path.getsize(written)
+                    made = f"{root}/in/exported.npy"
+                    if ending == "npy" and not filecmp.cmp(written, made, shallow=False):
+                        raise RuntimeError("the import differs from the file")
+                    os.remove(made)
                 os.remove(written)
+            what = "cp to in"
+            taken.setdefault(what, []).append(copy(target, f"{root}/in/copy.npy"))
+            sizes[what] = os.path.getsize(target)
+            os.remove(f"{root}/in/copy.npy")
             os.remove(target)
         for what, times in taken.items():
             show(what, sizes[what], times)

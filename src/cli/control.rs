@@ -41,3 +41,10 @@ pub(super) fn open(dir: &Path, name: &str, how: &OpenOptions) -> Result<ControlF
 fn not_mounted(dir: &Path, why: &str) -> Failure {
     Failure::new(Code::NotMounted, format!("{}: {why}", dir.display()))
 }
+
+/// A short extended attribute as text, where there is one.
+pub(super) fn attribute(path: &Path, name: &str) -> Option<String> {
+    let mut value = [0u8; 1024];
+    let len = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
+    Some(String::from_utf8_lossy(&value[..len]).into_owned())
+}

@@ -144,6 +144,15 @@ fn rebuild(dir: &Path, wait: bool) -> Outcome {
     if !wait {
         return Ok(Code::Ok);
     }
+    wait_until_indexed(dir)
+}
+
+/// Returns when the graphs of a directory and those below it have every vector.
+///
+/// # Errors
+///
+/// `NotReady` when they do not grow any more.
+pub(super) fn wait_until_indexed(dir: &Path) -> Outcome {
     let (mut before, mut since) = (Vec::new(), Instant::now());
     loop {
         let (_, indexes): (_, Indexes) = read(dir, "index.json")?;

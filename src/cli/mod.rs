@@ -12,6 +12,7 @@ mod exit;
 mod export;
 mod fsck;
 mod helper;
+mod import;
 mod index;
 mod mount;
 mod notify;
@@ -61,6 +62,8 @@ enum Command {
     Index(index::Index),
     /// Check a store that is not mounted, and repair it
     Fsck(fsck::Fsck),
+    /// Make vector files of the files of other programs
+    Import(import::Import),
     /// Write the vectors below a directory to one file for other programs
     Export(export::Export),
     /// Keep read-only views of everything as it was, and go back to one
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Search(command) => command.run(),
         Command::Index(command) => command.run(),
         Command::Fsck(command) => command.run(),
+        Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Snapshot(command) => command.run(),
         Command::Bench(command) => command.run(),

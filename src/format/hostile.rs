@@ -1,5 +1,7 @@
 //! Tests: files that nobody meant to be vectors, and files that somebody meant to be harm.
 
+use std::io::{Cursor, Read, Write};
+
 use super::*;
 use crate::Error;
 
@@ -224,5 +226,68 @@ fn headers_that_promise_the_world_are_refused() {
                 shown(&bytes)
             );
         }
+    }
+}
+
+#[test]
+fn no_bytes_make_an_archive_without_end_or_beyond_its_file() {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, len) in [("vectors.npy", 300), ("ids.npy", 40)] {
+        zip.start(name, len).unwrap();
+        zip.write_all(&vec![7; len.try_into().unwrap()]).unwrap();
+    }
+    let deflated = include_bytes!("../../tests/data/deflated.zip").to_vec();
+    let good = [zip.finish().unwrap().into_inner(), deflated];
+    let mut accepted = 0;
+    for seed in 0..INPUTS {
+        let mut archive = Cursor::new(Random(seed.into()).input(&good));
+        let Ok(members) = unzip::members(&mut archive) else { continue };
+        accepted += 1;
+        for member in members {
+            let Ok(reader) = member.open(&mut archive) else { continue };
+            let mut bytes = Vec::new();
+            // A member may be said to be long, and deflate can make much of little.
+            let read = reader.take(1 << 20).read_to_end(&mut bytes);
+            assert!(bytes.len() as u64 <= member.len, "seed {seed}: {read:?}");
+        }
+    }
+    assert!((INPUTS / 50..INPUTS).contains(&accepted), "{accepted} accepted");
+}
+
+#[test]
+fn no_header_makes_a_tensor_that_leaves_its_file() {
+    let good = [
+        br#"{"__metadata__":{"a":"b"},"v":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}"#.to_vec(),
+        br#"{"v":{"dtype":"U8","shape":[9],"data_offsets":[3,12]}} "#.to_vec(),
+    ];
+    let mut accepted = 0;
+    for seed in 0..INPUTS {
+        let header = Random(seed.into()).input(&good);
+        let len = (safetensors::PREFIX + header.len() + 24) as u64;
+        let Ok(tensors) = safetensors::tensors(&header) else { continue };
+        for tensor in tensors.values() {
+            if let Ok(layout) = tensor.layout(header.len() as u64, len, &Limits::default()) {
+                assert!(layout.fits(len), "seed {seed}: {layout:?}");
+                accepted += 1;
+            }
+        }
+    }
+    assert!((INPUTS / 50..INPUTS).contains(&accepted), "{accepted} accepted");
+}
+
+#[test]
+fn every_record_of_any_text_is_read_once() {
+    let good = [b"id,path,v0\n1,\"a,\"\"b\",0.5\n".to_vec(), b"1,2\r\n3,4".to_vec()];
+    for seed in 0..INPUTS {
+        let text = Random(seed.into()).input(&good);
+        let mut reader = CsvReader::new(&text[..]);
+        let (mut records, mut bytes) = (0, 0);
+        while let Ok(true) = reader.advance() {
+            records += 1;
+            bytes += reader.fields().map(<[u8]>::len).sum::<usize>();
+            assert!(reader.fields().count() >= 1);
+        }
+        let lines = text.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        assert!(records <= lines && bytes <= text.len(), "seed {seed}");
     }
 }

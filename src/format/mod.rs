@@ -8,6 +8,7 @@
 //! before it is used, and nothing is allocated by what a header says.
 
 mod bin;
+mod csv;
 mod dtype;
 #[cfg(test)]
 mod hostile;
@@ -17,20 +18,23 @@ mod npy;
 mod raw;
 pub mod record;
 mod rows;
+pub mod safetensors;
 mod text;
+pub mod unzip;
 mod validate;
 mod vecs;
 mod write;
 pub mod zip;
 
+pub use csv::CsvReader;
 pub use dtype::{decode, decoded, encode};
 pub use layout::{HEAD_BYTES, layout, layout_of_head};
 pub use name::{recognise, sniff};
 pub use npy::{Numbers, npy_numbers};
 pub use rows::{Block, RowReader};
-pub use text::parse_text;
+pub use text::{parse_numbers, parse_text};
 pub use validate::{MAX_NORM, check_vector, validate};
-pub use write::{file_header, fvecs, ivecs, npy_f32, npy_header, row_header};
+pub use write::{file_header, fvecs, ivecs, npy_f32, npy_header, npy_vector_header, row_header};
 
 /// Element types of vector files. Little-endian on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]

@@ -1,5 +1,7 @@
 //! `.vec`: one vector as text.
 
+use std::str::FromStr;
+
 use super::{Limits, shown};
 use crate::{Error, Result};
 
@@ -14,6 +16,15 @@ use crate::{Error, Result};
 /// [`Error::Format`] naming the first text that is no number, a missing value, a bracket without its partner,
 /// or an empty file. [`Error::TooLarge`] at the first number above the limit, which is where parsing ends.
 pub fn parse_text(bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
+    parse_numbers(bytes, limits)
+}
+
+/// As [`parse_text`], with values of another type: f64 for those that f32 does not have.
+///
+/// # Errors
+///
+/// As [`parse_text`].
+pub fn parse_numbers<T: FromStr>(bytes: &[u8], limits: &Limits) -> Result<Vec<T>> {
     let trimmed = bytes.trim_ascii();
     let list = match (trimmed.strip_prefix(b"["), trimmed.strip_suffix(b"]")) {
         (Some(open), Some(_)) => open.strip_suffix(b"]"),
@@ -48,7 +59,7 @@ pub fn parse_text(bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-fn number(token: &[u8]) -> Option<f32> {
+fn number<T: FromStr>(token: &[u8]) -> Option<T> {
     str::from_utf8(token).ok()?.parse().ok()
 }
 

@@ -67,6 +67,16 @@ pub fn file_header(kind: FileKind, dtype: Dtype, rows: u64, dim: u32) -> Result<
     }
 }
 
+/// What stands before the elements of an `.npy` of one vector, of shape `(dim,)`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for an element type that numpy does not have.
+pub fn npy_vector_header(dtype: Dtype, dim: u32) -> Result<Vec<u8>> {
+    let descr = npy::descr(dtype).ok_or(Error::Invalid("npy has no element type bf16"))?;
+    Ok(npy_header(descr, &format!("({dim},)")))
+}
+
 /// What stands before each row: the dimension in the `vecs` kinds, else nothing.
 #[must_use]
 pub fn row_header(kind: FileKind, dim: u32) -> Option<[u8; 4]> {

@@ -1,21 +1,21 @@
-//! Zip archives of members that are not compressed: what an `.npz` is.
+//! Writing zip archives of members that are not compressed: what an `.npz` is.
 //!
 //! Source: APPNOTE 6.3.10. Lengths are known before a member is written, so that no data descriptor is needed; fields
 //! of 64 bits are written only where 32 are too few, because not every reader of small archives knows them.
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-const LOCAL: u32 = 0x0403_4b50;
-const CENTRAL: u32 = 0x0201_4b50;
-const END: u32 = 0x0605_4b50;
-const END_64: u32 = 0x0606_4b50;
-const LOCATOR_64: u32 = 0x0706_4b50;
+pub(super) const LOCAL: u32 = 0x0403_4b50;
+pub(super) const CENTRAL: u32 = 0x0201_4b50;
+pub(super) const END: u32 = 0x0605_4b50;
+pub(super) const END_64: u32 = 0x0606_4b50;
+pub(super) const LOCATOR_64: u32 = 0x0706_4b50;
 
 /// Identifies the extra field of 64-bit lengths and offsets.
-const EXTRA_64: u16 = 1;
+pub(super) const EXTRA_64: u16 = 1;
 
 /// In a 32-bit field: the value is in the extra field. 65535 says the same in one of 16 bits.
-const ELSEWHERE: u32 = u32::MAX;
+pub(super) const ELSEWHERE: u32 = u32::MAX;
 
 /// Readers must know version 4.5, that of the 64-bit fields.
 const NEEDS: u16 = 45;

@@ -43,7 +43,7 @@ fn help_and_version_are_data() {
     let output = vexfs(home.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
-    for command in ["mount", "umount", "status", "search", "index", "export", "fsck", "bench"] {
+    for command in ["mount", "umount", "status", "search", "index", "export", "import", "fsck", "bench"] {
         assert!(help.contains(command), "{help}");
     }
     assert!(output.stderr.is_empty());
@@ -97,6 +97,9 @@ fn a_directory_that_is_not_mounted_is_said_to_be_so() {
         refused(&["index", what, "file"], 4, "file: not a directory");
     }
     refused(&["export", "dir", "e.npy"], 3, "dir: not in a VexFS mount");
+    refused(&["import", "e.npy", "dir"], 3, "dir: not in a VexFS mount");
+    refused(&["import", "dir"], 2, "want at least one FILE and a DIR");
+    refused(&["import", "file", "--array", "a", "dir"], 3, "dir: not in a VexFS mount");
     refused(&["export", "dir", "e.h5"], 4, "e.h5: want a name in .npy .npz");
     refused(&["search", "absent", "--text", "t"], 4, "absent: ");
     refused(&["search", "file", "--text", "t"], 4, "file: not a directory");

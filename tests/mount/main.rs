@@ -10,6 +10,7 @@ mod export;
 mod files;
 mod formats;
 mod harness;
+mod import;
 mod index;
 mod lifecycle;
 mod manners;

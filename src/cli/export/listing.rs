@@ -178,7 +178,7 @@ impl Part {
         if !prefix.is_empty() {
             prefix.push(b'/');
         }
-        let dim = attribute(dir, "user.vexfs.dim").and_then(|dim| dim.parse().ok());
+        let dim = control::attribute(dir, "user.vexfs.dim").and_then(|dim| dim.parse().ok());
         Ok(Self { prefix, table, path, dim })
     }
 
@@ -230,13 +230,6 @@ pub(super) fn changed(path: &Path) -> Failure {
 
 fn open(dir: &Path, name: &str) -> Result<ControlFile, Failure> {
     control::open(dir, name, File::options().read(true))
-}
-
-/// A short extended attribute as text, where there is one.
-fn attribute(path: &Path, name: &str) -> Option<String> {
-    let mut value = [0u8; 64];
-    let len = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
-    Some(String::from_utf8_lossy(&value[..len]).into_owned())
 }
 
 /// `id<TAB>path<TAB>row`.
