@@ -99,10 +99,7 @@ impl Volume {
             return Err(Error::Unsupported("copying ranges here"));
         }
         let (source, target) = (self.files.handle(from.0)?.file, self.writable(to.0)?.file);
-        let copied = |inode: &Inode| len.min(COPY_MAX).min(inode.size.saturating_sub(from.1));
-        // What is copied within the kernel passes nobody else who compares it.
-        let inode = self.checked_inode(&source, |inode| from.1..from.1 + copied(inode))?;
-        let len = copied(&inode);
+        let (content, len) = self.checked_content(&source, from.1, len.min(COPY_MAX))?;
         if source.ino == target.ino && from.1 < to.1.saturating_add(len) && to.1 < from.1.saturating_add(len)
         {
             return Err(Error::Invalid("the ranges overlap"));
@@ -111,18 +108,29 @@ impl Volume {
             return Ok(0);
         }
         let keep_privileges = caller.uid == 0;
-        let done = match inode.content {
+        let (blob, mut data);
+        let edit = match content {
             Content::Blob { id, .. } => {
-                let blob = self.blob_for_reading(&source, id)?.file;
-                let edit = Edit::Copy { source: &blob, from: from.1, offset: to.1, len };
-                self.edit(&target, edit, keep_privileges)?
+                blob = self.blob_for_reading(&source, id)?.file;
+                Edit::Copy { source: &blob, from: from.1, offset: to.1, len }
             }
             Content::Empty | Content::Inline | Content::Slot(_) => {
-                let mut data = Vec::new();
+                data = Vec::new();
                 self.read_file(&source, from.1, usize::try_from(len).unwrap_or(usize::MAX), &mut data)?;
-                self.edit(&target, Edit::Write { offset: to.1, data: &data }, keep_privileges)?
+                Edit::Write { offset: to.1, data: &data }
             }
         };
+        let done = self.edit(&target, edit, keep_privileges)?;
         Ok(u32::try_from(done).unwrap_or(u32::MAX))
+    }
+
+    /// Where the content of a file lies, and how many of `len` bytes from `from` on it has. What is copied within the
+    /// kernel passes nobody else who compares it with its checksums. Not inlined: its records need not be on the stack
+    /// while the target is changed.
+    #[inline(never)]
+    fn checked_content(&self, file: &OpenFile, from: u64, len: u64) -> Result<(Content, u64)> {
+        let within = |inode: &Inode| len.min(inode.size.saturating_sub(from));
+        let inode = self.checked_inode(file, |inode| from..from + within(inode))?;
+        Ok((inode.content, within(&inode)))
     }
 }
