@@ -137,12 +137,12 @@ impl Bench {
         filter: &Filter,
         scratch: &mut Scratch,
         found: &mut Vec<RowId>,
-    ) -> Outcome<Way> {
+    ) -> Outcome<(Way, bool)> {
         let mut context = Context { scratch, limits: Self::limits() };
         let answer = nearest(&self.collection, vector, self.k, options, filter, None, &mut context)?;
         found.clear();
         found.extend(answer.near.iter().map(|near| near.row));
-        Ok(answer.way)
+        Ok((answer.way, answer.walked_in_vain))
     }
 
     /// Measures one filter and prints its line.
@@ -152,15 +152,17 @@ impl Bench {
         let filter = Filter { allowed: Arc::new(Allowed::All), within: Some(Arc::clone(&allowed)) };
         let (mut scratch, mut walking) = (Scratch::default(), SearchScratch::default());
         let (mut exact, mut found) = (Vec::new(), Vec::new());
-        let (mut hits, mut wanted, mut ways) = (0u32, 0u32, [0; 3]);
+        let (mut hits, mut wanted, mut ways, mut in_vain) = (0u32, 0u32, [0; 3], 0);
         for query in queries {
             self.scan(query, &allowed, self.k, &mut exact);
-            let way = self.search(query, &self.options, &filter, &mut scratch, &mut found)?;
+            let (way, walked_in_vain) =
+                self.search(query, &self.options, &filter, &mut scratch, &mut found)?;
             ways[match way {
                 Way::Scan => 0,
-                Way::Walk => 1,
-                Way::WalkThenScan => 2,
+                Way::CodeScan => 1,
+                Way::Walk => 2,
             }] += 1;
+            in_vain += i32::from(walked_in_vain);
             exact.truncate(self.k);
             hits += u32::try_from(exact.iter().filter(|row| found.contains(row)).count())?;
             wanted += u32::try_from(exact.len())?;
@@ -185,7 +187,7 @@ impl Bench {
             return Err(error);
         }
         println!(
-            "{kind:<7}{:>7.1} %{:>9}{:>8.4}{:>9.0}{:>9.0}{:>9.0}{:>7.2}  {:>3}/{}/{}{:>9.0}{:>8.1}{:>8.1}",
+            "{kind:<7}{:>7.1} %{:>9}{:>8.4}{:>9.0}{:>9.0}{:>9.0}{:>7.2} {:>9}/{}{:>9.0}{:>8.1}{:>8.1}",
             share * 100.0,
             allowed.len(),
             f64::from(hits) / f64::from(wanted),
@@ -193,9 +195,8 @@ impl Bench {
             count / scan,
             count / walk,
             scan / planned,
-            ways[0],
-            ways[1],
-            ways[2],
+            ways.map(|ways| ways.to_string()).join("/"),
+            in_vain,
             visited as f64 / count,
             scan * 1e9 / count / allowed.len() as f64,
             walk * 1e9 / visited as f64,
@@ -248,7 +249,7 @@ fn main() -> Outcome<()> {
         any.len()
     );
     println!(
-        "filter   share     rows  recall  planned     scan     walk  ratio  scan/walk/both visited ns/row ns/node"
+        "filter   share     rows  recall  planned     scan     walk  ratio  s/c/w/vain visited ns/row ns/node"
     );
     for share in [1.0, 0.5, 0.1, 0.01, 0.001] {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the rows")]

@@ -1,4 +1,4 @@
-//! The nearest rows of one collection: by graph and a scan of what it does not have, or by scan alone.
+//! The nearest rows of one collection: by graph or its codes and a scan of what it does not have, or by scan alone.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use super::plan::{Case, Plan, WIDE};
 use super::request::Options;
 use crate::collection::{Collection, Effort, FileNumber, Filter, Graph, Snapshot};
 use crate::index::flat::{self, TopK};
-use crate::index::hnsw::{Beam, SearchScratch};
+use crate::index::hnsw::{self, Beam, SearchScratch};
 use crate::index::{Neighbor, Query, RowId, RowSet, VectorSource as _};
 use crate::{Error, Result};
 
@@ -98,12 +98,12 @@ pub struct Near {
 /// How the rows were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Every allowed row was compared.
+    /// Every allowed row was compared: nothing nearer was missed.
     Scan,
+    /// The codes of all allowed rows were compared, and what the graph does not have yet was scanned.
+    CodeScan,
     /// The graph was walked, and what it does not have yet was scanned.
     Walk,
-    /// A walk did not find enough within its budget, then every allowed row was compared.
-    WalkThenScan,
 }
 
 /// The nearest rows of a collection.
@@ -112,8 +112,10 @@ pub struct Found {
     /// Nearest first, then by row. There may be more than `k`, with ties at the end among others: the caller, who
     /// knows paths, cuts.
     pub near: Vec<Near>,
-    /// How they were found: by [`Way::Walk`] nearer ones may have been missed.
+    /// How they were found.
     pub way: Way,
+    /// Whether a walk, before that, did not find enough within its budget.
+    pub walked_in_vain: bool,
     /// Rows that were scanned because the graph did not have them yet.
     pub pending: u64,
 }
@@ -160,35 +162,47 @@ pub fn nearest(
     };
     // Without a filter nothing makes a walk longer than it is expected to be.
     let unfiltered = Plan::Walk { max_visited: Beam::new(k, ef).max_visited, outlook: None };
-    let plan = match graph {
-        None => Plan::Scan,
-        Some(_) if !wants_graph => Plan::Scan,
-        Some(_) if allowed.is_none() && total > k as u64 && ef < WIDE => unfiltered,
-        Some(graph) => {
-            let (nodes, quant) = (graph.hnsw.len() as u64, graph.hnsw.params().quant);
-            let allowed_rows = total.saturating_sub(pending);
-            match (Case { allowed: allowed_rows, nodes, k, ef, dim: vector.len(), quant }).plan() {
+    let case = graph.map(|graph| Case {
+        allowed: total.saturating_sub(pending),
+        nodes: graph.hnsw.len() as u64,
+        k,
+        ef,
+        dim: vector.len(),
+        quant: graph.hnsw.params().quant,
+    });
+    let plan = match case {
+        Some(case) if wants_graph => {
+            let is_narrow = allowed.is_none() && total > k as u64 && ef < WIDE;
+            match if is_narrow { unfiltered } else { case.plan() } {
                 Plan::Walk { .. } if allowed.is_none() => unfiltered,
                 plan => plan,
             }
         }
+        _ => Plan::Scan,
     };
-    let walked = match (graph, plan) {
-        (Some(graph), Plan::Walk { max_visited, outlook }) => {
-            let accepts_most = allowed.is_none();
-            let beam = Beam { max_visited, outlook, accepts_most, ..Beam::new(k, ef) };
-            search.by_graph(graph, beam, context.scratch)?
+    let mut next = plan;
+    let (neighbors, way) = loop {
+        let (found, way) = match (graph, next) {
+            (Some(graph), Plan::Walk { max_visited, outlook }) => {
+                let accepts_most = allowed.is_none();
+                let beam = Beam { max_visited, outlook, accepts_most, ..Beam::new(k, ef) };
+                next = case.map_or(Plan::Scan, |case| case.scan());
+                (search.by_graph(graph, beam, context.scratch)?, Way::Walk)
+            }
+            (Some(graph), Plan::CodeScan) => {
+                next = Plan::Scan;
+                (search.by_codes(graph, k, context.scratch)?, Way::CodeScan)
+            }
+            _ => (Some(search.by_scan(k, context.scratch)?), Way::Scan),
+        };
+        if let Some(found) = found {
+            break (found, way);
         }
-        _ => None,
     };
+    let walked_in_vain = way != Way::Walk && matches!(plan, Plan::Walk { .. });
     // What a damaged graph has is as good as not in it.
     let pending =
         if wants_graph && graph.is_some_and(|graph| graph.hnsw.is_damaged()) { total } else { pending };
-    let (neighbors, way) = match (walked, plan) {
-        (Some(neighbors), _) => (neighbors, Way::Walk),
-        (None, Plan::Walk { .. }) => (search.by_scan(k, context.scratch)?, Way::WalkThenScan),
-        (None, Plan::Scan) => (search.by_scan(k, context.scratch)?, Way::Scan),
-    };
     let mut near = Vec::with_capacity(neighbors.len());
     let found = neighbors.iter().filter_map(|&neighbor| search.resolve(neighbor));
     near.extend(
@@ -196,7 +210,7 @@ pub fn nearest(
             .filter(|near| exclude != Some((near.file, near.index)))
             .filter(|near| options.max.is_none_or(|max| near.distance <= max)),
     );
-    Ok(Found { near, way, pending })
+    Ok(Found { near, way, walked_in_vain, pending })
 }
 
 /// What `options` ask for, or else a collection whose searches are to have `recall`.
@@ -278,19 +292,43 @@ impl Search<'_> {
         if finished { Ok(()) } else { Err(self.limits.exceeded()) }
     }
 
-    /// The graph's rows and, exactly, those that it does not have yet. `None` when it did not find enough.
+    /// A walk's rows and, exactly, those that the graph does not have yet. `None` when it did not find enough.
     #[inline(never)]
     fn by_graph(&self, graph: &Graph, beam: Beam, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
         let watermark = self.snapshot.watermark;
-        let mut in_time = || self.limits.allow(Instant::now());
         let found = graph.hnsw.search(
             self.query,
             beam,
             &self.snapshot.reader,
             |row| row < watermark && self.accepts(row),
             &mut scratch.graph,
-            &mut in_time,
+            &mut || self.limits.allow(Instant::now()),
         );
+        self.with_pending(found, beam.k, scratch)
+    }
+
+    /// The same by the codes of all allowed rows. `None` when they tell too little.
+    #[inline(never)]
+    fn by_codes(&self, graph: &Graph, k: usize, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
+        let watermark = self.snapshot.watermark;
+        let found = graph.hnsw.scan_codes(
+            self.query,
+            k,
+            &self.snapshot.reader,
+            |row| row < watermark && self.accepts(row),
+            &mut scratch.graph,
+            &mut || self.limits.allow(Instant::now()),
+        );
+        self.with_pending(found, k, scratch)
+    }
+
+    /// What was found in the graph and, exactly, the rows that it does not have yet. `None` when it is not enough.
+    fn with_pending(
+        &self,
+        found: hnsw::Found,
+        k: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Vec<Neighbor>>> {
         if found.stopped {
             return Err(self.limits.exceeded());
         }
@@ -298,15 +336,16 @@ impl Search<'_> {
         if found.damaged {
             return Ok(None);
         }
-        // The planner walks only where more than `k` of the graph's rows are allowed: fewer are not all.
-        if found.exhausted || found.neighbors.len() < beam.k {
+        // The planner goes by the graph only where more than `k` of its rows are allowed: fewer are not all.
+        if found.exhausted || found.neighbors.len() < k {
             return Ok(None);
         }
+        let watermark = self.snapshot.watermark;
         if self.snapshot.reader.end() <= watermark {
-            // The walk's are ordered and cut as a scan's would be.
+            // They are ordered and cut as a scan's would be.
             return Ok(Some(found.neighbors));
         }
-        let mut top = TopK::new(beam.k);
+        let mut top = TopK::new(k);
         for neighbor in found.neighbors {
             top.push(neighbor);
         }

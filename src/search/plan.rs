@@ -1,16 +1,17 @@
-//! The filter planner: whether a search walks the graph or scans the rows that it may return.
+//! The filter planner: whether a search walks the graph, scans the rows that it may return, or the codes of these.
 //!
-//! Both costs are estimated from exact numbers: how many rows the filter lets pass, and how many nodes the graph has.
+//! All costs are estimated from exact numbers: how many rows the filter lets pass, and how many nodes the graph has.
 //! The estimate of a walk holds for a filter that has nothing to do with the query. Where the rows that pass lie
 //! far from the query, a walk visits many times more; so it gets a budget, and what it does not finish within
-//! is scanned. A walk that gave up then costs at most the budget's share more than the scan alone. Most that give
-//! up do so long before, by the share of what they meet that passes.
+//! is scanned. A walk that gave up and the scan after it cost at most the budget's share more than the scan of the rows
+//! alone; where codes can be scanned, no more than that. Most that give up do so long before, by the share of what
+//! they meet that passes.
 
 use crate::index::Quant;
 use crate::index::hnsw::Outlook;
 
-/// Share of the scan's cost that a walk may use up in vain when at least half of the rows are refused. It rises
-/// to all of it where none is: there a walk has no filter to be unlucky with.
+/// Share of the cheaper scan's cost that a walk may use up in vain when at least half of the rows are refused. It
+/// rises to all of it where none is: there a walk has no filter to be unlucky with.
 const BUDGET: f64 = 0.5;
 
 /// How many times the visits that are expected a walk may make: where it needs more, the rows that pass lie far from
@@ -50,6 +51,8 @@ pub struct Case {
 pub enum Plan {
     /// Every row that may be returned is compared.
     Scan,
+    /// The codes of all rows that may be returned are compared, and the nearest by their vectors.
+    CodeScan,
     /// The graph is walked.
     Walk {
         /// Visited nodes after which the walk gives up and everything is scanned.
@@ -66,14 +69,42 @@ impl Case {
         if self.allowed <= self.k as u64 || self.nodes == 0 {
             return Plan::Scan;
         }
-        let scan = self.allowed as f64 * scanned_ns(self.dim);
-        let budget = scan * self.budget_share() / visited_ns(self.dim, self.quant);
+        let budget = self.budget_ns() / visited_ns(self.dim, self.quant);
         if self.expected_visits() > EXPECTED * budget {
-            return Plan::Scan;
+            return self.scan();
         }
         let outlook = Outlook { selectivity: self.selectivity(), patience: PATIENCE };
         let max_visited = rounded(budget.min(PATIENCE * self.expected_visits()));
         Plan::Walk { max_visited, outlook: Some(outlook) }
+    }
+
+    /// The cheaper of the scans.
+    #[must_use]
+    pub fn scan(&self) -> Plan {
+        if self.code_scan_ns() < self.vector_scan_ns() { Plan::CodeScan } else { Plan::Scan }
+    }
+
+    /// What a walk may cost in vain. A scan of codes leaves it as long as the rows would take beside that, up to as long as
+    /// the codes take.
+    fn budget_ns(&self) -> f64 {
+        let (vectors, codes) = (self.vector_scan_ns(), self.code_scan_ns());
+        let share = self.budget_share() * vectors.min(codes);
+        if codes < vectors { share.max((vectors - codes).min(codes)) } else { share }
+    }
+
+    fn vector_scan_ns(&self) -> f64 {
+        self.allowed as f64 * scanned_ns(self.dim)
+    }
+
+    /// Infinite where codes are not worth scanning: without them, and where one bit for each element tells too little
+    /// for few to be left.
+    fn code_scan_ns(&self) -> f64 {
+        if self.quant != Quant::Sq8 {
+            return f64::INFINITY;
+        }
+        let compared = CODE_NS + self.dim as f64 / 2.0 * NS_PER_BYTE_IN_ORDER;
+        let refined = REFINED + REFINED_PER_RESULT * self.k as f64;
+        self.nodes as f64 * NODE_NS + self.allowed as f64 * compared + refined * 2.0 * scanned_ns(self.dim)
     }
 
     /// Share of the rows that may be returned.
@@ -114,6 +145,16 @@ fn visited_ns(dim: usize, quant: Quant) -> f64 {
     30.0 + bytes * NS_PER_BYTE_ANYWHERE
 }
 
+/// Nanoseconds that a scan of codes spends on every node, whether it may be returned or not.
+const NODE_NS: f64 = 1.5;
+
+/// Nanoseconds to compare a code of such a scan beside those for its bytes.
+const CODE_NS: f64 = 3.0;
+
+/// Rows that it compares by their vectors at the end, in any case and for each result.
+const REFINED: f64 = 60.0;
+const REFINED_PER_RESULT: f64 = 6.0;
+
 /// Nanoseconds to read and multiply a byte of rows that lie one after the other in memory. Only the ratio to
 /// [`NS_PER_BYTE_ANYWHERE`] decides, which differs less between machines.
 const NS_PER_BYTE_IN_ORDER: f64 = 0.025;
@@ -129,12 +170,12 @@ mod tests {
         Case { allowed: 1_000_000, nodes: 1_000_000, k: 10, ef: 100, dim: 384, quant: Quant::Sq8 };
 
     fn is_walk(case: Case) -> bool {
-        case.plan() != Plan::Scan
+        matches!(case.plan(), Plan::Walk { .. })
     }
 
     #[test]
     fn a_filter_that_lets_everything_pass_is_walked() {
-        for nodes in [5_000, 100_000, 10_000_000] {
+        for nodes in [20_000, 100_000, 10_000_000] {
             assert!(is_walk(Case { allowed: nodes, nodes, ..CASE }), "{nodes} nodes");
         }
     }
@@ -151,6 +192,30 @@ mod tests {
         assert!(!is_walk(Case { allowed: 1_000, nodes: 10_000, ..CASE }));
         // And the same number of rows, where they are most of the graph, is not.
         assert!(is_walk(Case { allowed: 9_000, nodes: 10_000, ..CASE }));
+    }
+
+    #[test]
+    fn codes_are_scanned_where_they_are_less_to_read_than_the_rows() {
+        let tenth = Case { allowed: 1_000, nodes: 10_000, ..CASE };
+        assert_eq!(tenth.plan(), Plan::CodeScan);
+        assert_eq!(Case { allowed: 10, k: 5, ..tenth }.plan(), Plan::Scan);
+        // One bit tells too little, and without codes there is nothing to scan but the rows.
+        for quant in [Quant::B1, Quant::None] {
+            assert_eq!(Case { quant, ..tenth }.plan(), Plan::Scan);
+        }
+        // Every node has to be asked about.
+        assert_eq!(Case { nodes: 10_000_000, ..tenth }.plan(), Plan::Scan);
+    }
+
+    #[test]
+    fn a_walk_in_vain_and_a_scan_of_codes_cost_no_more_than_the_scan_of_the_rows() {
+        for allowed in [50_000, 100_000, 300_000, 500_000] {
+            let case = Case { allowed, ..CASE };
+            if let Plan::Walk { max_visited, .. } = case.plan() {
+                let walk = max_visited as f64 * visited_ns(case.dim, case.quant);
+                assert!(walk + case.code_scan_ns() <= case.vector_scan_ns(), "{allowed} rows");
+            }
+        }
     }
 
     #[test]

@@ -278,12 +278,12 @@ impl Volume {
                     asked.exclude,
                     context,
                 )?;
-                let walked = found.way == Way::Walk;
-                if !walked && found.pending > 0 {
+                let is_exact = found.way == Way::Scan;
+                if is_exact && found.pending > 0 {
                     // A graph was wanted and gave no answer: it may be damaged.
                     self.indexer.wake();
                 }
-                answer.exact &= !walked;
+                answer.exact &= is_exact;
                 answer.pending += found.pending;
                 match candidates.is_empty() {
                     true => candidates = found.near,

@@ -8,6 +8,7 @@
 //! **Invariant:** a node that is taken away keeps its code and links until nobody can be looking at it: see
 //! [`CodeRows::retire`]. Only then its number is used again.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::index::RowId;
@@ -228,6 +229,17 @@ impl Nodes {
     #[inline]
     pub(super) fn row(&self, id: NodeId, guard: &Guard) -> Option<RowId> {
         self.rows.get(id.0, guard)?[0].load(Ordering::Acquire).checked_sub(1).map(RowId)
+    }
+
+    /// The rows of the nodes of a range within one block, in their order.
+    #[inline]
+    pub(super) fn rows_of<'g>(
+        &'g self,
+        ids: Range<u32>,
+        guard: &'g Guard,
+    ) -> impl Iterator<Item = Option<RowId>> + use<'g> {
+        let words = self.rows.get_range(ids, guard).unwrap_or(&[]);
+        words.iter().map(|word| word.load(Ordering::Acquire).checked_sub(1).map(RowId))
     }
 
     /// Gives a node its row, or takes it.

@@ -1,8 +1,7 @@
 //! The walk: best-first search on one level, and the descent through the levels (algorithms 2 and 5).
 //!
 //! The walk compares codes only, so rows that are gone are walked through like any other. What it found is then
-//! compared by the vectors themselves, nearest first, until what follows is too far even if its code erred by several
-//! times what those before it did.
+//! compared by the vectors themselves: see `refine`.
 //!
 //! A walk waits for memory more than it computes. So it expands the next node before it compares those that it met at
 //! the one before: their codes come meanwhile. The node is the nearest of what is known a step earlier; where one that
@@ -12,9 +11,11 @@ use super::Hnsw;
 use super::absence::Absence;
 use super::frontier::Frontier;
 use super::nodes::{NodeId, Nodes};
+use super::refine::Refining;
+use super::scan::Shortlist;
 use crate::index::codec::{Codec, Probe};
 use crate::index::flat::MAX_TIES;
-use crate::index::ranked::{Nearest, Ranked};
+use crate::index::ranked::Ranked;
 use crate::index::{Neighbor, Query, RowId, VectorSource};
 use crate::store::rows::{BATCH, Codes, Guard, pin};
 use crate::sync::Ordering;
@@ -97,13 +98,13 @@ pub struct SearchScratch {
     pub(super) visited: Visited,
     pub(super) frontier: Frontier,
     /// Nodes to compare: met at one node, and at the one that is expanded after it.
-    batch: Vec<u32>,
-    next_batch: Vec<u32>,
-    /// Where a walk begins; what it found, after it.
+    pub(super) batch: Vec<u32>,
+    pub(super) next_batch: Vec<u32>,
+    /// Where a walk begins.
     pub(super) entries: Vec<Ranked>,
     pub(super) probe: Probe,
-    nearest: Nearest,
-    decode: Vec<f32>,
+    pub(super) shortlist: Shortlist,
+    pub(super) refining: Refining,
 }
 
 impl SearchScratch {
@@ -165,12 +166,8 @@ pub(super) struct Budget<'k> {
 /// Nodes expanded between two questions whether to go on.
 const EXPANSIONS_PER_CHECK: usize = 64;
 
-/// Results that are compared by their vectors before the error of their codes is judged.
-const LEAST_REFINED: usize = 8;
-/// How many times the root mean square of the errors so far a code may have erred.
+/// How many times the root mean square of the errors so far the code of a result may have erred.
 const ERROR_MARGIN: f32 = 3.0;
-/// Results whose vectors are asked for before they are compared.
-const REFINE_AHEAD: usize = 6;
 
 impl<'k> Budget<'k> {
     pub(super) fn new(max_visited: usize, keep_going: &'k mut dyn FnMut() -> bool) -> Self {
@@ -232,9 +229,7 @@ impl Hnsw {
         scratch: &mut SearchScratch,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Found {
-        assert_eq!(query.vector.len(), self.dim, "the query's dimension");
-        assert_eq!(source.dim(), self.dim, "the source's dimension");
-        assert_eq!(query.metric, self.metric, "the query's metric");
+        self.check_lengths(query, source);
         let guard = pin();
         let view = self.view(&guard);
         let mut budget = Budget { outlook: beam.outlook, ..Budget::new(beam.max_visited, keep_going) };
@@ -254,8 +249,10 @@ impl Hnsw {
                     // Everything will be compared: what was found is not worth reading vectors for.
                     break;
                 }
-                let refused;
-                (neighbors, refused) = refine(view, query, beam.k, source, &accept, scratch);
+                let SearchScratch { frontier, refining, .. } = scratch;
+                let candidates = frontier.accepted();
+                let refined = refining.refine(view, query, beam.k, source, &accept, candidates, ERROR_MARGIN);
+                neighbors = refined.neighbors;
                 // Where copies of one vector fill the list from the k-th place to its end, others of them may come
                 // first by a rule that is not ours.
                 let tied = beam.k.checked_sub(1).and_then(|last| neighbors.get(last)).is_some_and(|last| {
@@ -263,7 +260,7 @@ impl Hnsw {
                         && neighbors.len() >= ef
                         && neighbors.last().is_some_and(|end| end.key == last.key)
                 });
-                let too_few = accepts_most && (refused > ef / 8 || neighbors.len() < beam.k);
+                let too_few = accepts_most && (refined.refused > ef / 8 || neighbors.len() < beam.k);
                 if !(too_few || tied && ef < MAX_TIES) || !budget.expand() {
                     break;
                 }
@@ -281,6 +278,12 @@ impl Hnsw {
             stopped: budget.stopped,
             damaged: self.nodes.is_damaged(),
         }
+    }
+
+    pub(super) fn check_lengths<S: VectorSource + ?Sized>(&self, query: &Query<'_>, source: &S) {
+        assert_eq!(query.vector.len(), self.dim, "the query's dimension");
+        assert_eq!(source.dim(), self.dim, "the source's dimension");
+        assert_eq!(query.metric, self.metric, "the query's metric");
     }
 
     pub(super) fn view<'g>(&'g self, guard: &'g Guard) -> View<'g> {
@@ -452,7 +455,7 @@ impl View<'_> {
     /// are farther than `bound`. Not inlined: a batch takes more than a kilobyte of stack, which would be in the frame
     /// of whoever calls this.
     #[inline(never)]
-    fn keys(self, probe: &Probe, batch: &[u32], bound: f32, mut each: impl FnMut(u32, f32)) {
+    pub(super) fn keys(self, probe: &Probe, batch: &[u32], bound: f32, mut each: impl FnMut(u32, f32)) {
         let mut codes = Codes::new();
         self.nodes.codes.read(batch, &mut codes, self.guard);
         let mut keys = [0.0; BATCH];
@@ -477,62 +480,6 @@ impl View<'_> {
             }
         }
     }
-}
-
-/// Compares what a walk found by the vectors themselves: the `k` nearest and those that tie with the last, ordered by
-/// key, then row. Also returns how many were refused or are gone.
-#[inline(never)]
-fn refine<S: VectorSource + ?Sized>(
-    view: View<'_>,
-    query: &Query<'_>,
-    k: usize,
-    source: &S,
-    accept: impl Fn(RowId) -> bool,
-    scratch: &mut SearchScratch,
-) -> (Vec<Neighbor>, usize) {
-    let SearchScratch { frontier, nearest, decode, entries, .. } = scratch;
-    let row = |node: u32| view.nodes.row(NodeId(node), view.guard);
-    decode.resize(source.dim(), 0.0);
-    nearest.reset(k, MAX_TIES);
-    let mut ahead = frontier.accepted().filter_map(|(_, node)| row(node));
-    let mut farther = ahead.clone();
-    farther.by_ref().take(2 * REFINE_AHEAD).for_each(|row| source.announce(row));
-    ahead.by_ref().take(REFINE_AHEAD).for_each(|row| source.prefetch(row));
-    let (mut squares, mut refined, mut refused) = (0.0f32, 0usize, 0usize);
-    for (estimate, node) in frontier.accepted() {
-        if refined >= LEAST_REFINED && nearest.is_full() {
-            let bound = view.codec.key_from_metric(nearest.bound());
-            let error = (squares / refined as f32).sqrt();
-            if estimate > bound + ERROR_MARGIN * error {
-                break;
-            }
-        }
-        if let Some(row) = farther.next() {
-            source.announce(row);
-        }
-        if let Some(row) = ahead.next() {
-            source.prefetch(row);
-        }
-        let accepted = row(node).filter(|&row| accept(row));
-        let Some((row, key)) = accepted.and_then(|row| Some((row, query.key(source, row, decode)?))) else {
-            refused += 1;
-            continue;
-        };
-        let error = view.codec.key_from_metric(key) - estimate;
-        if error.is_finite() {
-            squares += error * error;
-        }
-        refined += 1;
-        nearest.push(Ranked::new(key, row.0));
-    }
-    entries.clear();
-    nearest.drain_into(entries);
-    if let Some(&last) = k.checked_sub(1).and_then(|last| entries.get(last)) {
-        let ties = entries[k..].iter().take_while(|entry| entry.key() == last.key()).count();
-        entries.truncate(k + ties);
-    }
-    let neighbors = entries.iter().map(|entry| Neighbor { row: RowId(entry.number()), key: entry.key() });
-    (neighbors.collect(), refused)
 }
 
 impl Hnsw {

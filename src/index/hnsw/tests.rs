@@ -1,9 +1,10 @@
 //! The graph as a whole. Here is what the tests share: data, sources, measured recall.
 //!
-//! - `recall` searches: recall, copies, filters, budgets, leave-one-out. - `shape` looks at links and parameters.
-//! - `updates` takes rows away and puts others in. - `threads` does everything at once, and panics.
+//! - `recall` searches: recall, copies, filters, budgets, leave-one-out; `scan` compares all codes.
+//! - `shape` looks at links and parameters. - `updates` takes rows away and puts others in. - `threads` does everything at once, and panics.
 
 mod recall;
+mod scan;
 mod shape;
 mod threads;
 mod updates;
@@ -14,7 +15,7 @@ use super::nodes::NodeId;
 use super::*;
 use crate::distance;
 use crate::index::flat::{self, Matrix, TopK};
-use crate::index::{Query, VectorSource};
+use crate::index::{Neighbor, Query, VectorSource};
 
 const DIM: usize = 32;
 const ROWS: usize = 3000;

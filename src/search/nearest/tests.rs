@@ -197,7 +197,30 @@ fn a_beam_that_is_most_of_the_rows_is_a_scan() {
         let options = Options { ef: Some(ef), ..Options::default() };
         bench.find(&queries[0], 10, &options, &Filter::all()).way
     };
-    assert_eq!((way(64), way(rows)), (Way::Walk, Way::Scan));
+    assert_eq!((way(64), way(rows)), (Way::Walk, Way::CodeScan));
+}
+
+#[test]
+fn codes_are_scanned_for_far_rows_and_find_what_is_pending_too() {
+    let (bytes, layout, queries) = real("minilm384");
+    let bench = Bench::new(Metric::Ip, 1);
+    bench.add(1, &bytes, layout);
+    bench.index();
+    let late: Vec<u8> = queries[1].iter().flat_map(|value| value.to_le_bytes()).collect();
+    bench.add(2, &late, layout_of(1, 384));
+    let last = u32::try_from(layout.rows).unwrap();
+    for query in &queries[..20] {
+        let rows = bench.ranked(query);
+        // The far half, where a walk loses its way, and the row that the graph does not have.
+        let far = rows[rows.len() / 2..].iter().copied().filter(|row| row.0 != last);
+        let filter = within(far.chain([RowId(last)]));
+        let found = bench.find(query, 10, &Options::default(), &filter);
+        assert!(found.walked_in_vain || found.way != Way::Walk, "{found:?}");
+        assert_eq!(found.pending, 1);
+        let exact = bench.by(None, query, 10, filter.within.as_ref().unwrap()).unwrap();
+        let found: Vec<u32> = found.near.iter().take(10).map(|near| near.row.0).collect();
+        assert_eq!(found, exact);
+    }
 }
 
 #[test]

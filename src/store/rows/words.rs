@@ -1,9 +1,10 @@
 //! Rows of words that change while others read them: links, row numbers.
 
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Blocks, Guard, Image, Section};
+use super::{BLOCK_ROWS, Blocks, Guard, Image, Section};
 use crate::sync::AtomicU32;
 use crate::{Error, Result};
 
@@ -44,6 +45,21 @@ impl WordRows {
         // whole words, so it is aligned; the memory stays until the guard is dropped; and all who access the row
         // after its block is in the table do so through these atomics, or while nobody writes.
         Some(unsafe { std::slice::from_raw_parts(start.cast(), self.words) })
+    }
+
+    /// The words of `rows`, which are of one block, one after the other; `None` if they have no memory or are damaged.
+    ///
+    /// # Panics
+    ///
+    /// When there are rows of two blocks among them.
+    #[inline]
+    #[must_use]
+    pub fn get_range<'g>(&'g self, rows: Range<u32>, guard: &'g Guard) -> Option<&'g [AtomicU32]> {
+        let within = rows.start as usize % BLOCK_ROWS;
+        assert!(within + rows.len() <= BLOCK_ROWS, "rows of two blocks");
+        let start = self.blocks.row(rows.start, guard)?;
+        // SAFETY: as in `get`; a block has this many rows from the first one on.
+        Some(unsafe { std::slice::from_raw_parts(start.cast(), rows.len() * self.words) })
     }
 
     /// A hint that a row is read soon.
