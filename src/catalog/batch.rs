@@ -69,7 +69,7 @@ impl<'a> Batch<'a> {
         self.catalog.active.make_room(&self.catalog.dir, bytes)?;
         // Opened when they are what the engine has: after a failure by the next commit of the same records.
         self.catalog.recent.close(&self.items);
-        let committed = self.catalog.engine()?.commit(&self.items, number);
+        let committed = self.catalog.engine()?.commit(&self.items, bytes, number);
         if let Err(error) = committed {
             self.catalog.commit_anew(error, &self.items, bytes, number)?;
         }

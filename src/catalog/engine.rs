@@ -33,8 +33,11 @@ const COPY_CACHE_BYTES: u64 = 8 << 20;
 /// Memory for rows not yet written to a sorted table, per keyspace.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 
-/// So many memtables of one table wait to be written before a commit waits for them, and how often it looks.
-const MEMTABLES: usize = 4;
+/// So many memtables of one table wait to be written before a commit waits for them, and how often it looks. The engine
+/// waits by itself, with no end, when there is one more.
+const MEMTABLES: usize = 3;
+/// Bytes of commits after which it is asked how many wait. A table gets at most one more with as many.
+const ASK_EVERY: u64 = MEMTABLE_BYTES / 8;
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// Bytes of a key or value read from the catalog.
@@ -66,6 +69,8 @@ pub struct Catalog {
 pub(super) struct Engine {
     database: Database,
     tables: Vec<Keyspace>,
+    /// Bytes of commits since it was asked how many memtables wait.
+    unasked: AtomicU64,
 }
 
 /// A key without the prefix that was scanned for.
@@ -381,7 +386,7 @@ impl Engine {
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
             let tables = tables.collect::<Result<Vec<_>, _>>()?;
-            Ok(Engine { database, tables })
+            Ok(Engine { database, tables, unasked: AtomicU64::new(ASK_EVERY) })
         });
         // Nobody else uses the files: what the engine cannot make sense of is damage.
         engine.map_err(|error| match error {
@@ -409,10 +414,10 @@ impl Engine {
         }
     }
 
-    /// Applies `items` as the commit `number`. One at a time.
+    /// Applies `items`, which take so many `bytes` of the journal, as the commit `number`. One at a time.
     #[inline(never)]
-    pub(super) fn commit(&self, items: &[Item], number: u64) -> Result<(), fjall::Error> {
-        self.wait_for_flushes(items)?;
+    pub(super) fn commit(&self, items: &[Item], bytes: usize, number: u64) -> Result<(), fjall::Error> {
+        self.wait_for_flushes(bytes as u64)?;
         // Flushed to the operating system with the commit: that is what process death cannot take back.
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
         for Item { table, key, value } in items {
@@ -425,15 +430,20 @@ impl Engine {
         batch.commit()
     }
 
-    /// A commit waits, with no end, while one of its tables has [`MEMTABLES`] that wait to be written: the engine's
+    /// A commit waits, with no end, while more than [`MEMTABLES`] of one of its tables wait to be written: the engine's
     /// thread, which writes them, may have ended for want of room. So it is waited for here, where that is seen.
-    fn wait_for_flushes(&self, items: &[Item]) -> Result<(), fjall::Error> {
-        let waits = |item: &Item| self.keyspace(item.table).sealed_memtable_count() >= MEMTABLES;
-        while items.iter().any(waits) {
+    fn wait_for_flushes(&self, bytes: u64) -> Result<(), fjall::Error> {
+        let unasked = self.unasked.load(Ordering::Relaxed) + bytes;
+        if unasked < ASK_EVERY {
+            self.unasked.store(unasked, Ordering::Relaxed);
+            return Ok(());
+        }
+        while self.tables.iter().any(|table| table.sealed_memtable_count() >= MEMTABLES) {
             // Says that the engine has failed, if it has; commits are in the file already.
             self.database.persist(PersistMode::Buffer)?;
             std::thread::sleep(FLUSH_POLL);
         }
+        self.unasked.store(0, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::batch::Item;
 use super::{Table, Value};
 
 /// Records that are kept: some hundred bytes each.
-const PLACES: usize = 4096;
+const PLACES: usize = 16_384;
 
 /// Records by the remainder of their numbers: those of a directory's files follow each other.
 #[derive(Debug)]

@@ -112,7 +112,7 @@ impl Catalog {
                 break;
             }
             self.active.make_room(&self.dir, bytes)?;
-            match engine.commit(items, number) {
+            match engine.commit(items, bytes, number) {
                 Ok(()) => return Ok(()),
                 Err(next) => error = next,
             }
