@@ -85,7 +85,8 @@ impl Setting {
         queries.row_ids().map(last).collect()
     }
 
-    /// Share of the true neighbours, by distance, that searches of the rows that `accept` lets pass find.
+    /// Share of the true neighbours, by distance, that searches of the rows that `accept` lets pass find, and how many
+    /// codes a query is compared with for it.
     pub fn recall<S: VectorSource>(
         &self,
         graph: &Hnsw,
@@ -93,20 +94,21 @@ impl Setting {
         truth: &[f32],
         source: &S,
         accept: impl Fn(RowId) -> bool,
-    ) -> f64 {
+    ) -> (f64, f64) {
         let mut scratch = SearchScratch::new();
-        let mut hits = 0;
+        let (mut hits, mut compared) = (0, 0);
         for (query, last) in queries.row_ids().zip(truth) {
             let query = Query::new(self.metric, queries.row(query).unwrap());
             let beam = Beam::new(K, self.ef);
             let found = graph.search(&query, beam, source, &accept, &mut scratch, &mut || true);
             assert!(!found.damaged);
+            compared += found.visited;
             for neighbor in found.neighbors.iter().take(K) {
                 assert!(accept(neighbor.row), "a row that is gone");
                 hits += usize::from(neighbor.key <= *last);
             }
         }
-        hits as f64 / (K * queries.rows()) as f64
+        (hits as f64 / (K * queries.rows()) as f64, compared as f64 / queries.rows() as f64)
     }
 
     /// Queries per second of one pass by one thread.

@@ -50,7 +50,7 @@ impl Shortlist {
     #[inline]
     fn push(&mut self, new: Ranked) {
         self.entries.push(new);
-        if self.entries.len() >= 2 * self.keep {
+        if self.entries.len() / 2 >= self.keep {
             self.cut();
         }
     }
@@ -96,7 +96,7 @@ impl Hnsw {
         view.codec.probe(query.vector, &mut scratch.probe);
         let mut found =
             Found { neighbors: Vec::new(), visited: 0, exhausted: true, stopped: false, damaged: false };
-        let (mut keep, mut limit) = ((KEPT_PER_RESULT * k).max(LEAST_KEPT), f32::INFINITY);
+        let (mut keep, mut limit) = (KEPT_PER_RESULT.saturating_mul(k).max(LEAST_KEPT), f32::INFINITY);
         for _ in 0..PASSES {
             scratch.shortlist.reset(keep, limit);
             let Some(compared) = collect(view, &accept, scratch, keep_going) else {
