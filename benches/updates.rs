@@ -6,8 +6,8 @@
 //!
 //! 90 % of the rows are linked. Five times, a random 10 % of them go, as many others come under new row numbers, and
 //! the graph is repaired. After each round: recall, codes compared by a query and rate beside a fresh build of the same
-//! rows (passes in turn; least, median and greatest ratio of the rates), sizes of the files, time of the repair as a share of that of the
-//! fresh build. Then 1,000 copies of one vector come to the first 20,000 rows.
+//! rows (passes in turn; least, median and greatest ratio of the rates), sizes of the files, time of the repair as a
+//! share of that of the fresh build. Then 1,000 copies of one vector come to the first 20,000 rows.
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "a failed step is a failed benchmark")]
 
 #[expect(unreachable_pub, reason = "several benchmarks share it")]

@@ -170,7 +170,7 @@ pub fn nearest(
         dim: vector.len(),
         quant: graph.hnsw.params().quant,
     });
-    let plan = match case {
+    let mut plan = match case {
         Some(case) if wants_graph => {
             let is_narrow = allowed.is_none() && total > k as u64 && ef < WIDE;
             match if is_narrow { unfiltered } else { case.plan() } {
@@ -180,26 +180,27 @@ pub fn nearest(
         }
         _ => Plan::Scan,
     };
-    let mut next = plan;
+    let mut walked_in_vain = false;
     let (neighbors, way) = loop {
-        let (found, way) = match (graph, next) {
+        plan = match (graph, plan) {
             (Some(graph), Plan::Walk { max_visited, outlook }) => {
                 let accepts_most = allowed.is_none();
                 let beam = Beam { max_visited, outlook, accepts_most, ..Beam::new(k, ef) };
-                next = case.map_or(Plan::Scan, |case| case.scan());
-                (search.by_graph(graph, beam, context.scratch)?, Way::Walk)
+                if let Some(found) = search.by_graph(graph, beam, context.scratch)? {
+                    break (found, Way::Walk);
+                }
+                walked_in_vain = true;
+                case.map_or(Plan::Scan, |case| case.scan())
             }
             (Some(graph), Plan::CodeScan) => {
-                next = Plan::Scan;
-                (search.by_codes(graph, k, context.scratch)?, Way::CodeScan)
+                if let Some(found) = search.by_codes(graph, k, context.scratch)? {
+                    break (found, Way::CodeScan);
+                }
+                Plan::Scan
             }
-            _ => (Some(search.by_scan(k, context.scratch)?), Way::Scan),
+            _ => break (search.by_scan(k, context.scratch)?, Way::Scan),
         };
-        if let Some(found) = found {
-            break (found, way);
-        }
     };
-    let walked_in_vain = way != Way::Walk && matches!(plan, Plan::Walk { .. });
     // What a damaged graph has is as good as not in it.
     let pending =
         if wants_graph && graph.is_some_and(|graph| graph.hnsw.is_damaged()) { total } else { pending };

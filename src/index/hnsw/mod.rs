@@ -4,9 +4,9 @@
 //! search; searches take no lock. What a walk compares are codes, kept with the graph; the vectors decide the answer.
 //! Rows that are gone are refused by the caller at once and taken away in place later.
 //!
-//! - `nodes` is where the graph lies, `search` walks (its list is `frontier`), `scan` compares all codes instead, `refine`
-//!   compares what either found by the vectors, `build` inserts, `select` chooses links, `repair` takes away, `absence`
-//!   is how it would be without a row, `checkpoint` saves and maps, `verify` checks.
+//! - `nodes` is where the graph lies, `search` walks (its list is `frontier`), `scan` compares all codes instead,
+//!   `refine` compares what either found by the vectors, `build` inserts, `select` chooses links, `repair` takes away,
+//!   `absence` is how it would be without a row, `checkpoint` saves and maps, `verify` checks.
 //!
 //! **Invariant:** on level 0 every node but the first has a *tree parent*, and parent and child link each other as long
 //! as both are there. So from any node every node can be reached, whatever is pruned and whatever goes.

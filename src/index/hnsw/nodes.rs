@@ -228,7 +228,7 @@ impl Nodes {
     /// The row of a node; `None` while it is not complete and when it was taken away.
     #[inline]
     pub(super) fn row(&self, id: NodeId, guard: &Guard) -> Option<RowId> {
-        self.rows.get(id.0, guard)?[0].load(Ordering::Acquire).checked_sub(1).map(RowId)
+        row_of(&self.rows.get(id.0, guard)?[0])
     }
 
     /// The rows of the nodes of a range within one block, in their order.
@@ -239,7 +239,7 @@ impl Nodes {
         guard: &'g Guard,
     ) -> impl Iterator<Item = Option<RowId>> + use<'g> {
         let words = self.rows.get_range(ids, guard).unwrap_or(&[]);
-        words.iter().map(|word| word.load(Ordering::Acquire).checked_sub(1).map(RowId))
+        words.iter().map(row_of)
     }
 
     /// Gives a node its row, or takes it.
@@ -330,6 +330,12 @@ impl Nodes {
     pub(super) fn mark_broken(&self) {
         self.broken.store(true, Ordering::Release);
     }
+}
+
+/// The row that a node's word means.
+#[inline]
+fn row_of(word: &AtomicU32) -> Option<RowId> {
+    word.load(Ordering::Acquire).checked_sub(1).map(RowId)
 }
 
 /// The word of a link to a node.

@@ -1,8 +1,8 @@
 //! The scan of codes: all nodes that may be returned are compared by their codes, in the order in which these lie, and
 //! the nearest by their vectors.
 //!
-//! A walk is cheaper where most rows pass. Where few do, or those that are far from the query, it would have to see most of
-//! the graph to find them; the scan finds them anyway, for a few nanoseconds each and one for each that is refused.
+//! A walk is cheaper where most rows pass. Where few do, or those that are far from the query, it would have to see most
+//! of the graph to find them; the scan finds them anyway, for a few nanoseconds each and one for each that is refused.
 //!
 //! It keeps a list of the nearest by code that is longer than what will be needed. Comparing the vectors tells how much
 //! the codes err; if by so much that what did not get on the list may belong there, a further pass collects everything
@@ -25,10 +25,10 @@ const ERROR_MARGIN: f32 = 4.0;
 const MOST_REFINED: usize = 8;
 /// Passes after which that is done as well. Errors differ little from one to the next.
 const PASSES: usize = 4;
-/// Nodes between two questions whether to go on. A multiple of [`BATCH`].
-const NODES_PER_CHECK: u32 = 8192;
-/// Nodes that are asked about at a time: [`BATCH`].
+/// Nodes that are asked about at a time.
 const STRETCH: u32 = 32;
+/// Nodes between two questions whether to go on. A multiple of [`STRETCH`].
+const NODES_PER_CHECK: u32 = 8192;
 
 /// The nearest of what was offered, by code.
 #[derive(Debug, Default)]
@@ -134,10 +134,10 @@ fn collect(
     let SearchScratch { batch, probe, shortlist, .. } = scratch;
     let count = view.nodes.count();
     batch.clear();
-    batch.resize(3 * BATCH, 0);
-    // The first of `batch` are to be compared; up to `BATCH` of them have been asked for before the last ones.
+    batch.resize(2 * BATCH + STRETCH as usize, 0);
+    // So many of `batch` are to be compared. A whole batch stays behind, so that what was asked for last is on its way.
     let (mut waiting, mut compared) = (0, 0);
-    for first in (0..count).step_by(BATCH) {
+    for first in (0..count).step_by(STRETCH as usize) {
         if first.is_multiple_of(NODES_PER_CHECK) && !keep_going() {
             return None;
         }

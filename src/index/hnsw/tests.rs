@@ -1,7 +1,8 @@
 //! The graph as a whole. Here is what the tests share: data, sources, measured recall.
 //!
 //! - `recall` searches: recall, copies, filters, budgets, leave-one-out; `scan` compares all codes.
-//! - `shape` looks at links and parameters. - `updates` takes rows away and puts others in. - `threads` does everything at once, and panics.
+//! - `shape` looks at links and parameters. - `updates` takes rows away and puts others in.
+//! - `threads` does everything at once, and panics.
 
 mod recall;
 mod scan;
@@ -144,6 +145,14 @@ fn find<S: VectorSource + ?Sized>(
 ) -> Found {
     let query = Query::new(graph.metric(), query);
     graph.search(&query, Beam::new(K, ef), source, accept, &mut SearchScratch::new(), &mut || true)
+}
+
+/// The `K` nearest of what is accepted, by a scan of all vectors.
+fn exactly(query: &Query<'_>, matrix: &Matrix, accept: impl Fn(RowId) -> bool) -> Vec<Neighbor> {
+    let mut top = TopK::new(K);
+    let rows = matrix.row_ids().filter(|&row| accept(row));
+    flat::scan(query, rows, matrix, &mut top, &mut [0.0; DIM], &mut || true);
+    top.into_sorted()
 }
 
 /// Mean share of the exact neighbours (by distance, so that copies count alike) among the first `K` found.

@@ -138,10 +138,7 @@ fn recall_without_oneself(graph: &Hnsw, matrix: &Matrix, ef: usize) -> f64 {
     let mut scratch = SearchScratch::new();
     for row in matrix.row_ids().step_by(10) {
         let query = Query::new(graph.metric(), matrix.row(row).unwrap());
-        let mut top = TopK::new(K);
-        let others = matrix.row_ids().filter(|&other| other != row);
-        flat::scan(&query, others, matrix, &mut top, &mut [0.0; DIM], &mut || true);
-        let last = top.into_sorted()[K - 1].key;
+        let last = exactly(&query, matrix, |other| other != row)[K - 1].key;
         let absence = absence(graph, row, matrix).unwrap();
         let beam = Beam { without: Some(&absence), ..Beam::new(K, ef) };
         let found = graph.search(&query, beam, matrix, |other| other != row, &mut scratch, &mut || true);
@@ -197,10 +194,7 @@ fn leaving_out_the_entry_point_leaves_a_way_in() {
     let beam = Beam { without: Some(&absence), ..Beam::new(K, 100) };
     let others = |row: RowId| row != entry;
     let found = graph.search(&query, beam, &matrix, others, &mut SearchScratch::new(), &mut || true);
-    let mut top = TopK::new(K);
-    let rows = matrix.row_ids().filter(|&row| others(row));
-    flat::scan(&query, rows, &matrix, &mut top, &mut [0.0; DIM], &mut || true);
-    assert_eq!(found.neighbors, top.into_sorted());
+    assert_eq!(found.neighbors, exactly(&query, &matrix, others));
 }
 
 #[test]
@@ -228,10 +222,7 @@ fn the_recall_of_absent_rows_is_that_of_rows_that_were_never_there() {
     let mut recall =
         |graph: &Hnsw, row: RowId, absence: Option<&Absence>, without: &dyn Fn(RowId) -> bool| {
             let query = Query::new(Metric::L2, matrix.row(row).unwrap());
-            let mut top = TopK::new(K);
-            let others = matrix.row_ids().filter(|&other| !without(other));
-            flat::scan(&query, others, &matrix, &mut top, &mut [0.0; DIM], &mut || true);
-            let last = top.into_sorted()[K - 1].key;
+            let last = exactly(&query, &matrix, |other| !without(other))[K - 1].key;
             let beam = Beam { without: absence, ..Beam::new(K, 12) };
             let accept = |other: RowId| !without(other);
             let found = graph.search(&query, beam, &matrix, accept, &mut scratch, &mut || true);

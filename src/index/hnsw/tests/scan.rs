@@ -11,13 +11,6 @@ fn scan_codes<S: VectorSource>(
     graph.scan_codes(query, K, source, accept, &mut SearchScratch::new(), &mut || true)
 }
 
-fn exactly(query: &Query<'_>, matrix: &Matrix, accept: impl Fn(RowId) -> bool) -> Vec<Neighbor> {
-    let mut top = TopK::new(K);
-    let rows = matrix.row_ids().filter(|&row| accept(row));
-    flat::scan(query, rows, matrix, &mut top, &mut [0.0; DIM], &mut || true);
-    top.into_sorted()
-}
-
 #[test]
 fn it_finds_the_nearest_of_what_is_accepted() {
     for metric in METRICS {
