@@ -27,8 +27,10 @@ use crate::{Error, Result};
 /// Bytes behind the end of the journal that get blocks: some thousand removals of files.
 const AHEAD: i64 = 4 << 20;
 
-/// Up to this length the engine begins no other journal.
+/// Up to this length the engine begins no other journal. Behind it, its thread does when it writes a table: it is looked
+/// for after so many bytes of commits, for which the new one may have no blocks ahead.
 const ROTATES_AT: i64 = 64_000_000;
+const LOOK_EVERY: i64 = 64 << 10;
 
 /// The newest journal of a catalog, as far as was looked.
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ struct Open {
     end: i64,
     /// Commits have bytes up to here, or before.
     claimed: i64,
+    /// How far they had when it was last seen to be the newest.
+    seen: i64,
     /// Where the blocks end that it has; everywhere, where blocks cannot be had in advance.
     reserved: i64,
 }
@@ -88,7 +92,7 @@ impl Active {
         let bytes = i64::try_from(bytes).map_err(|_| Error::NoSpace)?;
         let mut open = self.open.lock();
         if let Some(open) = &mut *open
-            && open.claimed < ROTATES_AT
+            && open.claimed < ROTATES_AT.max(open.seen + LOOK_EVERY)
             && open.claimed + bytes <= open.reserved - AHEAD / 2
         {
             open.claimed += bytes;
@@ -119,7 +123,7 @@ fn newest<'a>(known: &'a mut Option<Open>, dir: &Path) -> io::Result<&'a mut Ope
     if !is_known {
         let Some(path) = journal::newest(dir)? else { return Err(io::ErrorKind::NotFound.into()) };
         let file = Arc::new(File::options().read(true).write(true).open(&path)?);
-        *known = Some(Open { path, file, end: 0, claimed: 0, reserved: 0 });
+        *known = Some(Open { path, file, end: 0, claimed: 0, seen: 0, reserved: 0 });
     }
     known.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
@@ -135,11 +139,13 @@ impl Open {
             Err(Errno::ENXIO) => self.end,
             Err(_) => {
                 self.reserved = i64::MAX;
+                self.seen = self.claimed;
                 return;
             }
         };
         self.end = end;
         self.claimed = end;
+        self.seen = end;
         if self.reserved - end >= bytes.saturating_add(AHEAD / 2) {
             return;
         }

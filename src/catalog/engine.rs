@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use tempfile::TempDir;
 
@@ -21,6 +21,7 @@ use super::revival::{Revivals, is_full};
 use super::tally::Tally;
 use super::{COMMITS, Table, journal, manifests, seal};
 use crate::format::record;
+use crate::pool::shallow::aside;
 use crate::{Error, Result};
 
 /// Memory for cached blocks. The catalog of a million small files is a few hundred MiB on disk; this holds
@@ -30,14 +31,20 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// The same for a copy that is only read.
 const COPY_CACHE_BYTES: u64 = 8 << 20;
 
-/// Memory for rows not yet written to a sorted table, per keyspace.
-const MEMTABLE_BYTES: u64 = 8 << 20;
+/// Memory for rows not yet written to a sorted table, per keyspace: with more the engine asks its own thread to begin
+/// another memtable, with each commit again.
+pub(super) const ENGINE_MEMTABLE_BYTES: u64 = 8 << 20;
+
+/// With so many bytes a memtable is given to the engine's thread to be written: before the engine asks, because its
+/// requests fill a queue while the thread is busy, and the thread, which is to put one there as well, waits for itself.
+pub(super) const MEMTABLE_BYTES: u64 = 6 << 20;
 
 /// So many memtables of one table wait to be written before a commit waits for them, and how often it looks. The engine
 /// waits by itself, with no end, when there is one more.
 const MEMTABLES: usize = 3;
-/// Bytes of commits after which it is asked how many wait. A table gets at most one more with as many.
-const ASK_EVERY: u64 = MEMTABLE_BYTES / 8;
+/// Bytes of commits after which memtables are looked at. They take up to three times as many, in one commit of many
+/// small items.
+const LOOK_EVERY: u64 = (ENGINE_MEMTABLE_BYTES - MEMTABLE_BYTES) / 4;
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// Bytes of a key or value read from the catalog.
@@ -69,8 +76,8 @@ pub struct Catalog {
 pub(super) struct Engine {
     database: Database,
     tables: Vec<Keyspace>,
-    /// Bytes of commits since it was asked how many memtables wait.
-    unasked: AtomicU64,
+    /// Bytes of commits since memtables were looked at.
+    unseen: AtomicU64,
 }
 
 /// A key without the prefix that was scanned for.
@@ -383,10 +390,10 @@ impl Engine {
         manifests::check(dir)?;
         let engine = contain(|| {
             let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(1).open()?;
-            let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(ENGINE_MEMTABLE_BYTES);
             let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
             let tables = tables.collect::<Result<Vec<_>, _>>()?;
-            Ok(Engine { database, tables, unasked: AtomicU64::new(ASK_EVERY) })
+            Ok(Engine { database, tables, unseen: AtomicU64::new(LOOK_EVERY) })
         });
         // Nobody else uses the files: what the engine cannot make sense of is damage.
         engine.map_err(|error| match error {
@@ -417,7 +424,7 @@ impl Engine {
     /// Applies `items`, which take so many `bytes` of the journal, as the commit `number`. One at a time.
     #[inline(never)]
     pub(super) fn commit(&self, items: &[Item], bytes: usize, number: u64) -> Result<(), fjall::Error> {
-        self.wait_for_flushes(bytes as u64)?;
+        self.tend_memtables(bytes as u64)?;
         // Flushed to the operating system with the commit: that is what process death cannot take back.
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
         for Item { table, key, value } in items {
@@ -430,21 +437,42 @@ impl Engine {
         batch.commit()
     }
 
-    /// A commit waits, with no end, while more than [`MEMTABLES`] of one of its tables wait to be written: the engine's
-    /// thread, which writes them, may have ended for want of room. So it is waited for here, where that is seen.
-    fn wait_for_flushes(&self, bytes: u64) -> Result<(), fjall::Error> {
-        let unasked = self.unasked.load(Ordering::Relaxed) + bytes;
-        if unasked < ASK_EVERY {
-            self.unasked.store(unasked, Ordering::Relaxed);
+    /// Gives memtables that are large to the engine's thread, which writes them. A commit waits, with no end, while
+    /// more than [`MEMTABLES`] of one of its tables wait for that: the thread may have ended for want of room. So it is
+    /// waited for here, where that is seen.
+    #[inline]
+    fn tend_memtables(&self, bytes: u64) -> Result<(), fjall::Error> {
+        let unseen = self.unseen.load(Ordering::Relaxed) + bytes;
+        if unseen < LOOK_EVERY {
+            self.unseen.store(unseen, Ordering::Relaxed);
             return Ok(());
         }
+        self.rotate_large()?;
+        self.unseen.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rotate_large(&self) -> Result<(), fjall::Error> {
         while self.tables.iter().any(|table| table.sealed_memtable_count() >= MEMTABLES) {
             // Says that the engine has failed, if it has; commits are in the file already.
             self.database.persist(PersistMode::Buffer)?;
             std::thread::sleep(FLUSH_POLL);
         }
-        self.unasked.store(0, Ordering::Relaxed);
-        Ok(())
+        let is_large = |table: &&Table| self.memtable_bytes(**table) >= MEMTABLE_BYTES;
+        let large: Vec<_> = Table::ALL.iter().filter(is_large).map(|&table| self.keyspace(table)).collect();
+        if large.is_empty() {
+            return Ok(());
+        }
+        // It is rare, and goes deep.
+        let rotated = aside(|| Ok(large.iter().try_for_each(|table| table.rotate_memtable().map(drop))));
+        rotated.map_err(io::Error::other)?
+    }
+
+    /// Bytes of the rows of a table in the memtable that takes the next.
+    pub(super) fn memtable_bytes(&self, table: Table) -> u64 {
+        self.keyspace(table).tree.active_memtable().size()
     }
 }
 
