@@ -28,9 +28,8 @@ use crate::{Error, Result};
 const AHEAD: i64 = 4 << 20;
 
 /// Up to this length the engine begins no other journal. Behind it, its thread does when it writes a table: it is looked
-/// for after so many bytes of commits, for which the new one may have no blocks ahead.
+/// for before each commit of the engine.
 const ROTATES_AT: i64 = 64_000_000;
-const LOOK_EVERY: i64 = 64 << 10;
 
 /// The newest journal of a catalog, as far as was looked.
 #[derive(Debug, Default)]
@@ -83,7 +82,8 @@ impl Active {
         Ok(Journals { newest: Arc::clone(&open.file), before })
     }
 
-    /// Sees to it that a commit of `bytes` finds room in the journal. Called before each, one at a time.
+    /// Sees to it that commits of `bytes` behind those that were [taken](Self::take) find room in the journal. One at a
+    /// time.
     ///
     /// # Errors
     ///
@@ -92,10 +92,9 @@ impl Active {
         let bytes = i64::try_from(bytes).map_err(|_| Error::NoSpace)?;
         let mut open = self.open.lock();
         if let Some(open) = &mut *open
-            && open.claimed < ROTATES_AT.max(open.seen + LOOK_EVERY)
+            && (open.claimed < ROTATES_AT || open.claimed == open.seen)
             && open.claimed + bytes <= open.reserved - AHEAD / 2
         {
-            open.claimed += bytes;
             return Ok(());
         }
         // When it cannot be opened, for want of descriptors, the engine has it open.
@@ -104,8 +103,14 @@ impl Active {
         if open.claimed + bytes > open.reserved {
             return Err(Error::NoSpace);
         }
-        open.claimed += bytes;
         Ok(())
+    }
+
+    /// The engine is about to append `bytes` at most.
+    pub(super) fn take(&self, bytes: usize) {
+        if let (Some(open), Ok(bytes)) = (&mut *self.open.lock(), i64::try_from(bytes)) {
+            open.claimed += bytes;
+        }
     }
 
     /// The journals are others now, or shorter.

@@ -1,7 +1,8 @@
 //! Changes that are put together and applied at once.
 //!
-//! A batch owns what it changes, so it can be applied again when the engine was [opened anew](super::revival) meanwhile.
-//! Before the engine sees it the journal has blocks for it: on a full disk a batch is refused whole.
+//! A batch owns what it changes: it is kept in the [tail](super::tail) until the engine is given it, and can be applied
+//! again when the engine was [opened anew](super::revival) meanwhile. Before that the journal has blocks for it: on a full
+//! disk a batch is refused whole.
 
 use super::engine::{Catalog, Value};
 use super::{COMMITS, Table};
@@ -63,26 +64,14 @@ impl<'a> Batch<'a> {
         if self.is_empty() {
             return Ok(());
         }
-        let mut commits = self.catalog.commits.lock();
-        let number = *commits + 1;
-        let bytes = self.journal_bytes();
-        self.catalog.active.make_room(&self.catalog.dir, bytes)?;
-        // Opened when they are what the engine has: after a failure by the next commit of the same records.
-        self.catalog.recent.close(&self.items);
-        let committed = self.catalog.engine()?.commit(&self.items, bytes, number);
-        if let Err(error) = committed {
-            self.catalog.commit_anew(error, &self.items, bytes, number)?;
-        }
-        self.catalog.recent.open(&self.items);
-        *commits = number;
-        Ok(())
+        self.catalog.append(&self.items)
     }
+}
 
-    /// Bytes that the journal takes for this, at most.
-    fn journal_bytes(&self) -> usize {
-        let number = ITEM_BYTES + COMMITS.len() + size_of::<u64>() + 1;
-        let of_item =
-            |item: &Item| ITEM_BYTES + item.key.len() + item.value.as_ref().map_or(0, |value| value.len());
-        COMMIT_BYTES + number + self.items.iter().map(of_item).sum::<usize>()
-    }
+/// Bytes that the journal takes for a commit of `items`, at most.
+pub(super) fn journal_bytes(items: &[Item]) -> usize {
+    let number = ITEM_BYTES + COMMITS.len() + size_of::<u64>() + 1;
+    let of_item =
+        |item: &Item| ITEM_BYTES + item.key.len() + item.value.as_ref().map_or(0, |value| value.len());
+    COMMIT_BYTES + number + items.iter().map(of_item).sum::<usize>()
 }

@@ -18,7 +18,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use super::tally;
+use super::{log, tally};
 use crate::{Error, Result};
 
 pub(super) const KEYSPACES: &str = "keyspaces";
@@ -48,9 +48,10 @@ pub(super) fn copy(from: &Path, to: &Path, tables: Tables) -> Result<()> {
     copy_journals(from, to)?;
     fs::copy(from.join("version"), to.join("version"))?;
     File::create(to.join("lock"))?;
-    match fs::copy(from.join(tally::NAME), to.join(tally::NAME)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
+    copy_if_any(from, to, tally::NAME)?;
+    // Where somebody has the catalog open, the engine was given what was in it.
+    if tables == Tables::Pointed {
+        copy_if_any(from, to, log::NAME)?;
     }
     fs::create_dir(to.join(KEYSPACES))?;
     for entry in fs::read_dir(from.join(KEYSPACES))? {
@@ -78,6 +79,13 @@ pub(super) fn sync(dir: &Path) -> Result<()> {
         }
     }
     Ok(File::open(dir)?.sync_all()?)
+}
+
+fn copy_if_any(from: &Path, to: &Path, name: &str) -> io::Result<()> {
+    match fs::copy(from.join(name), to.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn copy_journals(from: &Path, to: &Path) -> Result<()> {

@@ -3,11 +3,13 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io;
+use std::iter::Peekable;
 use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use std::vec;
 
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
@@ -18,8 +20,9 @@ use super::batch::{Batch, Item};
 use super::checkpoint::{self, Tables};
 use super::recent::Recent;
 use super::revival::{Revivals, is_full};
+use super::tail::{Commits, Tail};
 use super::tally::Tally;
-use super::{COMMITS, Table, journal, manifests, seal};
+use super::{COMMITS, Table, journal, log, manifests, seal};
 use crate::format::record;
 use crate::pool::shallow::aside;
 use crate::{Error, Result};
@@ -42,10 +45,10 @@ pub(super) const MEMTABLE_BYTES: u64 = 6 << 20;
 /// So many memtables of one table wait to be written before a commit waits for them, and how often it looks. The engine
 /// waits by itself, with no end, when there is one more.
 const MEMTABLES: usize = 3;
-/// Bytes of commits after which memtables are looked at. They take up to three times as many, in one commit of many
-/// small items.
-const LOOK_EVERY: u64 = (ENGINE_MEMTABLE_BYTES - MEMTABLE_BYTES) / 4;
 const FLUSH_POLL: Duration = Duration::from_millis(2);
+
+/// So many newest keys a scan copies.
+const NEWEST_COPIED: usize = 256;
 
 /// Bytes of a key or value read from the catalog.
 pub type Value = fjall::Slice;
@@ -59,9 +62,9 @@ pub struct Catalog {
     cache_bytes: u64,
     /// The files are to be listed once the engine has ended.
     closed: AtomicBool,
-    /// The number of the last commit. Held during a commit, as the engine's own lock is, so that numbers are in the
-    /// order of the journal.
-    pub(super) commits: Mutex<u64>,
+    pub(super) commits: Mutex<Commits>,
+    /// Written by who holds `commits`.
+    pub(super) tail: RwLock<Tail>,
     /// The number of the last commit that is known to be on disk; 0 before the first sync.
     persisted: AtomicU64,
     pub(super) active: Active,
@@ -76,8 +79,6 @@ pub struct Catalog {
 pub(super) struct Engine {
     database: Database,
     tables: Vec<Keyspace>,
-    /// Bytes of commits since memtables were looked at.
-    unseen: AtomicU64,
 }
 
 /// A key without the prefix that was scanned for.
@@ -99,11 +100,18 @@ impl Deref for Suffix {
 struct Scan<'a> {
     /// Instead of anything else.
     refused: Option<Error>,
+    /// What the tail has, which is newer.
+    newest: Peekable<vec::IntoIter<(Value, Option<Value>)>>,
     pairs: Option<fjall::Iter>,
+    /// The next of the pairs, when it comes behind the next of the newest.
+    ahead: Option<(Value, Value)>,
     /// Bytes of the prefix, which keys are returned without.
     prefix: usize,
     _engine: Option<MappedRwLockReadGuard<'a, Engine>>,
 }
+
+/// A scan that begins: what the tail has, and the engine's pairs.
+type Begun<'a> = (Vec<(Value, Option<Value>)>, fjall::Iter, MappedRwLockReadGuard<'a, Engine>);
 
 impl std::fmt::Debug for Catalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -165,7 +173,7 @@ impl Catalog {
     pub fn open_shortened(dir: &Path) -> Result<Self> {
         seal::check(dir)?;
         let (catalog, _) = Self::open_as_it_is(dir, CACHE_BYTES)?;
-        let last = *catalog.commits.lock();
+        let last = catalog.commits.lock().last;
         catalog.tally.note(last)?;
         Ok(catalog)
     }
@@ -173,7 +181,7 @@ impl Catalog {
     /// Opens a catalog that has every commit that was durable.
     fn open_whole(dir: &Path, cache_bytes: u64) -> Result<Self> {
         let (catalog, durable) = Self::open_as_it_is(dir, cache_bytes)?;
-        let last = *catalog.commits.lock();
+        let last = catalog.commits.lock().last;
         if last < durable {
             let what = format!("the journal ends with commit {last}, and {durable} were durable");
             let (file, offset) = end_of_journal(dir);
@@ -193,7 +201,8 @@ impl Catalog {
             dir: dir.to_path_buf(),
             cache_bytes,
             closed: AtomicBool::new(false),
-            commits: Mutex::new(last),
+            commits: Mutex::new(Commits::from(last)),
+            tail: RwLock::default(),
             persisted: AtomicU64::new(0),
             active: Active::default(),
             recent: Recent::new(),
@@ -203,6 +212,7 @@ impl Catalog {
         };
         // It has blocks ahead from now on. Without a journal to sync, `persist` leaves that to the engine.
         drop(catalog.active.journals(&catalog.dir));
+        catalog.recover_tail()?;
         Ok((catalog, durable))
     }
 
@@ -216,10 +226,15 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// I/O errors; what was made of `to` stays.
+    /// [`Error::NoSpace`]; I/O errors; what was made of `to` stays.
     pub fn checkpoint(&self, to: &Path) -> Result<()> {
+        let last = {
+            let mut commits = self.commits.lock();
+            self.give(&mut commits)?;
+            commits.last
+        };
         checkpoint::copy(&self.dir, to, Tables::Linked)?;
-        Ok(Tally::open(to)?.0.note(*self.commits.lock())?)
+        Ok(Tally::open(to)?.0.note(last)?)
     }
 
     /// The engine. A thread may have it twice: who wants it alone does not wait for long at a time.
@@ -266,8 +281,17 @@ impl Catalog {
 
     #[inline]
     fn get_stored(&self, table: Table, key: &[u8]) -> Result<Option<Value>> {
+        if let Some(newest) = self.get_newest(table, key) {
+            return Ok(newest);
+        }
         let Some(engine) = self.engine_if_any() else { return Err(given_up()) };
         engine.get(table, key)
+    }
+
+    /// What the tail says of `key`, if anything.
+    #[inline(never)]
+    fn get_newest(&self, table: Table, key: &[u8]) -> Option<Option<Value>> {
+        self.tail.read().get(table, key).cloned()
     }
 
     /// The pairs whose key begins with `prefix`, in key order, beginning after `prefix` + `after`.
@@ -288,15 +312,45 @@ impl Catalog {
             None => Bound::Unbounded,
         };
         // On the heap, and no chain of iterators: scans are made deep in the stack of operations.
-        Box::new(match self.engine() {
-            Ok(engine) => Scan {
+        Box::new(match self.begin_scan(table, low, high) {
+            Ok((newest, pairs, engine)) => Scan {
                 refused: None,
-                pairs: Some(engine.keyspace(table).range::<Vec<u8>, _>((low, high))),
+                newest: newest.into_iter().peekable(),
+                pairs: Some(pairs),
+                ahead: None,
                 prefix: prefix.len(),
                 _engine: Some(engine),
             },
-            Err(error) => Scan { refused: Some(error), pairs: None, prefix: prefix.len(), _engine: None },
+            Err(error) => Scan {
+                refused: Some(error),
+                newest: Vec::new().into_iter().peekable(),
+                pairs: None,
+                ahead: None,
+                prefix: prefix.len(),
+                _engine: None,
+            },
         })
+    }
+
+    /// What tail and engine have of a range at one moment.
+    #[inline(never)]
+    fn begin_scan(&self, table: Table, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>) -> Result<Begun<'_>> {
+        // With much in the tail the engine is given it first, or every page of a long listing would copy what is left.
+        let mut may_give = true;
+        loop {
+            let tail = self.tail.read();
+            let range = (low.as_ref().map(Vec::as_slice), high.as_ref().map(Vec::as_slice));
+            let newest = tail.range(table, range, if may_give { NEWEST_COPIED } else { usize::MAX });
+            if newest.len() < NEWEST_COPIED || !may_give {
+                // Nothing goes from the tail to the engine between the two.
+                let engine = self.engine()?;
+                let pairs = engine.keyspace(table).range::<Vec<u8>, _>((low, high));
+                return Ok((newest, pairs, engine));
+            }
+            drop(tail);
+            // Without room, or an engine that works, it is copied.
+            may_give = self.give_aside(&mut self.commits.lock()).is_ok();
+        }
     }
 
     /// An empty batch.
@@ -309,16 +363,21 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// I/O errors, [`Error::Catalog`]. What is on disk is then unknown: the caller commits nothing more.
+    /// [`Error::NoSpace`]: nothing was done. I/O errors, [`Error::Catalog`]: what is on disk is then unknown, and the
+    /// caller commits nothing more.
     pub fn persist(&self) -> Result<()> {
-        let durable = *self.commits.lock();
-        if self.persisted.load(Ordering::Acquire) >= durable {
-            return Ok(());
-        }
+        let durable = {
+            let mut commits = self.commits.lock();
+            if self.has_persisted(commits.last) {
+                return Ok(());
+            }
+            self.give_aside(&mut commits)?;
+            commits.last
+        };
         match self.active.journals(&self.dir) {
             Ok(journals) => journals.sync()?,
             // Such as too many open files: the engine has its journal open.
-            Err(_) => self.engine()?.database.persist(PersistMode::SyncData)?,
+            Err(_) => self.engine()?.persist()?,
         }
         self.persisted.fetch_max(durable, Ordering::AcqRel);
         match self.tally.note(durable) {
@@ -328,10 +387,16 @@ impl Catalog {
         }
     }
 
-    /// Whether every commit that has returned is known to survive a power cut.
+    /// The number of the last commit that has returned.
     #[must_use]
-    pub fn is_persisted(&self) -> bool {
-        self.persisted.load(Ordering::Acquire) >= *self.commits.lock()
+    pub fn last_commit(&self) -> u64 {
+        self.commits.lock().last
+    }
+
+    /// Whether the commits up to this number are known to survive a power cut.
+    #[must_use]
+    pub fn has_persisted(&self, number: u64) -> bool {
+        self.persisted.load(Ordering::Acquire) >= number
     }
 
     /// Bytes that the catalog takes on disk.
@@ -352,11 +417,14 @@ fn given_up() -> Error {
 
 impl Drop for Catalog {
     fn drop(&mut self) {
+        if let Err(error) = self.give(&mut self.commits.lock()) {
+            tracing::warn!(%error, "the newest commits stay in the log");
+        }
         // Its threads have ended when this returns.
         drop(self.engine.get_mut().take());
         if *self.closed.get_mut()
             && self.scratch.is_none()
-            && let Err(error) = seal::write(&self.dir, true)
+            && let Err(error) = log::remove(&self.dir).and_then(|()| seal::write(&self.dir, true))
         {
             tracing::warn!(%error, "the next open of the catalog does not check its files");
         }
@@ -393,7 +461,7 @@ impl Engine {
             let options = || KeyspaceCreateOptions::default().max_memtable_size(ENGINE_MEMTABLE_BYTES);
             let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
             let tables = tables.collect::<Result<Vec<_>, _>>()?;
-            Ok(Engine { database, tables, unseen: AtomicU64::new(LOOK_EVERY) })
+            Ok(Engine { database, tables })
         });
         // Nobody else uses the files: what the engine cannot make sense of is damage.
         engine.map_err(|error| match error {
@@ -421,10 +489,10 @@ impl Engine {
         }
     }
 
-    /// Applies `items`, which take so many `bytes` of the journal, as the commit `number`. One at a time.
+    /// Applies `items` as what makes the commit `number` the last. One at a time.
     #[inline(never)]
-    pub(super) fn commit(&self, items: &[Item], bytes: usize, number: u64) -> Result<(), fjall::Error> {
-        self.tend_memtables(bytes as u64)?;
+    pub(super) fn commit(&self, items: &[Item], number: u64) -> Result<(), fjall::Error> {
+        self.tend_memtables()?;
         // Flushed to the operating system with the commit: that is what process death cannot take back.
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
         for Item { table, key, value } in items {
@@ -440,21 +508,8 @@ impl Engine {
     /// Gives memtables that are large to the engine's thread, which writes them. A commit waits, with no end, while
     /// more than [`MEMTABLES`] of one of its tables wait for that: the thread may have ended for want of room. So it is
     /// waited for here, where that is seen.
-    #[inline]
-    fn tend_memtables(&self, bytes: u64) -> Result<(), fjall::Error> {
-        let unseen = self.unseen.load(Ordering::Relaxed) + bytes;
-        if unseen < LOOK_EVERY {
-            self.unseen.store(unseen, Ordering::Relaxed);
-            return Ok(());
-        }
-        self.rotate_large()?;
-        self.unseen.store(0, Ordering::Relaxed);
-        Ok(())
-    }
-
-    #[cold]
     #[inline(never)]
-    fn rotate_large(&self) -> Result<(), fjall::Error> {
+    fn tend_memtables(&self) -> Result<(), fjall::Error> {
         while self.tables.iter().any(|table| table.sealed_memtable_count() >= MEMTABLES) {
             // Says that the engine has failed, if it has; commits are in the file already.
             self.database.persist(PersistMode::Buffer)?;
@@ -470,6 +525,11 @@ impl Engine {
         rotated.map_err(io::Error::other)?
     }
 
+    /// Makes every commit survive a power cut, with the engine's own lock held meanwhile.
+    pub(super) fn persist(&self) -> Result<()> {
+        Ok(self.database.persist(PersistMode::SyncData)?)
+    }
+
     /// Bytes of the rows of a table in the memtable that takes the next.
     pub(super) fn memtable_bytes(&self, table: Table) -> u64 {
         self.keyspace(table).tree.active_memtable().size()
@@ -483,17 +543,52 @@ impl Iterator for Scan<'_> {
         if let Some(error) = self.refused.take() {
             return Some(Err(error));
         }
-        let pairs = self.pairs.as_mut()?;
-        let next = contain(|| Ok(pairs.next().map(|guard| guard.into_inner())));
-        let pair = match next {
-            Ok(pair) => pair?.map_err(Error::from),
-            Err(error) => Err(error),
-        };
-        if pair.is_err() {
-            // What comes behind is not asked for: an iterator that met damage may be in any state.
-            self.pairs = None;
+        loop {
+            let stored = match self.ahead.take() {
+                Some(pair) => Some(pair),
+                None => match self.next_stored() {
+                    Ok(pair) => pair,
+                    Err(error) => return Some(Err(error)),
+                },
+            };
+            let is_newer = match (self.newest.peek(), &stored) {
+                (None, None) => return None,
+                (None, Some(_)) => false,
+                (Some(_), None) => true,
+                (Some((newest, _)), Some((key, _))) => newest <= key,
+            };
+            if !is_newer {
+                return stored.map(|pair| Ok(self.without_prefix(pair)));
+            }
+            let (key, value) = self.newest.next()?;
+            self.ahead = stored.filter(|(stored, _)| *stored != key);
+            if let Some(value) = value {
+                return Some(Ok(self.without_prefix((key, value))));
+            }
         }
-        Some(pair.map(|(key, value)| (Suffix { key, from: self.prefix }, value)))
+    }
+}
+
+impl Scan<'_> {
+    /// The next pair that the engine has. After an error nothing comes any more.
+    fn next_stored(&mut self) -> Result<Option<(Value, Value)>> {
+        let Some(pairs) = &mut self.pairs else { return Ok(None) };
+        let next = contain(|| Ok(pairs.next().map(|guard| guard.into_inner())));
+        let pair = next.and_then(|next| Ok(next.transpose()?));
+        match &pair {
+            Ok(Some(_)) => {}
+            Ok(None) => self.pairs = None,
+            Err(_) => {
+                // What comes behind is not asked for: an iterator that met damage may be in any state.
+                self.pairs = None;
+                self.newest = Vec::new().into_iter().peekable();
+            }
+        }
+        pair
+    }
+
+    fn without_prefix(&self, (key, value): (Value, Value)) -> (Suffix, Value) {
+        (Suffix { key, from: self.prefix }, value)
     }
 }
 

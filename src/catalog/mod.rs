@@ -5,7 +5,7 @@
 //! folder, so that another engine can take its place.
 //!
 //! **Promise.** [`Batch::commit`] applies a [`Batch`] atomically; once it returned, the death of the
-//! process loses nothing of it. On a full disk it is refused, and works again when there is room: see `active` and
+//! process loses nothing of it: see `tail` and `log`. On a full disk it is refused, and works again when there is room: see `active` and
 //! `revival`. [`Catalog::persist`] makes everything committed so far survive a power cut. A
 //! catalog that has lost what was persisted, or whose files are not those that were closed, is not opened: see
 //! `tally` and `seal`. [`Catalog::checkpoint`] makes a second catalog of it, at a cost that hardly depends on its size.
@@ -15,10 +15,12 @@ mod batch;
 mod checkpoint;
 mod engine;
 mod journal;
+mod log;
 mod manifests;
 mod recent;
 mod revival;
 mod seal;
+mod tail;
 mod tally;
 #[cfg(test)]
 mod tests;

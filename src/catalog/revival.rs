@@ -78,8 +78,8 @@ impl Revivals {
 }
 
 impl Catalog {
-    /// Applies `items`, which take `bytes` of the journal, as the commit `number`, after the engine answered `error`
-    /// to that. The caller has the lock of commits.
+    /// Applies `items`, which take `bytes` of the journal, as what makes the commit `number` the engine's last, after it
+    /// answered `error` to that and had `last` before. The caller has the lock of commits.
     ///
     /// # Errors
     ///
@@ -92,6 +92,7 @@ impl Catalog {
         mut error: fjall::Error,
         items: &[Item],
         bytes: usize,
+        last: u64,
         number: u64,
     ) -> Result<()> {
         for is_last in [false, true] {
@@ -100,7 +101,7 @@ impl Catalog {
             }
             // Also after the last try: what is left of the commit in memory is written when the engine is closed, and
             // that must not happen when the next one has its number.
-            self.revive(number - 1).inspect_err(|error| {
+            self.revive(last).inspect_err(|error| {
                 let is_over = !matches!(error, Error::NoSpace);
                 self.revivals.is_broken.fetch_or(is_over, Ordering::AcqRel);
             })?;
@@ -112,7 +113,8 @@ impl Catalog {
                 break;
             }
             self.active.make_room(&self.dir, bytes)?;
-            match engine.commit(items, bytes, number) {
+            self.active.take(bytes);
+            match engine.commit(items, number) {
                 Ok(()) => return Ok(()),
                 Err(next) => error = next,
             }

@@ -13,7 +13,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::checkpoint::TABLES;
-use super::tally;
+use super::{log, tally};
 use crate::format::record;
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ const NAME: &str = "closed";
 const READ_MAX: u64 = 1 << 20;
 
 /// Files of the directory itself that change otherwise.
-const NOT_LISTED: [&str; 3] = [NAME, tally::NAME, "lock"];
+const NOT_LISTED: [&str; 4] = [NAME, tally::NAME, log::NAME, "lock"];
 
 /// One file: its name below the catalog's directory, its length, the checksum of its bytes if it is small.
 #[derive(Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]

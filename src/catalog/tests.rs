@@ -103,8 +103,8 @@ fn a_catalog_that_lost_what_was_durable_is_refused_until_that_is_accepted() {
     let catalog = Catalog::open(dir.path()).unwrap();
     for key in [b"a", b"b", b"c"] {
         commit(&catalog, key);
+        catalog.persist().unwrap();
     }
-    catalog.persist().unwrap();
     commit(&catalog, b"d");
     drop(catalog);
     let (journal, len) = end_of_journal(dir.path());
@@ -129,6 +129,110 @@ fn a_catalog_that_lost_what_was_durable_is_refused_until_that_is_accepted() {
     Catalog::open(dir.path()).unwrap();
 }
 
+/// A copy of the directory as a kill would leave it now.
+fn killed(dir: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg("-r").arg(dir).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn every_commit_that_has_returned_survives_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog");
+    let catalog = Catalog::open(&path).unwrap();
+    for number in 0..3000 {
+        // Every hundredth is more than the log takes.
+        let value = if number % 100 == 99 { vec![1; 100_000] } else { vec![2; number % 700] };
+        put(&catalog, &format!("{number:04}"), &value);
+        if [0, 1, 98, 99, 100, 1234, 2998, 2999].contains(&number) {
+            let copy = dir.path().join(format!("killed-{number}"));
+            killed(&path, &copy);
+            drop_torn_tail(&copy).unwrap();
+            for _ in 0..2 {
+                let again = Catalog::open(&copy).unwrap();
+                assert_eq!(keys(&again).len(), number + 1);
+                assert_eq!(again.commits.lock().last, number as u64 + 1);
+                // Given to the engine and on disk: the log is not asked again.
+                std::fs::write(copy.join(log::NAME), b"").unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_log_commits_go_to_the_engine_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog");
+    let catalog = Catalog::open(&path).unwrap();
+    std::fs::create_dir(path.join(log::NAME)).unwrap();
+    for number in 0..3 {
+        put(&catalog, &number.to_string(), b"value");
+        assert!(catalog.tail.read().get(Table::Inline, number.to_string().as_bytes()).is_none());
+    }
+    std::fs::remove_dir(path.join(log::NAME)).unwrap();
+    killed(&path, &dir.path().join("killed"));
+    assert_eq!(keys(&Catalog::open(&dir.path().join("killed")).unwrap()), ["0", "1", "2"]);
+}
+
+#[test]
+fn tail_and_engine_together_are_one_ordered_table() {
+    use std::collections::BTreeMap;
+    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut catalog = Catalog::open(dir.path()).unwrap();
+    let mut model: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for round in 0..4000usize {
+        match random(100) {
+            0 => catalog.persist().unwrap(),
+            1 => {
+                drop(catalog);
+                catalog = Catalog::open(dir.path()).unwrap();
+            }
+            2..50 => {
+                let mut batch = catalog.batch();
+                // One of few keys, or of many, each at most once in a batch.
+                for part in 0..=random(6) {
+                    let key = format!("{}{part}{:03}", ["a", "b"][part % 2], random(1 + 900 * (round % 2)));
+                    if random(3) == 0 {
+                        batch.remove(Table::Dentries, &key);
+                        model.remove(&key);
+                    } else {
+                        batch.put(Table::Dentries, &key, round.to_le_bytes());
+                        model.insert(key, round.to_le_bytes().to_vec());
+                    }
+                }
+                batch.commit().unwrap();
+            }
+            50..75 => {
+                let key = format!("{}{}{:03}", ["a", "b"][random(2)], random(6), random(900));
+                let found = catalog.get(Table::Dentries, key.as_bytes()).unwrap();
+                assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice), "round {round}: {key}");
+            }
+            _ => {
+                let prefix = ["", "a", "b", "a2", "b1"][random(5)];
+                let after = format!("{:03}", random(900));
+                let after = [None, Some(after.as_str())][random(2)];
+                let found: Vec<_> = catalog
+                    .scan(Table::Dentries, prefix.as_bytes(), after.map(str::as_bytes))
+                    .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap())
+                    .collect();
+                let begin = format!("{prefix}{}", after.unwrap_or(""));
+                let want: Vec<_> = model
+                    .iter()
+                    .filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|_| **key > begin))
+                    .map(|(key, value)| (key.as_bytes()[prefix.len()..].to_vec(), value.clone()))
+                    .collect();
+                assert_eq!(found, want, "round {round}: {prefix:?} after {after:?}");
+            }
+        }
+    }
+    assert!(model.len() > 500, "{}", model.len());
+}
+
 #[test]
 fn memtables_are_written_before_the_engine_asks_for_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -140,7 +244,7 @@ fn memtables_are_written_before_the_engine_asks_for_it() {
         for item in 0..4u64 {
             batch.put(Table::Links, (number * 4 + item).to_be_bytes(), b"");
         }
-        batch.put(Table::Inline, (number % 1000).to_be_bytes(), [1; 700]);
+        batch.put(Table::Inline, number.to_be_bytes(), [1; 700]);
         batch.commit().unwrap();
         let engine = catalog.engine().unwrap();
         largest = Table::ALL.iter().map(|&table| engine.memtable_bytes(table)).max().unwrap().max(largest);

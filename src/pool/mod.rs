@@ -5,6 +5,7 @@
 //! one drops what comes back.
 
 pub mod crew;
+pub mod lasting;
 pub mod shallow;
 pub mod stack;
 

@@ -15,10 +15,11 @@ use super::io;
 use crate::{Error, Result};
 
 /// Version of the store's format that this program writes.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The oldest that it reads. In version 2 there are no blobs at rest, and programs of that time write blobs without
-/// taking checksums away.
+/// taking checksums away. In version 3 the catalog has no log beside its engine, and programs of that time do not read
+/// it.
 const OLDEST: u32 = 2;
 
 /// First line of the file `VEXFS`.
@@ -346,14 +347,14 @@ mod tests {
         assert!(!dir.path().join(IDENTITY_NEW).exists());
         assert_eq!(mode(&dir.path().join(IDENTITY)), 0o600);
         let text = fs::read_to_string(dir.path().join(IDENTITY)).unwrap();
-        assert!(text.starts_with(&format!("VexFS store\nversion 3\nid {id}\nchecksum ")), "{text}");
+        assert!(text.starts_with(&format!("VexFS store\nversion 4\nid {id}\nchecksum ")), "{text}");
     }
 
     #[test]
     fn the_identity_has_the_documented_text() {
-        let text = identity_text("00112233445566778899aabbccddeeff", 3);
+        let text = identity_text("00112233445566778899aabbccddeeff", 4);
         let expected =
-            "VexFS store\nversion 3\nid 00112233445566778899aabbccddeeff\nchecksum 390a5b26b9d1a95e\n";
+            "VexFS store\nversion 4\nid 00112233445566778899aabbccddeeff\nchecksum 659bb6f3775288cb\n";
         assert_eq!(text, expected);
     }
 

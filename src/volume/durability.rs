@@ -188,14 +188,30 @@ impl Volume {
             return Ok(());
         }
         self.check_poison()?;
+        let wanted = self.catalog.last_commit();
         self.flushes.share(|| {
             self.check_poison()?;
             self.sync_blobs(self.sync_mode() != SyncMode::Always)?;
             self.sync_slots()?;
-            self.catalog.persist().inspect_err(|error| self.poison("sync of the catalog", error))
+            self.persist_catalog()
         })?;
-        // Another one's flush may have failed.
-        self.check_poison()
+        // Another one's flush may have failed, or found no room.
+        self.check_poison()?;
+        if self.catalog.has_persisted(wanted) { Ok(()) } else { Err(Error::NoSpace) }
+    }
+
+    /// Makes every commit durable.
+    ///
+    /// # Errors
+    ///
+    /// `NoSpace`: nothing was done, and it may be tried again. After others the volume is poisoned.
+    pub(super) fn persist_catalog(&self) -> Result<()> {
+        self.catalog.persist().inspect_err(|error| {
+            // A sync that fails for want of room is another error, and may have lost something.
+            if !matches!(error, Error::NoSpace) {
+                self.poison("sync of the catalog", error);
+            }
+        })
     }
 
     /// Says when changes are made durable: [`SyncMode::Normal`], unless this is called once, before the volume is used.
@@ -223,7 +239,7 @@ impl Volume {
 
     /// Whether a flush would find nothing to do.
     fn is_all_durable(&self) -> bool {
-        self.unsynced.is_empty() && self.catalog.is_persisted()
+        self.unsynced.is_empty() && self.catalog.has_persisted(self.catalog.last_commit())
     }
 
     /// Makes durable what somebody asked to be, unless the mode is that he is not waited for.

@@ -228,7 +228,9 @@ impl Volume {
         let is_left_dirty = {
             open.end();
             let state = file.state();
-            state.is_unsettled() && !state.has_writers() && !state.orphan
+            // What is kept is tried again by syncs, and its readers have no part in it.
+            let is_kept = self.kept.contains_key(&file.ino);
+            state.is_unsettled() && !state.has_writers() && !state.orphan && !is_kept
         };
         let completed = if is_left_dirty { self.complete(file) } else { Ok(()) };
         self.let_go(file);

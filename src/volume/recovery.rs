@@ -190,7 +190,7 @@ impl Volume {
         let mut batch = self.catalog.batch();
         batch.put(Table::Meta, CLEAN, b"1");
         self.commit_batch(batch)?;
-        self.catalog.persist().inspect_err(|error| self.poison("sync of the catalog", error))?;
+        self.persist_catalog()?;
         self.catalog.close();
         Ok(())
     }

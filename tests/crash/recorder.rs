@@ -527,7 +527,8 @@ pub fn map(fd: c_int, is_shared_for_writing: bool, real: impl FnOnce() -> i64) -
     let mut table = lock();
     if let Some((disk, ..)) = table.file(fd) {
         if is_shared_for_writing {
-            disk.violations.push("a shared mapping that can be written".into());
+            // What is stored through one is not seen here. The one that is wanted has `pwrite` to fall back on.
+            return fail(libc::ENODEV);
         }
         if let Some(Failure::Errno(errno)) = disk.fails(Call::Map) {
             return fail(errno);

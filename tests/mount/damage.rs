@@ -242,11 +242,11 @@ fn a_store_of_another_version_is_refused_and_stays_as_it_is() {
     mount.unmount();
     let identity = mount.store().join("VEXFS");
     let good = fs::read_to_string(&identity).unwrap();
-    let future = good.replace("version 3\n", "version 99\n");
+    let future = good.replace("version 4\n", "version 99\n");
     assert_ne!(good, future);
     fs::write(&identity, &future).unwrap();
     let said = refusal(&mount);
-    assert!(said.contains("format version 99, this program reads 3"), "{said}");
+    assert!(said.contains("format version 99, this program reads 4"), "{said}");
     assert_eq!(fs::read_to_string(&identity).unwrap(), future);
     for (bytes, want) in [("", "VEXFS"), ("nonsense\n", "VEXFS"), (&good.replace("id ", "id 0"), "VEXFS")] {
         fs::write(&identity, bytes).unwrap();

@@ -96,6 +96,8 @@ impl Filled {
             fs.put(&format!("v/{number}.f32"), &values.flat_map(f32::to_le_bytes).collect::<Vec<_>>());
         }
         let dir = fs.ino("d").unwrap();
+        // The engine has all of it.
+        fs.volume.sync().unwrap();
         Self { fs, dir }
     }
 }
@@ -107,6 +109,7 @@ fn engine_get(key: &[u8], value: &[u8]) -> u64 {
     let mut batch = catalog.batch();
     batch.put(Table::Dentries, key, value);
     batch.commit().unwrap();
+    catalog.persist().unwrap();
     allocations(|| catalog.get(Table::Dentries, key).unwrap())
 }
 
@@ -119,6 +122,7 @@ fn engine_scan(entries: usize) -> u64 {
         batch.put(Table::Dentries, format!("{number:036}"), [1; 12]);
     }
     batch.commit().unwrap();
+    catalog.persist().unwrap();
     allocations(|| catalog.scan(Table::Dentries, b"0", Some(b"0")).count())
 }
 

@@ -373,8 +373,13 @@ fn a_journal_whose_last_commits_lost_a_part_is_as_sound_to_fsck_as_it_is_to_open
         let fs = Fs::new();
         fs.put("kept", b"was synced");
         fs.volume.sync().unwrap();
+        let noted = fs::read(fs.store().join("catalog/durable")).unwrap();
         fs.put("lost", &[0xab; 3000]);
+        fs.volume.sync().unwrap();
         let torn = fs.damaged_copy(|store| {
+            // The power went before the disk had the second sync: nothing of the log, and a part of the journal.
+            fs::write(store.join("catalog/durable"), &noted).unwrap();
+            fs::remove_file(store.join("catalog/tail")).unwrap();
             let journals = fs::read_dir(store.join("catalog")).unwrap().map(|entry| entry.unwrap().path());
             let journal =
                 journals.filter(|path| path.extension().is_some_and(|end| end == "jnl")).max().unwrap();

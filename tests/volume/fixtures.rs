@@ -27,16 +27,18 @@ fn f32s(values: [f32; 4]) -> Vec<u8> {
 }
 
 #[test]
-fn a_store_of_version_2_is_sound_opens_and_is_searched_and_is_one_of_version_3_then() {
+fn a_store_of_version_2_is_sound_opens_and_is_searched_and_is_one_of_this_version_then() {
     opens_and_is_searched(2);
 }
 
 #[test]
-fn a_store_of_version_3_is_sound_opens_and_is_searched() {
-    let dir = opens_and_is_searched(3);
-    // Its large ordinary file was at rest.
-    let table = dir.path().join("store/blobs/01/0000000000000001.sums");
-    assert_eq!(fs::read(table).unwrap()[8], 2);
+fn stores_of_versions_3_and_4_are_sound_open_and_are_searched() {
+    for version in [3, 4] {
+        let dir = opens_and_is_searched(version);
+        // Its large ordinary file was at rest.
+        let table = dir.path().join("store/blobs/01/0000000000000001.sums");
+        assert_eq!(fs::read(table).unwrap()[8], 2);
+    }
 }
 
 fn opens_and_is_searched(version: u32) -> TempDir {
@@ -77,7 +79,7 @@ fn opens_and_is_searched(version: u32) -> TempDir {
     );
     assert_eq!(similar("plain/linked.txt", b"user.colour"), "blue");
     fs.volume.close().unwrap();
-    says(3);
+    says(4);
     dir
 }
 
@@ -86,14 +88,14 @@ fn other_versions_are_refused_with_both_numbers() {
     let dir = unpacked(2);
     let store = dir.path().join("store");
     let head = fs::read_to_string(store.join("VEXFS")).unwrap();
-    for other in [1, 4, 4_294_967_295u32] {
+    for other in [1, 5, 4_294_967_295u32] {
         fs::write(store.join("VEXFS"), head.replace("version 2", &format!("version {other}"))).unwrap();
         let options = VolumeOptions { store: store.clone(), mountpoint: None, read_only: false };
         for error in [Volume::open(options).map(drop).unwrap_err(), fsck(&store, Repair::Yes).unwrap_err()] {
-            assert!(matches!(error, Error::Version { expected: 3, got, .. } if got == other), "{error}");
+            assert!(matches!(error, Error::Version { expected: 4, got, .. } if got == other), "{error}");
             let sentence = error.to_string();
             assert!(
-                sentence.ends_with(&format!("format version {other}, this program reads 3")),
+                sentence.ends_with(&format!("format version {other}, this program reads 4")),
                 "{sentence}"
             );
         }
