@@ -1,5 +1,7 @@
 //! `vexfs index`: the graphs of a directory and those below it, through the files of a mount.
 
+mod explain;
+
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -13,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::control::{self, ControlFile};
 use super::exit::{Code, Failure, Outcome};
 use super::output::{put, shown};
+use explain::Explain;
 
 /// Time between two looks at how far the graphs have come.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -52,6 +55,8 @@ enum What {
         #[arg(long)]
         wait: bool,
     },
+    /// How a search is answered, or was where one is given: the plan for each collection, why, and what it did
+    Explain(Explain),
 }
 
 /// What `.vexfs/index.json` says. Further fields are left for `--json`.
@@ -113,6 +118,7 @@ impl Index {
             What::Show { dir, json } => show(dir, *json),
             What::Verify { dir, json } => verify(dir, *json),
             What::Rebuild { dir, wait } => rebuild(dir, *wait),
+            What::Explain(explain) => explain.run(),
         }
     }
 }

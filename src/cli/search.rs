@@ -14,12 +14,11 @@ use clap::{ArgGroup, Args};
 use super::exit::{Code, Failure, Outcome, code_of_answer};
 use super::output::put;
 use answer::{Answer, Style};
-use query::QueryFile;
-use request::{Options, Requests};
+pub(super) use query::QueryFile;
+pub(super) use request::{Options as RequestOptions, Requests};
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").required(true))]
-#[command(group = ArgGroup::new("effort"))]
 #[command(group = ArgGroup::new("style"))]
 pub(super) struct Search {
     /// The directory whose subtree is searched
@@ -33,6 +32,23 @@ pub(super) struct Search {
     /// Like this text, where an embedder is set
     #[arg(long, value_name = "TEXT", group = "what")]
     text: Option<String>,
+    #[command(flatten)]
+    effort: Effort,
+    /// The answers as JSON lines
+    #[arg(long, group = "style")]
+    json: bool,
+    /// One path a line
+    #[arg(long, group = "style")]
+    paths: bool,
+    /// Paths ended by a NUL, for xargs -0
+    #[arg(short = '0', group = "style")]
+    nul: bool,
+}
+
+/// How much is wanted, and what it may cost.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("effort"))]
+pub(super) struct Effort {
     /// How many neighbours
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
@@ -48,19 +64,13 @@ pub(super) struct Search {
     /// Compare with every vector
     #[arg(long, group = "effort")]
     exact: bool,
-    /// The answers as JSON lines
-    #[arg(long, group = "style")]
-    json: bool,
-    /// One path a line
-    #[arg(long, group = "style")]
-    paths: bool,
-    /// Paths ended by a NUL, for xargs -0
-    #[arg(short = '0', group = "style")]
-    nul: bool,
 }
 
-impl Search {
-    pub(super) fn run(&self) -> Outcome {
+impl Effort {
+    /// # Errors
+    ///
+    /// `Usage` for a number that means nothing.
+    pub(super) fn check(&self) -> Result<(), Failure> {
         if self.max.is_some_and(|max| !max.is_finite()) {
             return Err(Failure::new(Code::Usage, "--max: want a finite number"));
         }
@@ -68,6 +78,19 @@ impl Search {
         if self.recall.is_some_and(|recall| !(recall > 0.0 && recall <= 1.0)) {
             return Err(Failure::new(Code::Usage, "--recall: want a number above 0 and at most 1"));
         }
+        Ok(())
+    }
+
+    /// The same in a request.
+    pub(super) fn options(&self) -> RequestOptions {
+        let exact = self.exact.then_some(true);
+        RequestOptions { k: self.k, ef: self.ef, recall: self.recall, exact, max: self.max, explain: None }
+    }
+}
+
+impl Search {
+    pub(super) fn run(&self) -> Outcome {
+        self.effort.check()?;
         let mut query = QueryFile::open(&self.dir)?;
         let requests = self.requests(query.dir())?;
         let mut found = false;
@@ -100,8 +123,7 @@ impl Search {
     }
 
     fn requests(&self, dir: &Path) -> Result<Requests, Failure> {
-        let exact = self.exact.then_some(true);
-        let options = Options { k: self.k, ef: self.ef, recall: self.recall, exact, max: self.max };
+        let options = self.effort.options();
         match (&self.like, &self.vector, &self.text) {
             (Some(like), _, _) => Requests::like(like, dir, options),
             (_, Some(file), _) => Requests::vectors(file, options),

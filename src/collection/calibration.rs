@@ -180,6 +180,15 @@ impl Graph {
             None => Effort::Walk(as_f64(UNCALIBRATED_EF.max(k))),
         }
     }
+
+    /// What was measured of walks for `k` rows: mean recall at `ef`, that of the widest one, and on how many rows.
+    /// `None` while the graph is not calibrated.
+    #[must_use]
+    pub fn measured(&self, ef: f64, k: usize) -> Option<(f64, f64, u64)> {
+        let known = self.calibration.load();
+        let known = known.as_ref()?;
+        Some((known.recall_at(ef, k)?, known.recall_at(f64::MAX, k)?, known.rows))
+    }
 }
 
 impl Collection {

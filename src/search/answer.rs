@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Explanation;
 use crate::distance::Metric;
 
 /// One row that was found.
@@ -38,4 +39,6 @@ pub struct Answer {
     pub took_us: u64,
     /// Nearest first; ties by path, then row.
     pub hits: Vec<Hit>,
+    /// How it came about, where that was asked.
+    pub explain: Option<Box<Explanation>>,
 }

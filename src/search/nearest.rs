@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::plan::{Case, Plan, WIDE};
+use serde::Serialize;
+
+use super::explain::{Costs, Ef, EfFrom, Explained, GaveUp, Recall, Run, Why};
+use super::plan::{self, Case, Plan, WIDE};
 use super::request::Options;
 use crate::collection::{Collection, Effort, FileNumber, Filter, Graph, Snapshot};
 use crate::index::flat::{self, TopK};
@@ -96,13 +99,16 @@ pub struct Near {
 }
 
 /// How the rows were found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Way {
     /// Every allowed row was compared: nothing nearer was missed.
+    #[serde(rename = "rows")]
     Scan,
     /// The codes of all allowed rows were compared, and what the graph does not have yet was scanned.
+    #[serde(rename = "codes")]
     CodeScan,
     /// The graph was walked, and what it does not have yet was scanned.
+    #[serde(rename = "graph")]
     Walk,
 }
 
@@ -118,6 +124,147 @@ pub struct Found {
     pub walked_in_vain: bool,
     /// Rows that were scanned because the graph did not have them yet.
     pub pending: u64,
+    /// How it came about, where [`Options::explain`] asks.
+    pub explained: Option<Box<Explained>>,
+}
+
+/// What is decided before a search begins.
+struct Planned<'a> {
+    graph: Option<&'a Graph>,
+    /// Rows that may be returned.
+    total: u64,
+    /// Whether a graph is to be asked for them.
+    wants_graph: bool,
+    /// Rows that it does not have yet.
+    pending: u64,
+    /// Rows wanted.
+    k: usize,
+    effort: Effort,
+    /// The whole number of this query.
+    ef: usize,
+    case: Option<Case>,
+    plan: Plan,
+    why: Why,
+}
+
+impl<'a> Planned<'a> {
+    /// Plans a search for `k` rows by vectors of `dim` elements; `whole` rounds the width of a walk.
+    #[inline]
+    fn new(
+        collection: &Collection,
+        search: &Allowing<'a>,
+        (k, dim): (usize, usize),
+        options: &Options,
+        whole: impl Fn(f64) -> usize,
+    ) -> Self {
+        let schema = collection.schema();
+        let Allowing { snapshot, allowed } = *search;
+        let total = allowed.map_or(collection.len(), RowSet::len);
+        let graph = snapshot.graph.as_deref().filter(|graph| graph.hnsw.dim() == dim);
+        let effort = effort(options, schema.recall, k, graph);
+        let is_large = total >= u64::from(schema.exact_below);
+        let wants_graph = effort != Effort::Scan && is_large;
+        let pending = if wants_graph { search.count_from(snapshot.watermark) } else { 0 };
+        let ef = match effort {
+            Effort::Walk(ef) => whole(ef).max(k),
+            Effort::Scan => k,
+        };
+        // Without a filter nothing makes a walk longer than it is expected to be.
+        let unfiltered = Plan::Walk { max_visited: Beam::new(k, ef).max_visited, outlook: None };
+        let case = graph.map(|graph| Case {
+            allowed: total.saturating_sub(pending),
+            nodes: graph.hnsw.len() as u64,
+            k,
+            ef,
+            dim,
+            quant: graph.hnsw.params().quant,
+        });
+        let (plan, why) = match case {
+            _ if options.exact => (Plan::Scan, Why::ExactAsked),
+            _ if !is_large => (Plan::Scan, Why::BelowExactBelow),
+            _ if effort == Effort::Scan => {
+                let is_whole = options.recall.is_some_and(|recall| recall >= 1.0);
+                (Plan::Scan, if is_whole { Why::WholeRecallAsked } else { Why::RecallNotReached })
+            }
+            None => (Plan::Scan, Why::NoGraph),
+            Some(_) if allowed.is_none() && total > k as u64 && ef < WIDE => {
+                (unfiltered, Why::NothingRefused)
+            }
+            Some(case) if case.wants_all() => (Plan::Scan, Why::FewInGraph),
+            Some(case) => match case.plan() {
+                Plan::Walk { .. } if allowed.is_none() => (unfiltered, Why::Cost),
+                plan => (plan, Why::Cost),
+            },
+        };
+        Self { graph, total, wants_graph, pending, k, effort, ef, case, plan, why }
+    }
+
+    /// The same for who asks how it is; `run` is what was done.
+    #[inline(never)]
+    fn explain(&self, options: &Options, recall: f64, dim: usize, run: Option<Run>) -> Box<Explained> {
+        let graph = self.graph.filter(|_| self.wants_graph);
+        let case = self.case.filter(|_| self.wants_graph);
+        let width = match self.effort {
+            Effort::Walk(ef) => graph.map(|graph| (graph, ef.max(self.k as f64))),
+            Effort::Scan => None,
+        };
+        let known = match width {
+            Some((graph, ef)) => graph.measured(ef, self.k),
+            // What it was measured to reach is not enough.
+            None => {
+                self.graph.filter(|_| self.why == Why::RecallNotReached).and_then(|g| g.measured(1.0, self.k))
+            }
+        };
+        let (plan, max_visits) = match self.plan {
+            Plan::Scan => (Way::Scan, None),
+            Plan::CodeScan => (Way::CodeScan, None),
+            Plan::Walk { max_visited, .. } => (Way::Walk, Some(max_visited)),
+        };
+        let expected = match run.map_or(plan, |run| run.answered_by) {
+            Way::Scan => Some(1.0),
+            Way::CodeScan => Some(hnsw::CODE_SCAN_RECALL),
+            Way::Walk => known.map(|(expected, ..)| expected),
+        };
+        let by_recall = options.ef.is_none() && !options.exact;
+        let ef = width.map(|(_, value)| {
+            let from = match (options.ef, known) {
+                (Some(_), _) => EfFrom::Asked,
+                (None, Some(_)) => EfFrom::Measured,
+                (None, None) => EfFrom::NotMeasured,
+            };
+            Ef { value, used: run.map(|_| self.ef), from }
+        });
+        Box::new(Explained {
+            passing: self.total,
+            pending: self.pending,
+            plan,
+            why: self.why,
+            ef,
+            recall: Recall {
+                asked: by_recall.then(|| options.recall.unwrap_or(recall)),
+                expected,
+                reachable: known.map(|(_, reachable, _)| reachable),
+                measured_on: known.map(|(.., rows)| rows),
+            },
+            costs: match case {
+                Some(case) => Costs::of_all(&case.estimates(), max_visits),
+                None => Costs::of_rows(plan::rows_us(self.total, dim)),
+            },
+            run,
+        })
+    }
+}
+
+/// How a search for `k` rows by a vector as it usually is would be answered, without one.
+#[must_use]
+#[inline(never)]
+pub fn explain(collection: &Collection, k: usize, options: &Options, filter: &Filter) -> Box<Explained> {
+    let snapshot = collection.snapshot();
+    let dim = snapshot.reader.dim();
+    let allowed = (!filter.is_all()).then(|| collection.rows(filter, &snapshot.reader));
+    let allowing = Allowing { snapshot: &snapshot, allowed: allowed.as_deref() };
+    let planned = Planned::new(collection, &allowing, (k, dim), options, |ef| whole(ef, &[]));
+    planned.explain(options, collection.schema().recall, dim, None)
 }
 
 /// The `k` rows nearest to `vector` among those that `filter` lets pass, without row `exclude`.
@@ -146,54 +293,27 @@ pub fn nearest(
         let number = |dim: usize| u32::try_from(dim).unwrap_or(u32::MAX);
         return Err(Error::Dimension { expected: number(expected), got: number(vector.len()) });
     }
+    let begun = options.explain.then(Instant::now);
     let allowed = (!filter.is_all()).then(|| collection.rows(filter, &snapshot.reader));
-    let search =
-        Search { snapshot: &snapshot, query: &query, allowed: allowed.as_deref(), limits: context.limits };
+    let allowing = Allowing { snapshot: &snapshot, allowed: allowed.as_deref() };
+    let search = Search { rows: allowing, query: &query, limits: context.limits };
     // One more than wanted, so that the excluded row takes no place from another.
     let k = k + usize::from(exclude.is_some());
-    let total = allowed.as_ref().map_or(collection.len(), |rows| rows.len());
-    let graph = snapshot.graph.as_deref().filter(|graph| graph.hnsw.dim() == vector.len());
-    let effort = effort(options, schema.recall, k, graph);
-    let wants_graph = effort != Effort::Scan && total >= u64::from(schema.exact_below);
-    let pending = if wants_graph { search.count_from(snapshot.watermark) } else { 0 };
-    let ef = match effort {
-        Effort::Walk(ef) => whole(ef, vector).max(k),
-        Effort::Scan => k,
-    };
-    // Without a filter nothing makes a walk longer than it is expected to be.
-    let unfiltered = Plan::Walk { max_visited: Beam::new(k, ef).max_visited, outlook: None };
-    let case = graph.map(|graph| Case {
-        allowed: total.saturating_sub(pending),
-        nodes: graph.hnsw.len() as u64,
-        k,
-        ef,
-        dim: vector.len(),
-        quant: graph.hnsw.params().quant,
-    });
-    let mut plan = match case {
-        Some(case) if wants_graph => {
-            let is_narrow = allowed.is_none() && total > k as u64 && ef < WIDE;
-            match if is_narrow { unfiltered } else { case.plan() } {
-                Plan::Walk { .. } if allowed.is_none() => unfiltered,
-                plan => plan,
-            }
-        }
-        _ => Plan::Scan,
-    };
-    let mut walked_in_vain = false;
+    let planned = Planned::new(collection, &search.rows, (k, vector.len()), options, |ef| whole(ef, vector));
+    let Planned { graph, total, wants_graph, pending, ef, case, mut plan, .. } = planned;
+    let mut work = Work::default();
     let (neighbors, way) = loop {
         plan = match (graph, plan) {
             (Some(graph), Plan::Walk { max_visited, outlook }) => {
                 let accepts_most = allowed.is_none();
                 let beam = Beam { max_visited, outlook, accepts_most, ..Beam::new(k, ef) };
-                if let Some(found) = search.by_graph(graph, beam, context.scratch)? {
+                if let Some(found) = search.by_graph(graph, beam, &mut work, context.scratch)? {
                     break (found, Way::Walk);
                 }
-                walked_in_vain = true;
                 case.map_or(Plan::Scan, |case| case.scan())
             }
             (Some(graph), Plan::CodeScan) => {
-                if let Some(found) = search.by_codes(graph, k, context.scratch)? {
+                if let Some(found) = search.by_codes(graph, k, &mut work, context.scratch)? {
                     break (found, Way::CodeScan);
                 }
                 Plan::Scan
@@ -201,6 +321,11 @@ pub fn nearest(
             _ => break (search.by_scan(k, context.scratch)?, Way::Scan),
         };
     };
+    let walked_in_vain = work.walk_gave_up.is_some();
+    let explained = begun.map(|begun| {
+        let run = work.done(way, if way == Way::Scan { total } else { pending }, begun);
+        planned.explain(options, schema.recall, vector.len(), Some(run))
+    });
     // What a damaged graph has is as good as not in it.
     let pending =
         if wants_graph && graph.is_some_and(|graph| graph.hnsw.is_damaged()) { total } else { pending };
@@ -211,7 +336,7 @@ pub fn nearest(
             .filter(|near| exclude != Some((near.file, near.index)))
             .filter(|near| options.max.is_none_or(|max| near.distance <= max)),
     );
-    Ok(Found { near, way, walked_in_vain, pending })
+    Ok(Found { near, way, walked_in_vain, pending, explained })
 }
 
 /// What `options` ask for, or else a collection whose searches are to have `recall`.
@@ -236,15 +361,15 @@ fn whole(ef: f64, vector: &[f32]) -> usize {
     (ef + f64::from(mixed >> 8) / f64::from(1 << 24)) as usize
 }
 
-struct Search<'a> {
+/// The rows that may be returned.
+#[derive(Clone, Copy)]
+struct Allowing<'a> {
     snapshot: &'a Snapshot,
-    query: &'a Query<'a>,
     /// Live rows of the snapshot's version; `None` for all of them.
     allowed: Option<&'a RowSet>,
-    limits: Limits<'a>,
 }
 
-impl Search<'_> {
+impl Allowing<'_> {
     #[inline]
     fn accepts(&self, row: RowId) -> bool {
         match self.allowed {
@@ -260,10 +385,51 @@ impl Search<'_> {
             None => self.snapshot.reader.count_live_from(first),
         }
     }
+}
 
+/// What the ways that were gone did so far.
+#[derive(Default)]
+struct Work {
+    walk_gave_up: Option<GaveUp>,
+    codes_gave_up: Option<GaveUp>,
+    expanded: usize,
+    codes: usize,
+    refined: usize,
+}
+
+impl Work {
+    fn add(&mut self, found: &hnsw::Found) {
+        self.expanded += found.expanded;
+        self.codes += found.visited;
+        self.refined += found.refined;
+    }
+
+    /// All of it: `rows` were scanned at the end.
+    fn done(&self, answered_by: Way, rows: u64, begun: Instant) -> Run {
+        let Work { walk_gave_up, codes_gave_up, expanded, codes, refined } = *self;
+        let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Run {
+            answered_by,
+            walk_gave_up,
+            codes_gave_up,
+            expanded,
+            codes,
+            rows: rows + refined as u64,
+            took_us,
+        }
+    }
+}
+
+struct Search<'a> {
+    rows: Allowing<'a>,
+    query: &'a Query<'a>,
+    limits: Limits<'a>,
+}
+
+impl Search<'_> {
     #[inline(never)]
     fn resolve(&self, neighbor: Neighbor) -> Option<Near> {
-        let found = self.snapshot.reader.row(neighbor.row)?;
+        let found = self.rows.snapshot.reader.row(neighbor.row)?;
         Some(Near {
             file: found.file.number(),
             multi: found.file.rows() > 1,
@@ -282,11 +448,11 @@ impl Search<'_> {
     }
 
     fn scan_from(&self, first: RowId, top: &mut TopK, scratch: &mut Scratch) -> Result<()> {
-        let reader = &self.snapshot.reader;
+        let reader = &self.rows.snapshot.reader;
         let mut in_time = || self.limits.allow(Instant::now());
         scratch.row.resize(self.query.vector.len(), 0.0);
         let row = &mut scratch.row;
-        let finished = match self.allowed {
+        let finished = match self.rows.allowed {
             Some(allowed) => flat::scan(self.query, allowed.iter_from(first), reader, top, row, &mut in_time),
             None => flat::scan(self.query, reader.live_from(first), reader, top, row, &mut in_time),
         };
@@ -295,54 +461,76 @@ impl Search<'_> {
 
     /// A walk's rows and, exactly, those that the graph does not have yet. `None` when it did not find enough.
     #[inline(never)]
-    fn by_graph(&self, graph: &Graph, beam: Beam, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
-        let watermark = self.snapshot.watermark;
+    fn by_graph(
+        &self,
+        graph: &Graph,
+        beam: Beam,
+        work: &mut Work,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Vec<Neighbor>>> {
+        let watermark = self.rows.snapshot.watermark;
         let found = graph.hnsw.search(
             self.query,
             beam,
-            &self.snapshot.reader,
-            |row| row < watermark && self.accepts(row),
+            &self.rows.snapshot.reader,
+            |row| row < watermark && self.rows.accepts(row),
             &mut scratch.graph,
             &mut || self.limits.allow(Instant::now()),
         );
-        self.with_pending(found, beam.k, scratch)
+        work.add(&found);
+        // With a budget it gives up at the last node that it may visit, and before that by its outlook.
+        let cut_short = if found.visited < beam.max_visited { GaveUp::Outlook } else { GaveUp::Budget };
+        self.with_pending(found, beam.k, cut_short, &mut work.walk_gave_up, scratch)
     }
 
     /// The same by the codes of all allowed rows. `None` when they tell too little.
     #[inline(never)]
-    fn by_codes(&self, graph: &Graph, k: usize, scratch: &mut Scratch) -> Result<Option<Vec<Neighbor>>> {
-        let watermark = self.snapshot.watermark;
+    fn by_codes(
+        &self,
+        graph: &Graph,
+        k: usize,
+        work: &mut Work,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Vec<Neighbor>>> {
+        let watermark = self.rows.snapshot.watermark;
         let found = graph.hnsw.scan_codes(
             self.query,
             k,
-            &self.snapshot.reader,
-            |row| row < watermark && self.accepts(row),
+            &self.rows.snapshot.reader,
+            |row| row < watermark && self.rows.accepts(row),
             &mut scratch.graph,
             &mut || self.limits.allow(Instant::now()),
         );
-        self.with_pending(found, k, scratch)
+        work.add(&found);
+        self.with_pending(found, k, GaveUp::Outlook, &mut work.codes_gave_up, scratch)
     }
 
-    /// What was found in the graph and, exactly, the rows that it does not have yet. `None` when it is not enough.
+    /// What was found in the graph and, exactly, the rows that it does not have yet. `None` when it is not enough, and
+    /// why in `gave_up`: `cut_short` where it did not come to its end.
     fn with_pending(
         &self,
         found: hnsw::Found,
         k: usize,
+        cut_short: GaveUp,
+        gave_up: &mut Option<GaveUp>,
         scratch: &mut Scratch,
     ) -> Result<Option<Vec<Neighbor>>> {
         if found.stopped {
             return Err(self.limits.exceeded());
         }
         // A damaged graph is no reason to answer less than there is; the indexer builds another.
-        if found.damaged {
-            return Ok(None);
-        }
         // The planner goes by the graph only where more than `k` of its rows are allowed: fewer are not all.
-        if found.exhausted || found.neighbors.len() < k {
+        *gave_up = match () {
+            () if found.damaged => Some(GaveUp::Damage),
+            () if found.exhausted => Some(cut_short),
+            () if found.neighbors.len() < k => Some(GaveUp::TooFew),
+            () => None,
+        };
+        if gave_up.is_some() {
             return Ok(None);
         }
-        let watermark = self.snapshot.watermark;
-        if self.snapshot.reader.end() <= watermark {
+        let watermark = self.rows.snapshot.watermark;
+        if self.rows.snapshot.reader.end() <= watermark {
             // They are ordered and cut as a scan's would be.
             return Ok(Some(found.neighbors));
         }

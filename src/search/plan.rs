@@ -46,6 +46,26 @@ pub struct Case {
     pub quant: Quant,
 }
 
+/// What the planner expects each way to cost: see [`Case`]. Rows that the graph does not have yet are compared in any
+/// case, and not in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimates {
+    /// Microseconds to compare all rows that may be returned.
+    pub rows_us: f64,
+    /// Microseconds to compare their codes; `None` where that is no way.
+    pub codes_us: Option<f64>,
+    /// Microseconds to walk the graph.
+    pub graph_us: f64,
+    /// Nodes that the walk visits.
+    pub visits: usize,
+}
+
+/// Microseconds to compare so many rows of a dimension.
+#[must_use]
+pub fn rows_us(rows: u64, dim: usize) -> f64 {
+    rows as f64 * scanned_ns(dim) / 1e3
+}
+
 /// How a search goes about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Plan {
@@ -66,7 +86,7 @@ impl Case {
     /// The cheaper way.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        if self.allowed <= self.k as u64 || self.nodes == 0 {
+        if self.wants_all() {
             return Plan::Scan;
         }
         let budget = self.budget_ns() / visited_ns(self.dim, self.quant);
@@ -82,6 +102,24 @@ impl Case {
     #[must_use]
     pub fn scan(&self) -> Plan {
         if self.code_scan_ns() < self.vector_scan_ns() { Plan::CodeScan } else { Plan::Scan }
+    }
+
+    /// Whether there is nothing to choose: all that may be returned is wanted.
+    #[must_use]
+    pub fn wants_all(&self) -> bool {
+        self.allowed <= self.k as u64 || self.nodes == 0
+    }
+
+    /// What is weighed against each other.
+    #[must_use]
+    pub fn estimates(&self) -> Estimates {
+        let (visits, codes_us) = (self.expected_visits(), self.code_scan_ns() / 1e3);
+        Estimates {
+            rows_us: rows_us(self.allowed, self.dim),
+            codes_us: codes_us.is_finite().then_some(codes_us),
+            graph_us: visits * visited_ns(self.dim, self.quant) / 1e3,
+            visits: rounded(visits),
+        }
     }
 
     /// What a walk may cost in vain. A scan of codes leaves it as long as the rows would take beside that, up to as long as

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::answer::{Answer, Hit};
+use super::explain::Explanation;
 use crate::Error;
 use crate::format;
 
@@ -28,6 +29,8 @@ struct JsonAnswer<'a> {
     pending: u64,
     took_us: u64,
     hits: Vec<JsonHit<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explain: Option<&'a Explanation>,
 }
 
 #[derive(Serialize)]
@@ -77,6 +80,7 @@ fn json_answer(answer: &Answer, schema: Option<u32>) -> JsonAnswer<'_> {
         pending: answer.pending,
         took_us: answer.took_us,
         hits: hits.collect(),
+        explain: answer.explain.as_deref(),
     }
 }
 
@@ -226,6 +230,7 @@ mod tests {
             pending: 0,
             took_us: 143,
             hits: paths.iter().enumerate().map(hit).collect(),
+            explain: None,
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Options {
     pub exact: bool,
     /// Only hits at most this far away.
     pub max: Option<f32>,
+    /// Say how the answer came about as well.
+    pub explain: bool,
 }
 
 /// What the neighbours are wanted of.
@@ -42,6 +44,8 @@ pub enum Target {
     },
     /// A text, for an embedder.
     Text(String),
+    /// Of nothing: with [`Options::explain`], how a search would be answered.
+    Nothing,
 }
 
 impl Target {
@@ -50,7 +54,7 @@ impl Target {
     pub fn vectors(&self) -> usize {
         match self {
             Target::Vectors { dim, values } => values.len() / (*dim as usize).max(1),
-            Target::Like { .. } | Target::Text(_) => 1,
+            Target::Like { .. } | Target::Text(_) | Target::Nothing => 1,
         }
     }
 }
@@ -78,6 +82,8 @@ struct JsonRequest {
     #[serde(default)]
     exact: bool,
     max: Option<f32>,
+    #[serde(default)]
+    explain: bool,
 }
 
 /// The header line of a binary request.
@@ -146,7 +152,7 @@ impl Options {
         limits: &RequestLimits,
     ) -> Result<Self> {
         let (k, ef) = (count("k", k, limits.max_k)?, count("ef", ef, limits.max_k)?);
-        let options = Self { k, ef, recall, exact, max };
+        let options = Self { k, ef, recall, exact, max, explain: false };
         options.check(limits)?;
         Ok(options)
     }
@@ -209,8 +215,9 @@ impl Options {
                 ("max", Some(value)) => options.max = Some(number(name, value)?),
                 ("exact", None | Some("true" | "1")) => options.exact = true,
                 ("exact", Some("false" | "0")) => options.exact = false,
+                ("explain", None) => options.explain = true,
                 _ => {
-                    let have = "k= recall= ef= max= exact";
+                    let have = "k= recall= ef= max= exact explain";
                     return Err(Error::Request(format!("unknown option '{option}', have {have}")));
                 }
             }
@@ -227,6 +234,7 @@ impl Options {
         parts.extend(self.recall.map(|recall| format!("recall={recall}")));
         parts.extend(self.max.map(|max| format!("max={max}")));
         parts.extend(self.exact.then(|| "exact".to_owned()));
+        parts.extend(self.explain.then(|| "explain".to_owned()));
         format!("@{}", parts.join(","))
     }
 }
@@ -287,6 +295,7 @@ impl Line {
 
     fn request(json: JsonRequest, limits: &RequestLimits) -> Result<Request> {
         let options = Options::from_json((json.k, json.ef), (json.recall, json.exact), json.max, limits)?;
+        let options = Options { explain: json.explain, ..options };
         let target = match (json.vector, json.like, json.text) {
             (Some(values), None, None) => {
                 let dim = limits.dim(values.len() as u64)?;
@@ -299,6 +308,7 @@ impl Line {
                 return Ok(Request { target: Target::Like { path, row: json.row }, options });
             }
             (None, None, Some(text)) => Target::Text(text),
+            (None, None, None) if json.explain => Target::Nothing,
             _ => return Err(Error::Request("want one of vector, like and text".into())),
         };
         if json.row.is_some() {
@@ -418,7 +428,7 @@ mod tests {
         assert_eq!(request.target, Target::Vectors { dim: 2, values: vec![1.0, 0.5] });
         assert_eq!(
             request.options,
-            Options { k: Some(3), ef: Some(50), recall: None, exact: true, max: Some(0.25) }
+            Options { k: Some(3), ef: Some(50), exact: true, max: Some(0.25), ..Options::default() }
         );
         let like = Request {
             target: Target::Like { path: "a.f32".into(), row: Some(2) },
@@ -489,7 +499,7 @@ mod tests {
     #[test]
     fn an_option_element_is_read_and_written_in_one_spelling() {
         let options = Options::parse_element("@max=0.5,k=20,exact,ef=7").unwrap();
-        let want = Options { k: Some(20), ef: Some(7), recall: None, exact: true, max: Some(0.5) };
+        let want = Options { k: Some(20), ef: Some(7), exact: true, max: Some(0.5), ..Options::default() };
         assert_eq!(options, want);
         assert_eq!(options.element(), "@k=20,ef=7,max=0.5,exact");
         let options = Options::parse_element("@recall=0.95,k=5").unwrap();

@@ -300,6 +300,7 @@ mod tests {
                     distance: 0.5,
                     score: -0.5,
                 }],
+                explain: None,
             };
             Ok(values.chunks(*dim as usize).map(answer).collect())
         }

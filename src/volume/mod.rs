@@ -28,6 +28,7 @@ mod control;
 mod dirs;
 mod durability;
 mod edits;
+mod explain;
 mod files;
 mod flushes;
 mod indexer;

@@ -44,9 +44,9 @@ struct Asked<'a> {
 }
 
 /// A collection, and what of it may be returned.
-struct Part {
-    collection: Arc<Collection>,
-    filter: Filter,
+pub(super) struct Part {
+    pub(super) collection: Arc<Collection>,
+    pub(super) filter: Filter,
 }
 
 impl Volume {
@@ -62,6 +62,7 @@ impl Volume {
         request.options.check(&self.request_limits(base)?)?;
         match &request.target {
             Target::Text(_) => Err(Error::NoEmbedder),
+            Target::Nothing => self.explain_without_a_query(caller, base, &request.options),
             Target::Vectors { dim, values } => {
                 self.neighbors_of_all(caller, base, (*dim, values), &request.options)
             }
@@ -260,14 +261,24 @@ impl Volume {
         let metric = parts.first().map_or(Metric::default(), |part| part.collection.schema().metric);
         format::check_vector(0, asked.vector, metric == Metric::Cosine && !parts.is_empty())?;
         let k = options.k.unwrap_or(DEFAULT_K);
-        let mut answer =
-            Answer { k, metric, exact: true, complete: true, pending: 0, took_us: 0, hits: Vec::new() };
+        let mut answer = Answer {
+            k,
+            metric,
+            exact: true,
+            complete: true,
+            pending: 0,
+            took_us: 0,
+            hits: Vec::new(),
+            explain: None,
+        };
+        let mut explained = Vec::new();
         loop {
             let damages = store::damages();
             self.vectors.withdraw_unreadable(&self.names, damages);
             let mut candidates = Vec::new();
             answer.exact = true;
             answer.pending = 0;
+            explained.clear();
             for part in parts {
                 let found = nearest(
                     &part.collection,
@@ -285,6 +296,7 @@ impl Volume {
                 }
                 answer.exact &= is_exact;
                 answer.pending += found.pending;
+                explained.extend(found.explained);
                 match candidates.is_empty() {
                     true => candidates = found.near,
                     false => candidates.extend(found.near),
@@ -307,6 +319,10 @@ impl Volume {
         let kind = if answer.exact { SearchKind::Exact } else { SearchKind::Graph };
         self.metrics.search(kind, took);
         self.pace.note(base, took);
+        if options.explain {
+            let dim = u32::try_from(asked.vector.len()).unwrap_or(u32::MAX);
+            answer.explain = Some(self.explanation(base, parts, explained.into_iter(), dim)?);
+        }
         Ok(answer)
     }
 

@@ -66,7 +66,11 @@ fn a_wrong_command_line_is_a_usage_error() {
     refused(&["search", "dir", "--like", "a", "--recall", "nan"], 2, "above 0 and at most 1");
     refused(&["search", "dir", "--like", "a", "--recall", "0.9", "--ef", "9"], 2, "cannot be used with");
     refused(&["search", "dir", "--like", "a", "--recall", "0.9", "--exact"], 2, "cannot be used with");
-    refused(&["index", "explain", "dir"], 2, "unrecognized subcommand 'explain'");
+    refused(&["index", "explain"], 2, "<DIR>");
+    refused(&["index", "explain", "dir", "--like", "a", "--vector", "b"], 2, "cannot be used with");
+    refused(&["index", "explain", "dir", "--ef", "9", "--exact"], 2, "cannot be used with");
+    refused(&["index", "explain", "dir", "--recall", "nan"], 2, "above 0 and at most 1");
+    refused(&["index", "explain", "dir", "--max", "inf"], 2, "finite");
     refused(&["index", "verify"], 2, "<DIR>");
 }
 
@@ -91,7 +95,7 @@ fn a_directory_that_is_not_mounted_is_said_to_be_so() {
     refused(&["umount", "absent/below"], 3, "absent/below: ");
     refused(&["status", "dir"], 3, "dir: not a VexFS mount");
     refused(&["search", "dir", "--text", "t"], 3, "dir: not in a VexFS mount");
-    for what in ["show", "verify", "rebuild"] {
+    for what in ["show", "verify", "rebuild", "explain"] {
         refused(&["index", what, "dir"], 3, "dir: not in a VexFS mount");
         refused(&["index", what, "absent"], 4, "absent: ");
         refused(&["index", what, "file"], 4, "file: not a directory");

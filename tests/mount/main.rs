@@ -6,6 +6,7 @@ mod clock;
 mod conformance;
 mod damage;
 mod doors;
+mod explain;
 mod export;
 mod files;
 mod formats;

@@ -197,8 +197,11 @@ fn search_by_graph(mount: &Mount) {
         mount.put(&format!("g/{number}.f32"), &vector(number));
     }
     wait_for("the graph", || xattr::get(mount.path("g"), "user.vexfs.pending").unwrap().unwrap() == b"0");
-    for _ in 0..3 {
-        let request = b"{\"like\":\"7.f32\",\"k\":5,\"ef\":20}\n";
+    for request in [
+        &b"{\"like\":\"7.f32\",\"k\":5,\"ef\":20}\n"[..],
+        b"{\"like\":\"7.f32\",\"explain\":true}\n",
+        b"{\"explain\":true}\n",
+    ] {
         mount.ask("g", request);
         let mut buffer = request.to_vec();
         buffer.resize(2000, 0);

@@ -15,7 +15,7 @@ const LINE_MAX: usize = 512 << 20;
 
 /// An open transaction file. Its requests and answers are nobody else's.
 #[derive(Debug)]
-pub(super) struct QueryFile {
+pub(in crate::cli) struct QueryFile {
     file: File,
     path: PathBuf,
     dir: PathBuf,
@@ -27,14 +27,14 @@ impl QueryFile {
     /// # Errors
     ///
     /// Those of [`control::open`].
-    pub(super) fn open(dir: &Path) -> Result<Self, Failure> {
+    pub(in crate::cli) fn open(dir: &Path) -> Result<Self, Failure> {
         let ControlFile { file, path, dir } =
             control::open(dir, "query", File::options().read(true).write(true))?;
         Ok(Self { file, path, dir })
     }
 
     /// The directory, without symbolic links.
-    pub(super) fn dir(&self) -> &Path {
+    pub(in crate::cli) fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -43,7 +43,7 @@ impl QueryFile {
     /// # Errors
     ///
     /// What the mount answers to the system calls; `NotReady` when it gives no answer.
-    pub(super) fn ask(&mut self, request: &str) -> Result<String, Failure> {
+    pub(in crate::cli) fn ask(&mut self, request: &str) -> Result<String, Failure> {
         self.file.write_all(request.as_bytes()).map_err(|error| Failure::io(&self.path, &error))?;
         let line = read_line(&mut self.file).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {

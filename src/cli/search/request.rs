@@ -16,21 +16,23 @@ const FILE_MAX: u64 = 4 << 30;
 
 /// What is the same in every request of a command.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Options {
-    pub(super) k: u32,
+pub(in crate::cli) struct Options {
+    pub(in crate::cli) k: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) ef: Option<u32>,
+    pub(in crate::cli) ef: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) recall: Option<f64>,
+    pub(in crate::cli) recall: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) exact: Option<bool>,
+    pub(in crate::cli) exact: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) max: Option<f64>,
+    pub(in crate::cli) max: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) explain: Option<bool>,
 }
 
 /// The requests of a command, made one by one.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub(in crate::cli) struct Requests {
     what: What,
     options: Options,
 }
@@ -44,6 +46,7 @@ enum What {
     },
     Text(String),
     Vectors(Vectors),
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl Requests {
     /// # Errors
     ///
     /// When there is no such file or row, or its name or content cannot be asked for.
-    pub(super) fn like(file: &Path, dir: &Path, options: Options) -> Result<Self, Failure> {
+    pub(in crate::cli) fn like(file: &Path, dir: &Path, options: Options) -> Result<Self, Failure> {
         let (file, row) = split_row(file);
         let real = file.canonicalize().map_err(|error| invalid(&file, &error.to_string()))?;
         let same_mount = real.metadata().and_then(|meta| Ok(meta.dev() == dir.metadata()?.dev()));
@@ -98,18 +101,23 @@ impl Requests {
     /// # Errors
     ///
     /// When it cannot be read, or is no vector file.
-    pub(super) fn vectors(file: &Path, options: Options) -> Result<Self, Failure> {
+    pub(in crate::cli) fn vectors(file: &Path, options: Options) -> Result<Self, Failure> {
         Ok(Self { what: What::Vectors(Vectors::read(file, None)?), options })
     }
 
-    pub(super) fn text(text: &str, options: Options) -> Self {
+    pub(in crate::cli) fn text(text: &str, options: Options) -> Self {
         Self { what: What::Text(text.to_owned()), options }
     }
 
+    /// Of no vector: how such a search would be answered.
+    pub(in crate::cli) fn of_nothing(options: Options) -> Self {
+        Self { what: What::Nothing, options }
+    }
+
     /// How many there are.
-    pub(super) fn len(&self) -> u64 {
+    pub(in crate::cli) fn len(&self) -> u64 {
         match &self.what {
-            What::Like { .. } | What::Text(_) | What::Vectors(Vectors::One(_)) => 1,
+            What::Like { .. } | What::Text(_) | What::Nothing | What::Vectors(Vectors::One(_)) => 1,
             What::Vectors(Vectors::Rows { rows, .. }) => *rows,
         }
     }
@@ -119,7 +127,7 @@ impl Requests {
     /// # Errors
     ///
     /// `Invalid` for a row with a value that cannot be searched.
-    pub(super) fn line(&self, number: u64) -> Result<String, Failure> {
+    pub(in crate::cli) fn line(&self, number: u64) -> Result<String, Failure> {
         let mut line = Line { like: None, row: None, text: None, vector: None, options: self.options };
         match &self.what {
             What::Like { path, row } => {
@@ -127,6 +135,7 @@ impl Requests {
                 line.row = *row;
             }
             What::Text(text) => line.text = Some(text),
+            What::Nothing => {}
             What::Vectors(vectors) => line.vector = Some(vectors.row(number)?),
         }
         let text = serde_json::to_string(&line);
@@ -230,7 +239,7 @@ fn relative(to: &Path, from: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options = Options { k: 10, ef: None, recall: None, exact: None, max: None };
+    const OPTIONS: Options = Options { k: 10, ef: None, recall: None, exact: None, max: None, explain: None };
 
     fn vectors(kind: FileKind, bytes: &[u8], row: Option<u64>) -> Result<Requests, Failure> {
         Ok(Requests { what: What::Vectors(Vectors::parse(kind, bytes.to_vec(), row)?), options: OPTIONS })

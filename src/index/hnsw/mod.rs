@@ -40,6 +40,7 @@ use build::BuildScratch;
 use nodes::Nodes;
 
 pub use absence::{Absence, Place};
+pub use scan::CODE_SCAN_RECALL;
 pub use search::{Beam, Found, Outlook, SearchScratch};
 pub use verify::Report;
 

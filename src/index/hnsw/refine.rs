@@ -24,6 +24,8 @@ pub(super) struct Refining {
 pub(super) struct Refined {
     /// The `k` nearest and those that tie with the last, ordered by key, then row.
     pub(super) neighbors: Vec<Neighbor>,
+    /// Candidates whose vectors were compared.
+    pub(super) compared: usize,
     /// Candidates that are refused or gone.
     pub(super) refused: usize,
     /// What is farther than this by its code is not among the nearest; infinite while too few were compared.
@@ -88,6 +90,6 @@ impl Refining {
             ranked.truncate(k + ties);
         }
         let neighbors = ranked.iter().map(|entry| Neighbor { row: RowId(entry.number()), key: entry.key() });
-        Refined { neighbors: neighbors.collect(), refused, reach }
+        Refined { neighbors: neighbors.collect(), compared, refused, reach }
     }
 }

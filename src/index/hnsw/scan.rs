@@ -21,6 +21,8 @@ const LEAST_KEPT: usize = 256;
 /// How many times the root mean square of the errors the code of a result may have erred: of normal errors, three of
 /// 100,000 are larger.
 const ERROR_MARGIN: f32 = 4.0;
+/// Share of the true neighbours that a scan of codes finds at least, by that.
+pub const CODE_SCAN_RECALL: f64 = 0.9999;
 /// One of so many rows may be compared by its vector: with more, comparing all vectors in order takes less time.
 const MOST_REFINED: usize = 8;
 /// Passes after which that is done as well. Errors differ little from one to the next.
@@ -94,8 +96,15 @@ impl Hnsw {
         let guard = pin();
         let view = self.view(&guard);
         view.codec.probe(query.vector, &mut scratch.probe);
-        let mut found =
-            Found { neighbors: Vec::new(), visited: 0, exhausted: true, stopped: false, damaged: false };
+        let mut found = Found {
+            neighbors: Vec::new(),
+            visited: 0,
+            expanded: 0,
+            refined: 0,
+            exhausted: true,
+            stopped: false,
+            damaged: false,
+        };
         let (mut keep, mut limit) = (KEPT_PER_RESULT.saturating_mul(k).max(LEAST_KEPT), f32::INFINITY);
         for _ in 0..PASSES {
             scratch.shortlist.reset(keep, limit);
@@ -106,6 +115,7 @@ impl Hnsw {
             found.visited += compared;
             let SearchScratch { shortlist, refining, .. } = scratch;
             let refined = refining.refine(view, query, k, source, &accept, shortlist.sorted(), ERROR_MARGIN);
+            found.refined += refined.compared;
             if refined.reach <= shortlist.bound {
                 found.neighbors = refined.neighbors;
                 found.exhausted = false;

@@ -83,6 +83,10 @@ pub struct Found {
     pub neighbors: Vec<Neighbor>,
     /// Nodes visited: codes compared.
     pub visited: usize,
+    /// Nodes whose links were followed.
+    pub expanded: usize,
+    /// Vectors compared.
+    pub refined: usize,
     /// The search met [`Beam::max_visited`], or the [`Outlook`] was bad: nearer rows may be missing, and a scan
     /// of what is accepted is the better way. With an outlook, no neighbours are told then.
     pub exhausted: bool,
@@ -233,7 +237,7 @@ impl Hnsw {
         let guard = pin();
         let view = self.view(&guard);
         let mut budget = Budget { outlook: beam.outlook, ..Budget::new(beam.max_visited, keep_going) };
-        let mut neighbors = Vec::new();
+        let (mut neighbors, mut compared) = (Vec::new(), 0);
         if let Some(entry) = self.entry(&guard)
             && beam.k > 0
         {
@@ -253,6 +257,7 @@ impl Hnsw {
                 let candidates = frontier.accepted();
                 let refined = refining.refine(view, query, beam.k, source, &accept, candidates, ERROR_MARGIN);
                 neighbors = refined.neighbors;
+                compared += refined.compared;
                 // Where copies of one vector fill the list from the k-th place to its end, others of them may come
                 // first by a rule that is not ours.
                 let tied = beam.k.checked_sub(1).and_then(|last| neighbors.get(last)).is_some_and(|last| {
@@ -274,6 +279,8 @@ impl Hnsw {
         Found {
             neighbors,
             visited: budget.visited,
+            expanded: budget.expanded,
+            refined: compared,
             exhausted: budget.exhausted,
             stopped: budget.stopped,
             damaged: self.nodes.is_damaged(),

@@ -57,10 +57,13 @@ impl Bench {
         let snapshot = self.collection.snapshot();
         let query = Query::new(self.collection.schema().metric, vector);
         let limits = Limits::within(Duration::from_secs(60));
-        let search = Search { snapshot: &snapshot, query: &query, allowed: Some(allowed), limits };
+        let rows = Allowing { snapshot: &snapshot, allowed: Some(allowed) };
+        let search = Search { rows, query: &query, limits };
         let mut scratch = Scratch::default();
         let found = match walk {
-            Some(beam) => search.by_graph(snapshot.graph.as_ref().unwrap(), beam, &mut scratch).unwrap(),
+            Some(beam) => search
+                .by_graph(snapshot.graph.as_ref().unwrap(), beam, &mut Work::default(), &mut scratch)
+                .unwrap(),
             None => Some(search.by_scan(k, &mut scratch).unwrap()),
         };
         found.map(|found| found.iter().take(k).map(|neighbor| neighbor.row.0).collect())

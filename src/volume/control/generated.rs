@@ -220,7 +220,7 @@ impl Volume {
     }
 
     /// A directory's path from the root of the mount, which is `/`.
-    pub(super) fn directory_path(&self, dir: Ino) -> String {
+    pub(in crate::volume) fn directory_path(&self, dir: Ino) -> String {
         let path = self.names.directory_name(dir).and_then(|link| self.names.path_below(&link, Ino::ROOT));
         let mut shown = String::from("/");
         if let Ok(Some(path)) = path {

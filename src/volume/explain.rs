@@ -1,0 +1,107 @@
+//! How searches in a directory are answered: the plans of its collections, and those that a query leaves out.
+
+use std::sync::Arc;
+
+use super::Volume;
+use super::query::Part;
+use super::types::Caller;
+use crate::Result;
+use crate::collection::{Collection, Filter};
+use crate::distance::Metric;
+use crate::namespace::Ino;
+use crate::search::explain::{Explained, OfCollection};
+use crate::search::nearest::{self, Way};
+use crate::search::request::DEFAULT_K;
+use crate::search::{Answer, Explanation, Options};
+
+/// Who may find everything: what a directory covers does not depend on who asks.
+const EVERYBODY: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+
+impl Volume {
+    /// How a search with these options would be answered in each collection that `base` covers. Nothing is searched
+    /// for, so nothing is found, and the answer is not complete.
+    #[inline(never)]
+    pub(super) fn explain_without_a_query(
+        &self,
+        caller: &Caller,
+        base: Ino,
+        options: &Options,
+    ) -> Result<Vec<Answer>> {
+        let k = options.k.unwrap_or(DEFAULT_K);
+        let mut answer = Answer {
+            k,
+            metric: Metric::default(),
+            exact: true,
+            complete: false,
+            pending: 0,
+            took_us: 0,
+            hits: Vec::new(),
+            explain: None,
+        };
+        let mut collections = Vec::new();
+        for (at, collection) in self.covered(base)?.iter().enumerate() {
+            let filter = Filter::files(self.allowed(caller, base, collection)?);
+            let explained = nearest::explain(collection, k as usize, options, &filter);
+            if at == 0 {
+                answer.metric = collection.schema().metric;
+            }
+            answer.exact &= explained.plan == Way::Scan;
+            answer.pending += explained.pending;
+            collections.push(self.explained(base, collection, Ok(explained))?);
+        }
+        collections.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        answer.explain = Some(Box::new(Explanation { ran: false, collections }));
+        Ok(vec![answer])
+    }
+
+    /// How a search for a vector of `dim` elements was answered: `explained` for each of `parts`, and what was left
+    /// out.
+    #[inline(never)]
+    pub(super) fn explanation(
+        &self,
+        base: Ino,
+        parts: &[Part],
+        explained: impl Iterator<Item = Box<Explained>>,
+        dim: u32,
+    ) -> Result<Box<Explanation>> {
+        let mut collections = Vec::new();
+        for (part, explained) in parts.iter().zip(explained) {
+            collections.push(self.explained(base, &part.collection, Ok(explained))?);
+        }
+        for collection in self.covered(base)? {
+            if parts.iter().all(|part| !Arc::ptr_eq(&part.collection, &collection)) {
+                let why = if collection.dim() == Some(dim) { "metric" } else { "dimension" };
+                collections.push(self.explained(base, &collection, Err(why))?);
+            }
+        }
+        collections.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(Box::new(Explanation { ran: true, collections }))
+    }
+
+    /// `search` is how the collection is searched, or why it is not.
+    fn explained(
+        &self,
+        base: Ino,
+        collection: &Collection,
+        search: std::result::Result<Box<Explained>, &'static str>,
+    ) -> Result<OfCollection> {
+        let below = Filter::files(self.allowed(&EVERYBODY, base, collection)?);
+        let covered = match below.is_all() {
+            true => collection.len(),
+            false => collection.rows(&below, &collection.snapshot().reader).len(),
+        };
+        let (search, left_out) = match search {
+            Ok(search) => (Some(search), None),
+            Err(why) => (None, Some(why)),
+        };
+        Ok(OfCollection {
+            path: self.directory_path(Ino(collection.root())),
+            dim: collection.dim(),
+            metric: collection.schema().metric.name(),
+            vectors: collection.len(),
+            covered,
+            left_out,
+            search,
+        })
+    }
+}
