@@ -25,7 +25,7 @@ use crate::sync::Ordering;
 pub struct Beam<'a> {
     /// Results wanted.
     pub k: usize,
-    /// Accepted results kept while searching: the more, the higher the recall and the cost. Raised to `k`.
+    /// Accepted results kept while searching: the more, the higher the recall and the cost. Raised above `k`.
     pub ef: usize,
     /// Rows visited after which the search gives up: see [`Found::exhausted`].
     pub max_visited: usize,
@@ -244,7 +244,8 @@ impl Hnsw {
             view.codec.probe(query.vector, &mut scratch.probe);
             let without = beam.without;
             let nearest = descend(view, entry, without.map(|absence| absence.node), scratch, &mut budget);
-            let mut ef = beam.ef.max(beam.k);
+            // One more than wanted tells whether others tie with the last of them.
+            let mut ef = beam.ef.max(beam.k.saturating_add(1));
             let mut accepts_most = beam.accepts_most;
             loop {
                 begin(view, nearest, without.map(|absence| absence.node), scratch);
