@@ -249,8 +249,10 @@ impl Collection {
         {
             return false;
         }
-        let now = measuring.get_or_insert_with(|| Measuring::begin(snapshot.reader, snapshot.watermark));
-        if let Some(calibration) = now.step(&graph.hnsw, stop) {
+        let begin = || Measuring::begin(snapshot.reader.clone(), snapshot.watermark);
+        if let Some(calibration) =
+            measuring.get_or_insert_with(begin).step(&graph.hnsw, &snapshot.reader, stop)
+        {
             graph.calibration.store(Some(Arc::new(calibration)));
             *measuring = None;
         }

@@ -203,7 +203,7 @@ impl Table {
 }
 
 /// The rows of a collection at one version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reader {
     version: u64,
     chunks: Arc<Vec<Arc<Chunk>>>,

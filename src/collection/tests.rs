@@ -553,6 +553,23 @@ fn measuring_stops_when_it_is_told_to_and_gives_way_when_the_collection_shrinks(
 }
 
 #[test]
+fn rows_that_go_while_recall_is_measured_are_not_missed() {
+    let bench = Bench::new();
+    let wide = |number| bench.collection.stage(bench.file(number, 60, 512)).unwrap().0;
+    let files: Vec<_> = (0..8).map(wide).collect();
+    bench.collection.publish(&Staged { added: files.clone(), removed: vec![] });
+    bench.index();
+    assert!(bench.collection.calibrate_step(&AtomicBool::new(false)), "it takes several pieces");
+    bench.collection.publish(&Staged { added: vec![], removed: files[7..].to_vec() });
+    bench.index();
+    assert_eq!(bench.collection.graph().unwrap().hnsw.len(), 420, "they are taken out of the graph");
+    calibrate(&bench.collection);
+    let known = bench.collection.recall();
+    assert_eq!(known.measured_on, Some(480));
+    assert!(known.ef.is_some_and(|ef| ef < 200) && known.estimate.unwrap() >= 0.95, "{known:?}");
+}
+
+#[test]
 fn another_quant_builds_another_graph() {
     let bench = Bench::new();
     bench.add(1, 200);

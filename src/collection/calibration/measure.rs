@@ -2,6 +2,9 @@
 //!
 //! **A stored row is not a query**: a walk for it meets its own node, which links the rows that are looked for. So each
 //! is asked for in the graph as it would be without it ([`Absence`]): like a query, it then has no part in the links.
+//!
+//! **Rows go meanwhile**, from the graph as well: a row that is gone by the time of a walk is no true neighbour for it.
+//! Else the walk would seem to miss it, and searches would be made wider for good.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,14 +108,15 @@ impl Measuring {
         self.watermark
     }
 
-    /// Does a piece of the work; returns the outcome with the last one. Ends early when `stop` is set.
-    pub(super) fn step(&mut self, hnsw: &Hnsw, stop: &AtomicBool) -> Option<Calibration> {
+    /// Does a piece of the work; returns the outcome with the last one. `now` are the rows by now. Ends early when `stop`
+    /// is set.
+    pub(super) fn step(&mut self, hnsw: &Hnsw, now: &Reader, stop: &AtomicBool) -> Option<Calibration> {
         let mut work = 0;
         while work < PIECE && !stop.load(Ordering::Relaxed) {
             if self.scanned < self.watermark.0 {
                 work += self.scan_block(hnsw);
             } else if let Some(at) = self.climbs.iter().position(|climb| !climb.is_done) {
-                work += self.walk_once(at, hnsw, stop);
+                work += self.walk_once(at, hnsw, now, stop);
             } else {
                 let curves = self.climbs.iter_mut().flat_map(Climb::take_curves).collect();
                 return Some(Calibration { curves, rows: self.rows, watermark: self.watermark });
@@ -157,7 +161,7 @@ impl Measuring {
     }
 
     /// Walks the graph for one sampled row at one `ef`. Returns how many elements were compared.
-    fn walk_once(&mut self, at: usize, hnsw: &Hnsw, stop: &AtomicBool) -> usize {
+    fn walk_once(&mut self, at: usize, hnsw: &Hnsw, now: &Reader, stop: &AtomicBool) -> usize {
         let Self { reader, watermark, rows, sample, climbs, walked, scratch, .. } = self;
         let climb = &mut climbs[at];
         let Some(sampled) = sample.get_mut(climb.next) else {
@@ -181,9 +185,11 @@ impl Measuring {
         let query = Query::new(hnsw.metric(), vector);
         // As a search without a filter walks.
         let beam = Beam { accepts_most: true, without: Some(absence), ..Beam::new(climb.k, climb.ef()) };
-        let accept = |row| row < *watermark && row != sampled.row && reader.row(row).is_some();
+        let is_live = |row| now.row(row).is_some();
+        let accept = |row| row < *watermark && row != sampled.row && is_live(row);
         let found = hnsw.search(&query, beam, reader, accept, scratch, &mut || !stop.load(Ordering::Relaxed));
         if !found.stopped {
+            sampled.truth.retain(|neighbor| is_live(neighbor.row));
             climb.count(&found.neighbors, &sampled.truth);
         }
         let work = found.visited.max(1) * reader.dim();
