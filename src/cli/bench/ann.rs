@@ -18,6 +18,9 @@ use crate::index::hnsw::Params;
 /// Widths of the search that are tried unless others are given.
 const DEFAULT_EF: [u32; 13] = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 800];
 
+/// The widest search that may be asked for.
+const MAX_EF: u32 = 10_000;
+
 /// Recall beyond which wider searches tell nothing more.
 const ENOUGH_RECALL: f64 = 0.997;
 
@@ -40,7 +43,7 @@ pub(super) struct Ann {
     #[arg(long)]
     metric: MetricName,
     /// How many neighbours
-    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_EF)))]
     k: u32,
     /// Threads that search; with several, the queries are dealt out to them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_THREADS)))]
@@ -68,7 +71,7 @@ pub(super) struct Ann {
         value_name = "LIST",
         value_delimiter = ',',
         default_values_t = DEFAULT_EF,
-        value_parser = clap::value_parser!(u32).range(1..=10_000)
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_EF))
     )]
     ef: Vec<u32>,
     /// Only the first N vectors of the base; the true neighbours among fewer than all are found by a scan
@@ -193,12 +196,18 @@ impl Ann {
         Ok(Code::Ok)
     }
 
-    /// The widths that are at least `k`, ascending, each once.
+    /// The widths that are at least `k`, ascending, each once. Where those that are tried by default are all narrower,
+    /// it is once, twice and four times `k`.
     fn widths(&self) -> Result<Vec<usize>, Failure> {
         let mut widths: Vec<usize> =
             self.ef.iter().filter(|&&ef| ef >= self.k).map(|&ef| ef as usize).collect();
         widths.sort_unstable();
         widths.dedup();
+        if widths.is_empty() && self.ef == DEFAULT_EF {
+            let wide = [1, 2, 4].map(|times| self.k.saturating_mul(times).min(MAX_EF) as usize);
+            widths.extend(wide);
+            widths.dedup();
+        }
         if widths.is_empty() {
             let largest = self.ef.iter().max().copied().unwrap_or_default();
             let message = format!("--ef: the largest is {largest}, want at least k, which is {}", self.k);
@@ -238,6 +247,9 @@ mod tests {
     fn widths_below_k_are_left_out_and_the_rest_ascends() {
         let ann = parse(&["-k", "20", "--ef", "64,10,32,64,20"]);
         assert_eq!(ann.widths().unwrap(), [20, 32, 64]);
+        assert_eq!(parse(&["-k", "800"]).widths().unwrap(), [800]);
+        assert_eq!(parse(&["-k", "1000"]).widths().unwrap(), [1000, 2000, 4000], "no default is as wide");
+        assert_eq!(parse(&["-k", "10000"]).widths().unwrap(), [10_000]);
         let failure = parse(&["-k", "20", "--ef", "10,16"]).widths().unwrap_err();
         assert_eq!(failure.code, Code::Usage);
         assert_eq!(failure.message, "--ef: the largest is 16, want at least k, which is 20");
