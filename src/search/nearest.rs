@@ -232,7 +232,7 @@ impl<'a> Planned<'a> {
                 (None, Some(_)) => EfFrom::Measured,
                 (None, None) => EfFrom::NotMeasured,
             };
-            Ef { value, used: run.map(|_| self.ef), from }
+            Ef { value: rounded(value), used: run.map(|_| self.ef), from }
         });
         Box::new(Explained {
             passing: self.total,
@@ -242,8 +242,8 @@ impl<'a> Planned<'a> {
             ef,
             recall: Recall {
                 asked: by_recall.then(|| options.recall.unwrap_or(recall)),
-                expected,
-                reachable: known.map(|(_, reachable, _)| reachable),
+                expected: expected.map(rounded),
+                reachable: known.map(|(_, reachable, _)| rounded(reachable)),
                 measured_on: known.map(|(.., rows)| rows),
             },
             costs: match case {
@@ -337,6 +337,11 @@ pub fn nearest(
             .filter(|near| options.max.is_none_or(|max| near.distance <= max)),
     );
     Ok(Found { near, way, walked_in_vain, pending, explained })
+}
+
+/// Without the digits that say nothing.
+fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
 }
 
 /// What `options` ask for, or else a collection whose searches are to have `recall`.

@@ -7,15 +7,15 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Mount, Random, VEXFS, npy, run, text};
+use crate::harness::{Mount, Random, VEXFS, npy, run, text, wait_for};
 
-const ROWS: usize = 2000;
-const FEW: usize = 800;
+const ROWS: usize = 400;
+const FEW: usize = 400;
 
 /// Of so many elements that codes are less to read.
 const DIM: usize = 256;
 
-/// `docs` has a graph of 2000 rows in `all.npy` and 800 in `few/`; `docs/.vexfs/config` begins with `config`.
+/// `docs` has a measured graph of 400 rows in `all.npy` and 400 in `few/`; `docs/.vexfs/config` begins with `config`.
 fn mounted(config: &str) -> (Mount, Vec<Vec<f32>>) {
     let mount = Mount::with_options(&["-o", "allow_other"]);
     mount.mkdir("docs");
@@ -27,6 +27,8 @@ fn mounted(config: &str) -> (Mount, Vec<Vec<f32>>) {
     fs::write(mount.path("docs/all.npy"), npy(&rows[..ROWS])).unwrap();
     fs::write(mount.path("docs/few/few.npy"), npy(&rows[ROWS..])).unwrap();
     mount.sync();
+    // It waits for a minute at most, and a busy machine may take longer.
+    wait_for("recall to be measured", || mount.try_attribute("docs", "user.vexfs.recall").is_ok());
     (mount, rows)
 }
 
@@ -66,14 +68,16 @@ fn each_plan_is_told_where_it_must_be_chosen() {
 
     let walk = explained(&mount, "docs", &json!({"vector": vector}));
     plan(&walk, "graph", "nothing_refused");
-    assert_eq!((&walk["ef"]["from"], &walk["recall"]["measured_on"]), (&json!("measured"), &json!(all)));
+    assert_eq!(walk["ef"]["from"], "measured");
+    // The second file may have come while the first was being measured.
+    assert!(walk["recall"]["measured_on"].as_u64().is_some_and(|rows| rows >= ROWS as u64), "{walk}");
     assert_eq!(walk["recall"]["asked"], 0.95);
     let expected = walk["recall"]["expected"].as_f64().unwrap();
-    assert!((0.93..=1.0).contains(&expected), "{walk}");
+    assert!((0.95..=1.0).contains(&expected), "{walk}");
     let did = &walk["run"];
     let number = |field: &str| did[field].as_u64().unwrap();
     assert!(number("expanded") > 5 && number("expanded") < number("codes"), "{walk}");
-    assert!(number("codes") < all && (10..100).contains(&number("rows")), "{walk}");
+    assert!(number("rows") >= 10 && number("rows") < all, "{walk}");
 
     let walk = explained(&mount, "docs", &json!({"vector": vector, "ef": 33}));
     assert_eq!(walk["ef"], json!({"value": 33.0, "used": 33, "from": "asked"}));
@@ -96,16 +100,16 @@ fn each_plan_is_told_where_it_must_be_chosen() {
     plan(&codes, "codes", "cost");
     assert_eq!(
         (&codes["vectors"], &codes["covered"], &codes["passing"]),
-        (&json!(all), &json!(800), &json!(800))
+        (&json!(all), &json!(FEW), &json!(FEW))
     );
-    assert_eq!(codes["run"]["codes"], 800, "{codes}");
+    assert_eq!(codes["run"]["codes"], FEW, "{codes}");
     let cost = |name: &str| codes["costs"][name].as_f64().unwrap();
     assert!(cost("codes_us") < cost("rows_us") && cost("codes_us") < cost("graph_us"), "{codes}");
 
     fs::write(mount.path("docs/.vexfs/config"), "[collection]\nmetric = \"l2\"\n").unwrap();
     let few = explained(&mount, "docs/few", &json!({"like": "few.npy", "row": 3}));
     plan(&few, "rows", "below_exact_below");
-    assert_eq!((&few["passing"], &few["run"]["rows"]), (&json!(800), &json!(800)));
+    assert_eq!((&few["passing"], &few["run"]["rows"]), (&json!(FEW), &json!(FEW)));
 }
 
 #[test]
@@ -113,7 +117,7 @@ fn rows_are_scanned_where_there_are_no_codes() {
     let (mount, rows) = mounted("quant = \"none\"\n");
     let scan = explained(&mount, "docs/few", &json!({"vector": rows[17], "k": 5}));
     plan(&scan, "rows", "cost");
-    assert_eq!((&scan["costs"]["codes_us"], &scan["run"]["rows"]), (&Value::Null, &json!(800)));
+    assert_eq!((&scan["costs"]["codes_us"], &scan["run"]["rows"]), (&Value::Null, &json!(FEW)));
 }
 
 #[test]
@@ -192,7 +196,7 @@ fn without_a_query_plans_are_told_and_nothing_is_searched() {
     let output = command(&mount, "docs", &[]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let lines = text(&output.stdout);
-    assert!(lines.starts_with("collection   /docs\nvectors      2800, dimension 256, l2\n"), "{lines}");
+    assert!(lines.starts_with("collection   /docs\nvectors      800, dimension 256, l2\n"), "{lines}");
     assert!(lines.contains("\nplan         walk through the graph: every row may be returned"), "{lines}");
     let output = command(&mount, "docs", &["--exact", "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -246,7 +250,7 @@ fn only_what_the_caller_may_read_passes() {
     nobody.args(["-c", script]).current_dir(mount.path("docs")).uid(65534).gid(65534);
     let answer: Value = serde_json::from_slice(&run(&mut nobody).stdout).unwrap();
     let docs = &answer["explain"]["collections"][0];
-    assert_eq!((&docs["covered"], &docs["passing"]), (&json!(2800), &json!(800)), "{answer}");
+    assert_eq!((&docs["covered"], &docs["passing"]), (&json!(ROWS + FEW), &json!(FEW)), "{answer}");
 }
 
 #[test]
