@@ -149,7 +149,8 @@ impl Bench {
     fn line(&self, kind: &str, share: f64, allowed: RowSet, queries: &[&[f32]]) -> Outcome<()> {
         let count = queries.len() as f64;
         let allowed = Arc::new(allowed);
-        let filter = Filter { allowed: Arc::new(Allowed::All), within: Some(Arc::clone(&allowed)) };
+        let filter =
+            Filter { allowed: Arc::new(Allowed::All), within: Some(Arc::clone(&allowed)), condition: None };
         let (mut scratch, mut walking) = (Scratch::default(), SearchScratch::default());
         let (mut exact, mut found) = (Vec::new(), Vec::new());
         let (mut hits, mut wanted, mut ways, mut in_vain) = (0u32, 0u32, [0; 3], 0);

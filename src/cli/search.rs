@@ -45,10 +45,13 @@ pub(super) struct Search {
     nul: bool,
 }
 
-/// How much is wanted, and what it may cost.
+/// What is wanted, how much of it, and what it may cost.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("effort"))]
 pub(super) struct Effort {
+    /// Only files whose attributes are like this: 'lang=en and year>=2020'
+    #[arg(long = "where", value_name = "EXPR")]
+    condition: Option<String>,
     /// How many neighbours
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
@@ -84,7 +87,15 @@ impl Effort {
     /// The same in a request.
     pub(super) fn options(&self) -> RequestOptions {
         let exact = self.exact.then_some(true);
-        RequestOptions { k: self.k, ef: self.ef, recall: self.recall, exact, max: self.max, explain: None }
+        RequestOptions {
+            k: self.k,
+            ef: self.ef,
+            recall: self.recall,
+            exact,
+            max: self.max,
+            condition: self.condition.clone(),
+            explain: None,
+        }
     }
 }
 

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::attributes::Attributes;
+use super::condition::Condition;
 use crate::Result;
 use crate::distance;
 use crate::format::Layout;
 use crate::index::RowId;
 use crate::store::{BlobMap, Slot};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{ArcSwapOption, AtomicU32, AtomicU64, Ordering};
 
 /// Number of a file, given by the namespace. Opaque here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +59,8 @@ pub struct VectorFile {
     bytes: RowBytes,
     first_row: RowId,
     group: AtomicU32,
+    /// Those of the file, once they are known.
+    attributes: ArcSwapOption<Attributes>,
     born: AtomicU64,
     died: AtomicU64,
 }
@@ -71,6 +75,7 @@ impl VectorFile {
             bytes,
             first_row: RowId(0),
             group: AtomicU32::new(group),
+            attributes: ArcSwapOption::empty(),
             born: AtomicU64::new(NEVER),
             died: AtomicU64::new(NEVER),
         }
@@ -80,6 +85,13 @@ impl VectorFile {
     #[must_use]
     pub fn with_first_row(mut self, first_row: RowId) -> Self {
         self.first_row = first_row;
+        self
+    }
+
+    /// The same with the attributes of its file.
+    #[must_use]
+    pub fn with_attributes(self, attributes: Option<Arc<Attributes>>) -> Self {
+        self.attributes.store(attributes);
         self
     }
 
@@ -138,6 +150,21 @@ impl VectorFile {
 
     pub(super) fn set_group(&self, group: u32) -> u32 {
         self.group.swap(group, Ordering::Relaxed)
+    }
+
+    /// The attributes of the file, if they are known: as they were at the version's end, after that.
+    #[must_use]
+    pub fn attributes(&self) -> Option<Arc<Attributes>> {
+        self.attributes.load_full()
+    }
+
+    /// Whether its attributes are as `condition` wants them, if they are known.
+    pub(super) fn fulfils(&self, condition: &Condition) -> Option<bool> {
+        self.attributes.load().as_ref().map(|attributes| condition.holds(attributes))
+    }
+
+    pub(super) fn set_attributes(&self, attributes: Option<Arc<Attributes>>) {
+        self.attributes.store(attributes);
     }
 
     /// Compares the bytes of a row with their checksum, when they are first used.

@@ -4,6 +4,9 @@
 //! on, a set is brought to the new version by the changes since, so that a filtered search beside a writer does
 //! not look at every file.
 //!
+//! A filter with a condition needs the attributes of files. Where they are not known there is no set, but the list of
+//! those files ([`NoRows::Unknown`]); whoever searches makes them known and asks again.
+//!
 //! **Invariant:** a change is in the log before its version is published, so a reader of a version finds there
 //! everything that led to it.
 
@@ -11,13 +14,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::condition::Condition;
 use super::file::VectorFile;
 use super::table::Reader;
 use crate::index::{RowId, RowSet};
 use crate::sync::{ArcSwap, Mutex};
 
 /// Filters whose sets are kept: at most this many times one bit for each row number.
-const MAX_SETS: usize = 16;
+const MAX_SETS: usize = 64;
 
 /// Changes that are kept. A set older than these is built from the files.
 const MAX_CHANGES: usize = 1024;
@@ -42,7 +46,7 @@ impl Allowed {
     }
 }
 
-/// Which rows a search may return: those of allowed files that are in a set, where one is given.
+/// Which rows a search may return: those of allowed files that fulfil a condition and are in a set, where one is given.
 #[derive(Clone, Debug)]
 pub struct Filter {
     /// The files.
@@ -50,13 +54,29 @@ pub struct Filter {
     /// Rows of any origin, `None` for all. Rows of it that are not live are not returned. Hand in the same set
     /// again, not an equal one: what is derived of it is kept for as long as it is the same.
     pub within: Option<Arc<RowSet>>,
+    /// What the attributes of their file are to be like.
+    pub condition: Option<Arc<Condition>>,
 }
+
+/// Why there is no set of rows.
+#[derive(Debug)]
+pub enum NoRows {
+    /// The attributes of these files are not known.
+    Unknown(Vec<Arc<VectorFile>>),
+    /// More attributes would have to be kept than may be.
+    TooMany,
+    /// It took too long.
+    Stopped,
+}
+
+/// Files between two looks whether the search goes on.
+const BETWEEN_LOOKS: usize = 64;
 
 impl Filter {
     /// Every row of the allowed files.
     #[must_use]
     pub fn files(allowed: Arc<Allowed>) -> Self {
-        Self { allowed, within: None }
+        Self { allowed, within: None, condition: None }
     }
 
     /// Every row.
@@ -68,7 +88,7 @@ impl Filter {
     /// Whether it lets every row pass.
     #[must_use]
     pub fn is_all(&self) -> bool {
-        self.within.is_none() && *self.allowed == Allowed::All
+        self.within.is_none() && self.condition.is_none() && *self.allowed == Allowed::All
     }
 
     fn is(&self, other: &Filter) -> bool {
@@ -77,7 +97,17 @@ impl Filter {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             _ => false,
         };
-        same_rows && (Arc::ptr_eq(&self.allowed, &other.allowed) || self.allowed == other.allowed)
+        let same_files = || Arc::ptr_eq(&self.allowed, &other.allowed) || self.allowed == other.allowed;
+        same_rows && self.condition == other.condition && same_files()
+    }
+
+    /// Whether the condition holds for a file. One whose attributes are not known is added to `unknown`.
+    fn holds_for(&self, file: &Arc<VectorFile>, unknown: &mut Vec<Arc<VectorFile>>) -> bool {
+        let Some(condition) = &self.condition else { return true };
+        file.fulfils(condition).unwrap_or_else(|| {
+            unknown.push(Arc::clone(file));
+            false
+        })
     }
 
     fn add(&self, set: &mut RowSet, rows: Range<u32>) {
@@ -142,36 +172,54 @@ impl FilterCache {
         log.since = version;
     }
 
-    /// The rows that `filter` lets pass at the reader's version.
-    pub(super) fn rows(&self, filter: &Filter, reader: &Reader) -> Arc<RowSet> {
+    /// The rows that `filter` lets pass at the reader's version. `goes_on` is asked at times, where it takes long.
+    pub(super) fn rows(
+        &self,
+        filter: &Filter,
+        reader: &Reader,
+        goes_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Arc<RowSet>, NoRows> {
         let version = reader.version();
         let known = self.known.load();
         let last = known.iter().rfind(|known| known.filter.is(filter));
         if let Some(last) = last
             && last.version == version
         {
-            return Arc::clone(&last.rows);
+            return Ok(Arc::clone(&last.rows));
         }
-        let caught_up = last.and_then(|last| self.catch_up(last, version));
-        let rows = Arc::new(caught_up.unwrap_or_else(|| build(filter, reader)));
+        let caught_up = last.and_then(|last| self.catch_up(last, reader)).transpose()?;
+        let rows = Arc::new(match caught_up {
+            Some(rows) => rows,
+            None => build(filter, reader, goes_on)?,
+        });
         if last.is_none_or(|last| last.version < version) {
             self.keep(&Arc::new(Known { filter: filter.clone(), version, rows: Arc::clone(&rows) }));
         }
-        rows
+        Ok(rows)
     }
 
-    /// The set of `last` at a later version, `None` when the log does not go back far enough.
-    fn catch_up(&self, last: &Known, version: u64) -> Option<RowSet> {
-        let changes = self.changes(last.version, version)?;
+    /// The set of `last` at the reader's later version, `None` when the log does not go back far enough.
+    fn catch_up(&self, last: &Known, reader: &Reader) -> Option<Result<RowSet, NoRows>> {
+        let changes = self.changes(last.version, reader.version())?;
+        let filter = &last.filter;
         let mut rows = RowSet::clone(&last.rows);
+        let mut unknown = Vec::new();
         for change in changes {
-            if change.group.is_some_and(|group| last.filter.allowed.contains(group)) {
-                last.filter.add(&mut rows, change.rows);
+            // What has been removed since is not there any more, and its removal follows in the log.
+            let holds = |unknown: &mut _| match &filter.condition {
+                None => true,
+                Some(_) => reader
+                    .row(RowId(change.rows.start))
+                    .is_some_and(|row| filter.holds_for(row.file, unknown)),
+            };
+            let is_allowed = change.group.is_some_and(|group| filter.allowed.contains(group));
+            if is_allowed && holds(&mut unknown) {
+                filter.add(&mut rows, change.rows);
             } else {
                 rows.remove_range(change.rows);
             }
         }
-        Some(rows)
+        Some(if unknown.is_empty() { Ok(rows) } else { Err(NoRows::Unknown(unknown)) })
     }
 
     /// The changes after one version up to another. Copied, so that no writer waits for what is done with them.
@@ -197,12 +245,16 @@ impl FilterCache {
 }
 
 /// The set from the files, each looked at once.
-fn build(filter: &Filter, reader: &Reader) -> RowSet {
+fn build(filter: &Filter, reader: &Reader, goes_on: &mut dyn FnMut() -> bool) -> Result<RowSet, NoRows> {
     let mut rows = RowSet::new();
-    for run in reader.runs_from(RowId(0)) {
-        if filter.allowed.contains(run.file.group()) {
+    let mut unknown = Vec::new();
+    for (at, run) in reader.runs_from(RowId(0)).enumerate() {
+        if filter.condition.is_some() && at % BETWEEN_LOOKS == 0 && !goes_on() {
+            return Err(NoRows::Stopped);
+        }
+        if filter.allowed.contains(run.file.group()) && filter.holds_for(run.file, &mut unknown) {
             filter.add(&mut rows, run.rows);
         }
     }
-    rows
+    if unknown.is_empty() { Ok(rows) } else { Err(NoRows::Unknown(unknown)) }
 }

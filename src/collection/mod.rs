@@ -13,9 +13,11 @@
 //!
 //! **Invariant:** searches take no lock. Writers of one collection take turns for the time of a few stores.
 
+mod attributes;
 mod builder;
 mod calibration;
 mod check;
+mod condition;
 mod file;
 mod filter;
 mod schema;
@@ -29,17 +31,19 @@ use dashmap::DashMap;
 
 use builder::PendingRepair;
 
+pub use attributes::{Attributes, Kept, VALUE_SEEN};
 pub use builder::{GRAPH_SEED, Snapshot};
 pub use calibration::{Calibration, Effort, RecallEstimate};
 pub use check::{Check, Coverage, IndexState, Phase};
+pub use condition::{Condition, Glob, Is, Literal, Set, Step, TESTS_MAX, Test};
 pub use file::{FileNumber, RowBytes, VectorFile};
-pub use filter::{Allowed, Filter};
+pub use filter::{Allowed, Filter, NoRows};
 pub use schema::{OnInvalid, Schema};
 pub use table::{Reader, RowRef, Run};
 
 use crate::index::hnsw::Hnsw;
 use crate::index::{RowId, RowSet};
-use crate::sync::{ArcSwap, ArcSwapOption, AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::{ArcSwap, ArcSwapOption, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::{Error, Result};
 use calibration::Measuring;
 use filter::FilterCache;
@@ -118,6 +122,10 @@ pub struct Collection {
     era: ArcSwap<()>,
     pending_repair: Mutex<Option<PendingRepair>>,
     filters: FilterCache,
+    /// Whether attributes of files are known here, or about to be, so that their changes are to be told.
+    keeps_attributes: AtomicBool,
+    /// Whether they are more than may be kept.
+    refuses_attributes: AtomicBool,
     /// Held while a batch of rows is linked, so that a checkpoint has whole batches: what a loaded graph has ends at
     /// its last row, and nothing below is missing.
     linking: Mutex<()>,
@@ -144,6 +152,8 @@ impl Collection {
             era: ArcSwap::default(),
             pending_repair: Mutex::default(),
             filters: FilterCache::default(),
+            keeps_attributes: AtomicBool::new(false),
+            refuses_attributes: AtomicBool::new(false),
             linking: Mutex::default(),
             damage: Mutex::default(),
             unswept: AtomicU64::new(0),
@@ -219,10 +229,60 @@ impl Collection {
     }
 
     /// The live rows that `filter` lets pass at the reader's version: exactly those, counted. The sets of the last
-    /// 16 filters are kept, so a filter that comes again costs little, also while the collection changes.
+    /// 64 filters are kept, so a filter that comes again costs little, also while the collection changes.
+    ///
+    /// `goes_on` is asked at times, where there is a condition.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRows`], of a filter with a condition.
+    pub fn rows(
+        &self,
+        filter: &Filter,
+        reader: &Reader,
+        goes_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Arc<RowSet>, NoRows> {
+        if filter.condition.is_some() && self.refuses_attributes.load(Ordering::Acquire) {
+            return Err(NoRows::TooMany);
+        }
+        self.filters.rows(filter, reader, goes_on)
+    }
+
+    /// Whether changes of attributes are to be told by [`set_attributes`](Self::set_attributes).
     #[must_use]
-    pub fn rows(&self, filter: &Filter, reader: &Reader) -> Arc<RowSet> {
-        self.filters.rows(filter, reader)
+    pub fn keeps_attributes(&self) -> bool {
+        self.keeps_attributes.load(Ordering::Acquire)
+    }
+
+    /// From now on changes of attributes are to be told: the caller is about to read those that are not known.
+    pub fn keep_attributes(&self) {
+        self.keeps_attributes.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on no filter with a condition has rows: the attributes are more than may be kept. What is known of
+    /// them is given up.
+    pub fn refuse_attributes(&self) {
+        self.refuses_attributes.store(true, Ordering::Release);
+        self.files.iter().for_each(|file| file.set_attributes(None));
+    }
+
+    /// Makes the attributes of a file known, unless a change of them was told meanwhile.
+    pub fn learn_attributes(&self, file: &VectorFile, attributes: Arc<Attributes>) {
+        let _writer = self.writer.lock();
+        if file.attributes().is_none() {
+            file.set_attributes(Some(attributes));
+        }
+    }
+
+    /// Tells of a change of a file's attributes: these are in force.
+    pub fn set_attributes(&self, file: &VectorFile, attributes: Arc<Attributes>) {
+        let _writer = self.writer.lock();
+        file.set_attributes(Some(attributes));
+        if file.is_live() {
+            let version = self.table.version() + 1;
+            self.filters.note(version, file, Some(file.group()));
+            self.table.set(version, self.table.dim());
+        }
     }
 
     /// The dimension that a new version of file `number` must have: the declared one, else that of the other

@@ -14,6 +14,11 @@ use crate::store::Store;
 
 const DIM: u32 = 4;
 
+/// The rows of a filter for which everything is known.
+fn rows(collection: &Collection, filter: &Filter, reader: &Reader) -> Arc<RowSet> {
+    collection.rows(filter, reader, &mut || true).unwrap()
+}
+
 /// A collection and the store that its rows lie in.
 struct Bench {
     dir: TempDir,
@@ -69,7 +74,7 @@ impl Bench {
     }
 
     fn count(&self, allowed: Allowed) -> u64 {
-        self.collection.rows(&Filter::files(Arc::new(allowed)), &self.collection.reader()).len()
+        rows(&self.collection, &Filter::files(Arc::new(allowed)), &self.collection.reader()).len()
     }
 
     /// A collection as an opened volume puts it back: the same files under the same numbers.
@@ -718,7 +723,7 @@ fn restored_files_keep_their_numbers_and_the_next_follows_the_last() {
     assert_eq!(again.reader().live_from(RowId(0)).map(|row| row.0).collect::<Vec<_>>(), [3, 4]);
     assert_eq!((again.len(), again.dim()), (2, Some(DIM)));
     assert_eq!(again.stage(bench.file(3, 1, DIM)).unwrap().0.first_row(), RowId(5));
-    assert_eq!(again.rows(&Filter::files(Arc::new(Allowed::Groups(vec![true]))), &again.reader()).len(), 2);
+    assert_eq!(rows(&again, &Filter::files(Arc::new(Allowed::Groups(vec![true]))), &again.reader()).len(), 2);
 }
 
 #[test]
@@ -728,7 +733,11 @@ fn the_rows_of_a_filter_are_those_of_its_files_at_every_version() {
     let filters = [
         Filter::all(),
         Filter::files(Arc::new(Allowed::Groups(vec![true, false, true]))),
-        Filter { allowed: Arc::new(Allowed::Groups(vec![false, true])), within: Some(within) },
+        Filter {
+            allowed: Arc::new(Allowed::Groups(vec![false, true])),
+            within: Some(within),
+            condition: None,
+        },
     ];
     let mut files: Vec<Arc<VectorFile>> = (0..8).map(|number| bench.add(number, number + 1)).collect();
     // Between two looks: one change, several, and more than are kept.
@@ -755,13 +764,77 @@ fn the_rows_of_a_filter_are_those_of_its_files_at_every_version() {
                     && filter.allowed.contains(reader.row(*row).unwrap().file.group())
             };
             let want: Vec<RowId> = reader.live_from(RowId(0)).filter(passes).collect();
-            let rows = bench.collection.rows(filter, &reader);
-            assert_eq!(rows.iter().collect::<Vec<_>>(), want, "round {round}, {:?}", filter.allowed);
-            assert_eq!(rows.len(), want.len() as u64);
-            let again = bench.collection.rows(&filter.clone(), &reader);
-            assert!(Arc::ptr_eq(&rows, &again), "the same filter at the same version costs nothing");
+            let found = rows(&bench.collection, filter, &reader);
+            assert_eq!(found.iter().collect::<Vec<_>>(), want, "round {round}, {:?}", filter.allowed);
+            assert_eq!(found.len(), want.len() as u64);
+            let again = rows(&bench.collection, &filter.clone(), &reader);
+            assert!(Arc::ptr_eq(&found, &again), "the same filter at the same version costs nothing");
         }
     }
+}
+
+/// What a test of one attribute lets pass.
+fn lang(value: &[u8]) -> Filter {
+    let is = Is::Equal(Literal::text(value));
+    let condition = Condition::new(vec![Step::Test(Test { name: (*b"lang").into(), is })]);
+    Filter { condition: condition.map(Arc::new), ..Filter::all() }
+}
+
+fn attributes(value: &[u8]) -> Arc<Attributes> {
+    Attributes::new([(&b"lang"[..], value)], &Arc::default()).unwrap()
+}
+
+#[test]
+fn a_condition_has_rows_once_the_attributes_are_known_and_follows_their_changes() {
+    let bench = Bench::new();
+    let files: Vec<_> = (0..3).map(|number| bench.add(number, 2)).collect();
+    let numbers = |filter: &Filter| {
+        let rows = rows(&bench.collection, filter, &bench.collection.reader());
+        rows.iter().map(|row| row.0).collect::<Vec<_>>()
+    };
+    let unknown =
+        |filter: &Filter| match bench.collection.rows(filter, &bench.collection.reader(), &mut || true) {
+            Err(NoRows::Unknown(files)) => files.iter().map(|file| file.number().0).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(unknown(&lang(b"en")), [0, 1, 2]);
+    bench.collection.keep_attributes();
+    files.iter().for_each(|file| bench.collection.learn_attributes(file, attributes(b"en")));
+    assert_eq!(numbers(&lang(b"en")), [0, 1, 2, 3, 4, 5]);
+    // What is read late does not undo a change.
+    bench.collection.set_attributes(&files[1], attributes(b"de"));
+    bench.collection.learn_attributes(&files[1], attributes(b"en"));
+    assert_eq!((numbers(&lang(b"en")), numbers(&lang(b"de"))), (vec![0, 1, 4, 5], vec![2, 3]));
+    // A set that is brought up to date asks for what is new, and only for that.
+    let late = bench.add(7, 1);
+    assert_eq!(unknown(&lang(b"de")), [7]);
+    bench.collection.learn_attributes(&late, attributes(b"de"));
+    bench.collection.set_attributes(&files[0], Attributes::none());
+    bench.remove(&files[2]);
+    assert_eq!((numbers(&lang(b"en")), numbers(&lang(b"de"))), (vec![], vec![2, 3, 6]));
+    bench.collection.regroup(&files[1], 1);
+    let first_group = Filter { allowed: Arc::new(Allowed::Groups(vec![true])), ..lang(b"de") };
+    assert_eq!((numbers(&lang(b"de")), numbers(&first_group)), (vec![2, 3, 6], vec![6]));
+    bench.collection.refuse_attributes();
+    let refused = bench.collection.rows(&lang(b"de"), &bench.collection.reader(), &mut || true);
+    assert!(matches!(refused, Err(NoRows::TooMany)));
+    assert_eq!(numbers(&Filter::all()), [0, 1, 2, 3, 6], "without a condition nothing is refused");
+}
+
+#[test]
+fn a_reader_from_before_has_the_rows_of_a_file_that_is_gone() {
+    let bench = Bench::new();
+    let file = bench.add(1, 1);
+    bench.collection.learn_attributes(&file, attributes(b"en"));
+    let before = bench.collection.reader();
+    let new = bench.stage(2, 1);
+    bench.collection.learn_attributes(&new, attributes(b"en"));
+    bench.collection.publish(&Staged { added: vec![new], removed: vec![file] });
+    assert_eq!(
+        rows(&bench.collection, &lang(b"en"), &bench.collection.reader()).iter().collect::<Vec<_>>(),
+        [RowId(1)]
+    );
+    assert_eq!(rows(&bench.collection, &lang(b"en"), &before).iter().collect::<Vec<_>>(), [RowId(0)]);
 }
 
 #[test]
@@ -772,22 +845,23 @@ fn an_older_reader_gets_the_rows_of_its_own_version() {
     let before = bench.collection.reader();
     bench.add(2, 2);
     bench.remove(&file);
-    let numbers =
-        |reader: &Reader| bench.collection.rows(&filter, reader).iter().map(|row| row.0).collect::<Vec<_>>();
+    let numbers = |reader: &Reader| {
+        rows(&bench.collection, &filter, reader).iter().map(|row| row.0).collect::<Vec<_>>()
+    };
     assert_eq!(numbers(&bench.collection.reader()), [3, 4]);
     assert_eq!(numbers(&before), [0, 1, 2]);
 }
 
 #[test]
-fn the_sets_of_no_more_than_sixteen_filters_are_kept() {
+fn the_sets_of_no_more_than_64_filters_are_kept() {
     let bench = Bench::new();
     bench.add(1, 3);
     let reader = bench.collection.reader();
     let filter = |at: usize| Filter::files(Arc::new(Allowed::Groups((0..=at).map(|i| i == at).collect())));
-    let sets: Vec<_> = (0..17).map(|at| bench.collection.rows(&filter(at), &reader)).collect();
+    let sets: Vec<_> = (0..65).map(|at| rows(&bench.collection, &filter(at), &reader)).collect();
     let kept = |at: usize| Arc::strong_count(&sets[at]) > 1;
     assert!(!kept(0), "the oldest went");
-    assert!((1..17).all(kept));
+    assert!((1..65).all(kept));
 }
 
 #[test]

@@ -7,6 +7,9 @@ use super::{Ino, Inode, Namespace, keys};
 use crate::catalog::{Batch, Table, Value};
 use crate::{Error, Result};
 
+/// Attributes of other inodes that are passed by rather than looking for those of the next.
+const PASSED_MAX: usize = 64;
+
 impl Namespace {
     /// The value of an extended attribute.
     ///
@@ -28,6 +31,42 @@ impl Namespace {
             names.push(pair?.0.to_vec());
         }
         Ok(names)
+    }
+
+    /// Visits the extended attributes of inodes, which come in ascending order: by inode, which is told as its place
+    /// in `inos`, and by name. What many inodes have is read in one pass.
+    ///
+    /// # Errors
+    ///
+    /// The catalog's errors and those of `visit`.
+    pub fn xattrs_of(
+        &self,
+        inos: &[Ino],
+        mut visit: impl FnMut(usize, &[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut at = 0;
+        while let Some(&first) = inos.get(at) {
+            let mut passed = 0;
+            for pair in self.catalog.scan(Table::Xattrs, &[], Some(&keys::ino(first))) {
+                let (key, value) = pair?;
+                let (ino, name) = keys::split_ino("xattrs", &key)?;
+                at += inos[at..].iter().take_while(|&&wanted| wanted < ino).count();
+                match inos.get(at) {
+                    None => return Ok(()),
+                    Some(&wanted) if wanted == ino => visit(at, name, &value)?,
+                    Some(_) if passed < PASSED_MAX => passed += 1,
+                    // The next is far away.
+                    Some(_) => break,
+                }
+                if inos.get(at) == Some(&ino) {
+                    passed = 0;
+                }
+            }
+            if passed < PASSED_MAX {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Stages an extended attribute and counts its name in `inode`, which the caller then stages.

@@ -1,5 +1,6 @@
 //! The nearest rows of one collection: by graph or its codes and a scan of what it does not have, or by scan alone.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -7,7 +8,9 @@ use serde::Serialize;
 use super::explain::{Costs, Ef, EfFrom, Explained, GaveUp, Recall, Run, Why};
 use super::plan::{self, Case, Plan, WIDE};
 use super::request::Options;
-use crate::collection::{Collection, Effort, FileNumber, Filter, Graph, Snapshot};
+use crate::collection::{
+    Collection, Effort, FileNumber, Filter, Graph, Kept, NoRows, Reader, Snapshot, VectorFile,
+};
 use crate::index::flat::{self, TopK};
 use crate::index::hnsw::{self, Beam, SearchScratch};
 use crate::index::{Neighbor, Query, RowId, RowSet, VectorSource as _};
@@ -126,6 +129,8 @@ pub struct Found {
     pub pending: u64,
     /// How it came about, where [`Options::explain`] asks.
     pub explained: Option<Box<Explained>>,
+    /// Files whose attributes have to be known before anything is searched: nothing was.
+    pub unknown: Vec<Arc<VectorFile>>,
 }
 
 /// What is decided before a search begins.
@@ -255,16 +260,32 @@ impl<'a> Planned<'a> {
     }
 }
 
-/// How a search for `k` rows by a vector as it usually is would be answered, without one.
-#[must_use]
+/// How a search for `k` rows by a vector as it usually is would be answered, without one; or the files whose attributes
+/// have to be known first.
+///
+/// # Errors
+///
+/// [`Error::Deadline`], [`Error::Interrupted`].
 #[inline(never)]
-pub fn explain(collection: &Collection, k: usize, options: &Options, filter: &Filter) -> Box<Explained> {
+pub fn explain(
+    collection: &Collection,
+    k: usize,
+    options: &Options,
+    filter: &Filter,
+    limits: Limits<'_>,
+) -> Result<std::result::Result<Box<Explained>, Vec<Arc<VectorFile>>>> {
     let snapshot = collection.snapshot();
     let dim = snapshot.reader.dim();
-    let allowed = (!filter.is_all()).then(|| collection.rows(filter, &snapshot.reader));
+    let allowed = match filter.is_all() {
+        true => None,
+        false => match rows(collection, filter, &snapshot.reader, limits)? {
+            Ok(rows) => Some(rows),
+            Err(unknown) => return Ok(Err(unknown)),
+        },
+    };
     let allowing = Allowing { snapshot: &snapshot, allowed: allowed.as_deref() };
     let planned = Planned::new(collection, &allowing, (k, dim), options, |ef| whole(ef, &[]));
-    planned.explain(options, collection.schema().recall, dim, None)
+    Ok(Ok(planned.explain(options, collection.schema().recall, dim, None)))
 }
 
 /// The `k` rows nearest to `vector` among those that `filter` lets pass, without row `exclude`.
@@ -294,7 +315,16 @@ pub fn nearest(
         return Err(Error::Dimension { expected: number(expected), got: number(vector.len()) });
     }
     let begun = options.explain.then(Instant::now);
-    let allowed = (!filter.is_all()).then(|| collection.rows(filter, &snapshot.reader));
+    let allowed = match filter.is_all() {
+        true => None,
+        false => match rows(collection, filter, &snapshot.reader, context.limits)? {
+            Ok(rows) => Some(rows),
+            Err(unknown) => {
+                let (near, way) = (Vec::new(), Way::Scan);
+                return Ok(Found { near, way, walked_in_vain: false, pending: 0, explained: None, unknown });
+            }
+        },
+    };
     let allowing = Allowing { snapshot: &snapshot, allowed: allowed.as_deref() };
     let search = Search { rows: allowing, query: &query, limits: context.limits };
     // One more than wanted, so that the excluded row takes no place from another.
@@ -336,12 +366,31 @@ pub fn nearest(
             .filter(|near| exclude != Some((near.file, near.index)))
             .filter(|near| options.max.is_none_or(|max| near.distance <= max)),
     );
-    Ok(Found { near, way, walked_in_vain, pending, explained })
+    Ok(Found { near, way, walked_in_vain, pending, explained, unknown: Vec::new() })
 }
 
 /// Without the digits that say nothing.
 fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
+}
+
+/// The rows that the filter lets pass, or the files whose attributes are to be known first.
+#[inline(never)]
+fn rows(
+    collection: &Collection,
+    filter: &Filter,
+    reader: &Reader,
+    limits: Limits<'_>,
+) -> Result<std::result::Result<Arc<RowSet>, Vec<Arc<VectorFile>>>> {
+    match collection.rows(filter, reader, &mut || limits.allow(Instant::now())) {
+        Ok(rows) => Ok(Ok(rows)),
+        Err(NoRows::Unknown(files)) => Ok(Err(files)),
+        Err(NoRows::Stopped) => Err(limits.exceeded()),
+        Err(NoRows::TooMany) => {
+            let (got, limit) = (Kept::LIMIT + 1, Kept::LIMIT);
+            Err(Error::TooLarge { what: "attributes of bytes", got, limit })
+        }
+    }
 }
 
 /// What `options` ask for, or else a collection whose searches are to have `recall`.

@@ -1,7 +1,11 @@
 //! What is asked: targets and options, and the one parser for every form in which they come.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
+use super::condition;
+use crate::collection::Condition;
 use crate::format::{self, Dtype};
 use crate::{Error, Result};
 
@@ -9,7 +13,7 @@ use crate::{Error, Result};
 pub const DEFAULT_K: u32 = 10;
 
 /// How to search; `None` means the collection's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// How many hits, 1..=`max_k`.
     pub k: Option<u32>,
@@ -23,6 +27,8 @@ pub struct Options {
     pub max: Option<f32>,
     /// Say how the answer came about as well.
     pub explain: bool,
+    /// `where`: only rows of files whose attributes are like this.
+    pub condition: Option<Arc<Condition>>,
 }
 
 /// What the neighbours are wanted of.
@@ -84,6 +90,7 @@ struct JsonRequest {
     max: Option<f32>,
     #[serde(default)]
     explain: bool,
+    r#where: Option<String>,
 }
 
 /// The header line of a binary request.
@@ -99,10 +106,11 @@ struct JsonHeader {
     #[serde(default)]
     exact: bool,
     max: Option<f32>,
+    r#where: Option<String>,
 }
 
 /// A binary request whose values follow its header line.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     /// Element type of the values.
     pub dtype: Dtype,
@@ -148,11 +156,12 @@ impl Options {
     fn from_json(
         (k, ef): (Option<u64>, Option<u64>),
         (recall, exact): (Option<f64>, bool),
-        max: Option<f32>,
+        (max, text): (Option<f32>, Option<&str>),
         limits: &RequestLimits,
     ) -> Result<Self> {
         let (k, ef) = (count("k", k, limits.max_k)?, count("ef", ef, limits.max_k)?);
-        let options = Self { k, ef, recall, exact, max, explain: false };
+        let condition = text.map(condition::parse).transpose()?.map(Arc::new);
+        let options = Self { k, ef, recall, exact, max, condition, explain: false };
         options.check(limits)?;
         Ok(options)
     }
@@ -189,16 +198,25 @@ impl Options {
         }
     }
 
-    /// Parses the path element `@k=20,ef=100,exact,max=0.5` or `@recall=0.95`.
+    /// Parses the path element `@k=20,ef=100,exact,max=0.5` or `@recall=0.95,where=lang=en`.
     ///
     /// # Errors
     ///
     /// [`Error::Request`] naming the option or value.
     pub fn parse_element(element: &str) -> Result<Self> {
-        let list = element.strip_prefix('@').unwrap_or(element);
+        let mut rest = Some(element.strip_prefix('@').unwrap_or(element));
         let mut options = Self::default();
         let mut names = Vec::new();
-        for option in list.split(',') {
+        while let Some(list) = rest {
+            let mut end = list.find(',').unwrap_or(list.len());
+            // A condition has commas of its own.
+            if let Some(text) = list.strip_prefix(WHERE) {
+                let (condition, len) = condition::parse_option(text)?;
+                options.condition = Some(Arc::new(condition));
+                end = WHERE.len() + len;
+            }
+            let option = &list[..end];
+            rest = list.get(end + 1..);
             let (name, value) = match option.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
                 None => (option, None),
@@ -213,11 +231,12 @@ impl Options {
                 ("ef", Some(value)) => options.ef = Some(number(name, value)?),
                 ("recall", Some(value)) => options.recall = Some(number(name, value)?),
                 ("max", Some(value)) => options.max = Some(number(name, value)?),
+                ("where", Some(_)) => {}
                 ("exact", None | Some("true" | "1")) => options.exact = true,
                 ("exact", Some("false" | "0")) => options.exact = false,
                 ("explain", None) => options.explain = true,
                 _ => {
-                    let have = "k= recall= ef= max= exact explain";
+                    let have = "k= recall= ef= max= exact explain where=";
                     return Err(Error::Request(format!("unknown option '{option}', have {have}")));
                 }
             }
@@ -235,9 +254,13 @@ impl Options {
         parts.extend(self.max.map(|max| format!("max={max}")));
         parts.extend(self.exact.then(|| "exact".to_owned()));
         parts.extend(self.explain.then(|| "explain".to_owned()));
+        parts.extend(self.condition.as_ref().map(|condition| format!("{WHERE}{condition}")));
         format!("@{}", parts.join(","))
     }
 }
+
+/// How the option begins that has a condition.
+const WHERE: &str = "where=";
 
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
     value.parse().map_err(|_| Error::Request(format!("{name}={value} is not a number in range")))
@@ -273,7 +296,9 @@ impl Line {
             Error::Request(format!("dtype '{}', want f32, f16, bf16, f64, i8 or u8", json.dtype))
         })?;
         let dim = limits.dim(json.dim)?;
-        let options = Options::from_json((json.k, json.ef), (json.recall, json.exact), json.max, limits)?;
+        let (limit, text) = (json.max, json.r#where.as_deref());
+        let options =
+            Options::from_json((json.k, json.ef), (json.recall, json.exact), (limit, text), limits)?;
         let k = u64::from(options.k.unwrap_or(DEFAULT_K));
         if dim == 0 || json.rows == 0 {
             return Err(Error::Request(format!("{} rows x dim {dim}, want at least 1 x 1", json.rows)));
@@ -294,7 +319,9 @@ impl Line {
     }
 
     fn request(json: JsonRequest, limits: &RequestLimits) -> Result<Request> {
-        let options = Options::from_json((json.k, json.ef), (json.recall, json.exact), json.max, limits)?;
+        let (limit, text) = (json.max, json.r#where.as_deref());
+        let options =
+            Options::from_json((json.k, json.ef), (json.recall, json.exact), (limit, text), limits)?;
         let options = Options { explain: json.explain, ..options };
         let target = match (json.vector, json.like, json.text) {
             (Some(values), None, None) => {
@@ -333,7 +360,7 @@ impl Header {
     #[must_use]
     pub fn with_body(&self, body: &[u8]) -> Request {
         let values = format::decoded(self.dtype, body);
-        Request { target: Target::Vectors { dim: self.dim, values }, options: self.options }
+        Request { target: Target::Vectors { dim: self.dim, values }, options: self.options.clone() }
     }
 }
 
@@ -505,9 +532,44 @@ mod tests {
         let options = Options::parse_element("@recall=0.95,k=5").unwrap();
         assert_eq!(options, Options { k: Some(5), recall: Some(0.95), ..Options::default() });
         assert_eq!(options.element(), "@k=5,recall=0.95");
-        for bad in ["@", "@k", "@recall=", "@recall", "@k=x", "@k=-1", "@where=a=b", "@k=1,,"] {
+        for bad in ["@", "@k", "@recall=", "@recall", "@k=x", "@k=-1", "@where", "@where=", "@k=1,,"] {
             assert!(matches!(Options::parse_element(bad), Err(Error::Request(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_condition_is_read_alike_in_every_form() {
+        let text = r#"lang in (en,"d,e") and year>=2020"#;
+        let condition = Some(Arc::new(condition::parse(text).unwrap()));
+        let json = serde_json::Value::from(text);
+        for line in [
+            format!(r#"{{"vector":[1],"where":{json}}}"#),
+            format!(r#"{{"like":"a.f32","where":{json}}}"#),
+            format!(r#"{{"dtype":"f32","rows":1,"dim":1,"where":{json}}}"#),
+        ] {
+            let options = match parse(&line).unwrap() {
+                Line::Request(request) => request.options,
+                Line::Header(header) => header.with_body(&[0; 4]).options,
+            };
+            assert_eq!(options, Options { condition: condition.clone(), ..Options::default() }, "{line}");
+        }
+        let want = Options { k: Some(3), exact: true, condition, ..Options::default() };
+        for element in
+            [format!("@k=3,where={text},exact"), format!("@where={text} ,exact,k=3"), want.element()]
+        {
+            assert_eq!(Options::parse_element(&element).unwrap(), want, "{element}");
+        }
+        for (bad, why) in [
+            ("@where=a=,k=3", "where: at 3, want a value"),
+            ("@where=a,where=b", "option 'where' twice"),
+            ("@where=(a,k=3", "where: at 3, want and, or, or ')', found ','"),
+            ("@where=a b,k=3", "where: at 3, want and, or, or the end, found 'b'"),
+        ] {
+            let message = Options::parse_element(bad).unwrap_err().to_string();
+            assert!(message.contains(why), "{bad}: {message}");
+        }
+        let message = parse(r#"{"vector":[1],"where":"a=\"b"}"#).unwrap_err().to_string();
+        assert!(message.contains("where: at 3, want a second \""), "{message}");
     }
 
     #[test]

@@ -158,8 +158,8 @@ impl Transaction {
     fn advance<'b>(&mut self, bytes: &'b [u8], limits: &RequestLimits) -> Result<&'b [u8]> {
         let mut rest = bytes;
         loop {
-            if let Some(header) = self.header {
-                let Some(after) = self.take_body(&header, rest) else { break };
+            if let Some(header) = self.header.take() {
+                let Some(after) = self.take_body(header, rest) else { break };
                 rest = after;
             } else {
                 let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { break };
@@ -172,9 +172,11 @@ impl Transaction {
     }
 
     /// Takes what its header announced, if `bytes` has all of it, and returns what is behind.
-    fn take_body<'b>(&mut self, header: &Header, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        let (body, after) = bytes.split_at_checked(header.body_bytes())?;
-        self.header = None;
+    fn take_body<'b>(&mut self, header: Header, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let Some((body, after)) = bytes.split_at_checked(header.body_bytes()) else {
+            self.header = Some(header);
+            return None;
+        };
         let k = header.options.k.unwrap_or(DEFAULT_K) as usize;
         self.arrived.push(Arrived::Binary { request: header.with_body(body), k });
         self.arrived_bytes += body.len() as u64;
@@ -221,13 +223,13 @@ pub fn answer_one(
     };
     let mut asked = Transaction::default();
     asked.take_line(line, limits)?;
-    if let Some(header) = asked.header {
+    if let Some(header) = asked.header.take() {
         if header.rows != 1 {
             return Err(Error::Request(format!("{} vectors, want 1", header.rows)));
         }
         let (got, want) = (rest.len(), header.body_bytes());
         rest = asked
-            .take_body(&header, rest)
+            .take_body(header, rest)
             .ok_or_else(|| Error::Request(format!("{got} bytes of values, the header announces {want}")))?;
     }
     if asked.arrived.is_empty() {

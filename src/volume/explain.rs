@@ -1,16 +1,17 @@
 //! How searches in a directory are answered: the plans of its collections, and those that a query leaves out.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Volume;
-use super::query::Part;
+use super::query::{ALLOWANCE, Part};
 use super::types::Caller;
 use crate::Result;
 use crate::collection::{Collection, Filter};
 use crate::distance::Metric;
 use crate::namespace::Ino;
 use crate::search::explain::{Explained, OfCollection};
-use crate::search::nearest::{self, Way};
+use crate::search::nearest::{self, Limits, Way};
 use crate::search::request::DEFAULT_K;
 use crate::search::{Answer, Explanation, Options};
 
@@ -40,8 +41,16 @@ impl Volume {
         };
         let mut collections = Vec::new();
         for (at, collection) in self.covered(base)?.iter().enumerate() {
-            let filter = Filter::files(self.allowed(caller, base, collection)?);
-            let explained = nearest::explain(collection, k as usize, options, &filter);
+            let allowed = self.allowed(caller, base, collection)?;
+            let filter = Filter { condition: options.condition.clone(), ..Filter::files(allowed) };
+            let limits = Limits::within(ALLOWANCE);
+            let explained = loop {
+                match nearest::explain(collection, k as usize, options, &filter, limits)? {
+                    Ok(explained) => break explained,
+                    Err(unknown) => self.learn_attributes(collection, unknown)?,
+                }
+                limits.check(Instant::now())?;
+            };
             if at == 0 {
                 answer.metric = collection.schema().metric;
             }
@@ -88,7 +97,10 @@ impl Volume {
         let below = Filter::files(self.allowed(&EVERYBODY, base, collection)?);
         let covered = match below.is_all() {
             true => collection.len(),
-            false => collection.rows(&below, &collection.snapshot().reader).len(),
+            false => {
+                let rows = collection.rows(&below, &collection.snapshot().reader, &mut || true);
+                rows.expect("there is no condition, and nobody stops it").len()
+            }
         };
         let (search, left_out) = match search {
             Ok(search) => (Some(search), None),

@@ -5,8 +5,8 @@
 //! - `backing`: large ordinary files that the kernel reads and writes by itself.
 //! - `txn`, `durability`, `flushes`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
-//! - `query`, `pace`, `vector_attrs`, `indexer`: searches and their paths, how long they take, computed attributes,
-//!   the graph's thread.
+//! - `query`, `attributes`, `pace`, `vector_attrs`, `indexer`: searches and their paths, the attributes that they are
+//!   restricted by, how long they take, computed attributes, the graph's thread.
 //! - `rest`: large ordinary files get checksums when nobody writes them, and lose them before somebody does.
 //! - `check`, `scrub`: a store that nobody has open, checked and repaired; one that is in use, read to find damage.
 //! - `snapshots`: read-only volumes of an earlier state on the same store; `views`: the volume and its snapshots as
@@ -20,6 +20,7 @@
 pub mod check;
 pub mod types;
 
+mod attributes;
 mod attrs;
 mod awaited;
 mod backing;

@@ -25,7 +25,7 @@ use crate::store;
 use crate::{Error, Result};
 
 /// How long one request may take.
-const ALLOWANCE: Duration = Duration::from_secs(30);
+pub(super) const ALLOWANCE: Duration = Duration::from_secs(30);
 
 /// How long a search is run again when a hit has lost its name: a change is committed, and about to be visible.
 const CATCH_UP: Duration = Duration::from_millis(500);
@@ -87,7 +87,7 @@ impl Volume {
         (dim, values): (u32, &[f32]),
         options: &Options,
     ) -> Result<Vec<Answer>> {
-        let parts = self.parts(caller, base, dim, None)?;
+        let parts = self.parts(caller, base, dim, (None, options))?;
         let vectors = values.chunks_exact((dim as usize).max(1));
         let helpers = match self.pace.helpers(base, vectors.len()) {
             0 => 0,
@@ -129,7 +129,7 @@ impl Volume {
         let mut scratch = vec![0.0; file.dim() as usize];
         let vector = file.sound_row(row.into(), &mut scratch)?;
         let asked = Asked { vector, exclude: Some((file.number(), row)) };
-        let parts = self.parts(caller, base, file.dim(), Some(metric))?;
+        let parts = self.parts(caller, base, file.dim(), (Some(metric), options))?;
         let awaited = Awaited::by(caller);
         let is_awaited = |now| awaited.check(now);
         let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
@@ -218,7 +218,13 @@ impl Volume {
     /// The collections in which vectors of `dim` elements are looked for, with one metric: `metric` where one of them
     /// has it.
     #[inline(never)]
-    fn parts(&self, caller: &Caller, base: Ino, dim: u32, metric: Option<Metric>) -> Result<Vec<Part>> {
+    fn parts(
+        &self,
+        caller: &Caller,
+        base: Ino,
+        dim: u32,
+        (metric, options): (Option<Metric>, &Options),
+    ) -> Result<Vec<Part>> {
         let covered = self.covered(base)?;
         let own = self.vectors.existing(self.collection_root(base)?);
         let fitting: Vec<_> =
@@ -240,7 +246,8 @@ impl Volume {
         let mut parts = Vec::new();
         for collection in fitting {
             if collection.schema().metric == metric {
-                let filter = Filter::files(self.allowed(caller, base, &collection)?);
+                let allowed = self.allowed(caller, base, &collection)?;
+                let filter = Filter { condition: options.condition.clone(), ..Filter::files(allowed) };
                 parts.push(Part { collection, filter });
             }
         }
@@ -272,7 +279,7 @@ impl Volume {
             explain: None,
         };
         let mut explained = Vec::new();
-        loop {
+        'search: loop {
             let damages = store::damages();
             self.vectors.withdraw_unreadable(&self.names, damages);
             let mut candidates = Vec::new();
@@ -289,6 +296,11 @@ impl Volume {
                     asked.exclude,
                     context,
                 )?;
+                if !found.unknown.is_empty() {
+                    self.learn_attributes(&part.collection, found.unknown)?;
+                    context.limits.check(Instant::now())?;
+                    continue 'search;
+                }
                 let is_exact = found.way == Way::Scan;
                 if is_exact && found.pending > 0 {
                     // A graph was wanted and gave no answer: it may be damaged.

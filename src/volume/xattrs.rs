@@ -106,7 +106,9 @@ impl Volume {
         self.names.put_xattr(&mut txn.batch, &mut inode, (name, value), exists, LIST_MAX)?;
         inode.ctime = Time::now();
         self.names.put_inode(&mut txn.batch, &inode);
-        self.commit(txn)
+        self.commit(txn)?;
+        self.attribute_changed(ino, name, Some(value));
+        Ok(())
     }
 
     /// Names of the stored attributes, each with a NUL behind it. The kernel does not check this call.
@@ -158,7 +160,9 @@ impl Volume {
         self.names.remove_xattr(&mut txn.batch, &mut inode, name);
         inode.ctime = Time::now();
         self.names.put_inode(&mut txn.batch, &inode);
-        self.commit(txn)
+        self.commit(txn)?;
+        self.attribute_changed(ino, name, None);
+        Ok(())
     }
 
     /// Whether reading this attribute may run a search that a worker must not: see

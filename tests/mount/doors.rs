@@ -556,7 +556,8 @@ fn options_stand_in_the_path_in_any_order() {
         ("@k=", libc::EINVAL),
         ("@kk=3", libc::EINVAL),
         ("@k=10001", libc::EMSGSIZE),
-        ("@where=a=b", libc::EINVAL),
+        ("@where=a=", libc::EINVAL),
+        ("@where=(a,k=3", libc::EINVAL),
         ("@k=3,exact,k=4", libc::EINVAL),
         ("@", libc::EINVAL),
     ] {
@@ -1307,4 +1308,114 @@ fn a_graph_and_a_scan_answer_alike_through_every_option() {
     }
     let many = mount.ask_json("docs", &json!({"vector": rows[0], "k": 600}));
     assert_eq!(many["hits"].as_array().unwrap().len(), 600);
+}
+
+#[test]
+fn a_condition_holds_at_every_door() {
+    let mount = Mount::new();
+    let query = collection(&mount, "l2");
+    for (path, lang, year) in
+        [("03.f32", "en", "2019"), ("sub/04.f32", "de", "2021"), ("sub/rows.npy", "en", "2024")]
+    {
+        xattr::set(mount.path("docs").join(path), "user.lang", lang.as_bytes()).unwrap();
+        xattr::set(mount.path("docs").join(path), "user.year", year.as_bytes()).unwrap();
+    }
+    let all = hits(&mount.ask_json("docs", &json!({"vector": query, "k": 50})));
+    let text = r#"lang in ("en",fr) and year>=2019.5 or year~*21"#;
+    let want: Vec<_> = all
+        .iter()
+        .filter(|hit| hit.path.starts_with("sub/rows") || hit.path == "sub/04.f32")
+        .take(12)
+        .cloned()
+        .collect();
+    assert_eq!(want.len(), 12);
+    let request = json!({"vector": query, "k": 12, "where": text});
+    assert_eq!(hits(&mount.ask_json("docs", &request)), want, "JSON");
+
+    let header = json!({"dtype": "f32", "rows": 1, "dim": DIM, "k": 12, "where": text});
+    let binary = [format!("{header}\n").as_bytes(), &f32_bytes(&query)].concat();
+    assert_eq!(records(&mount.ask("docs", &binary)), ids_and_distances(&want), "binary");
+    let at_once = ask_at_once(&mount.query_file("docs"), &binary, 4000).unwrap();
+    assert_eq!(records(&at_once), ids_and_distances(&want), "system call");
+
+    fs::write(mount.path("docs/.vexfs/queries/q.f32"), f32_bytes(&query)).unwrap();
+    fs::write(mount.path("docs/.vexfs/queries/q"), request.to_string()).unwrap();
+    let results = |path: &str| hits(&mount.json(&format!("docs/.vexfs/{path}/results.json")));
+    assert_eq!(results(&format!("@k=12,where={text}/results/q.f32")), want, "a path");
+    assert_eq!(results(&format!("@where={text},k=12,exact/results/q.f32")), want, "a path");
+    assert_eq!(results("results/q"), want, "a dropped request");
+    let german = results("@where=lang=de/results/q");
+    assert_eq!(german.len(), 1, "what the path says stands for what the request says");
+
+    let vector = mount.outside("q.f32");
+    fs::write(&vector, f32_bytes(&query)).unwrap();
+    let args = ["docs", "--vector", vector.to_str().unwrap(), "-k", "12", "--json", "--where", text];
+    let output = search(&mount, &args);
+    assert_eq!(code(&output), 0, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(hits(&serde_json::from_slice(&output.stdout).unwrap()), want, "vexfs search");
+
+    // A file is not its own neighbour, and the answer follows the attributes at once.
+    let similar = || results("@where=lang=en,k=30/similar/03.f32");
+    let of_rows = similar();
+    assert!(of_rows.len() == 20 && of_rows.iter().all(|hit| hit.path == "sub/rows.npy"), "{of_rows:?}");
+    xattr::set(mount.path("docs/05.f32"), "user.lang", b"en").unwrap();
+    assert_eq!(similar().len(), 21);
+    xattr::remove(mount.path("docs/sub/rows.npy"), "user.lang").unwrap();
+    assert_eq!(similar().iter().map(|hit| hit.path.as_str()).collect::<Vec<_>>(), ["05.f32"]);
+    fs::remove_file(mount.path("docs/05.f32")).unwrap();
+    assert_eq!(similar(), []);
+    let output = search(&mount, &["docs", "--like", "docs/03.f32", "--where", "lang=en"]);
+    assert_eq!(code(&output), 1, "no result");
+}
+
+#[test]
+fn what_is_wrong_with_a_condition_is_said_with_its_place() {
+    let mount = Mount::new();
+    let query = collection(&mount, "l2");
+    let want = "request: where: at 6, want a value (\"\" is the empty one), found the end";
+    let answer = mount.ask_json("docs", &json!({"vector": query, "where": "lang="}));
+    assert_eq!(answer["error"], json!({"code": "EINVAL", "message": want}));
+    let header = format!("{{\"dtype\":\"f32\",\"rows\":1,\"dim\":{DIM},\"where\":\"lang=\"}}\n");
+    assert_eq!(errno(mount.query_file("docs").write_all(header.as_bytes())), libc::EINVAL);
+    fs::write(mount.path("docs/.vexfs/queries/q"), "{\"like\":\"03.f32\",\"where\":\"lang=\"}").unwrap();
+    let noted = text(&read(&mount.path("docs/.vexfs/errors.jsonl")));
+    assert!(noted.contains("want a value"), "{noted}");
+    let output = search(&mount, &["docs", "--like", "docs/03.f32", "--where", "lang="]);
+    assert_eq!(code(&output), 4);
+    assert!(text(&output.stderr).contains(want), "{}", text(&output.stderr));
+    let long = format!("a={}", "x".repeat(5000));
+    let answer = mount.ask_json("docs", &json!({"vector": query, "where": long}));
+    assert_eq!(answer["error"]["code"], "EMSGSIZE");
+}
+
+#[test]
+fn a_condition_tells_nothing_of_what_a_caller_may_not_read() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("a_condition_tells_nothing_of_what_a_caller_may_not_read: not checked, it needs root");
+        return;
+    }
+    let mount = Mount::with_options(&["-o", "allow_other"]);
+    fs::set_permissions(mount.outside("."), Permissions::from_mode(0o755)).unwrap();
+    mount.mkdir("docs");
+    for (name, mode) in [("a", 0o644), ("b", 0o600), ("c", 0o644)] {
+        let path = format!("docs/{name}.f32");
+        mount.put(&path, &[1.0, 0.0]);
+        xattr::set(mount.path(&path), "user.lang", if name == "c" { b"de" } else { b"en" }).unwrap();
+        fs::set_permissions(mount.path(&path), Permissions::from_mode(mode)).unwrap();
+    }
+    let request = json!({"vector": [1.0, 0.0], "where": "lang=en"});
+    let nobody = || {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("exec 3<> docs/.vexfs/query; echo '{request}' >&3; cat <&3")]);
+        let output = run(command.current_dir(mount.root()).uid(NOBODY).gid(NOBODY));
+        paths(&serde_json::from_slice(&output.stdout).unwrap())
+    };
+    // Both before and after somebody who may has asked the same.
+    assert_eq!(nobody(), ["a.f32"]);
+    assert_eq!(paths(&mount.ask_json("docs", &request)), ["a.f32", "b.f32"]);
+    assert_eq!(nobody(), ["a.f32"]);
+    fs::set_permissions(mount.path("docs/b.f32"), Permissions::from_mode(0o604)).unwrap();
+    assert_eq!(nobody(), ["a.f32", "b.f32"]);
+    xattr::set(mount.path("docs/b.f32"), "user.lang", b"de").unwrap();
+    assert_eq!(nobody(), ["a.f32"]);
 }

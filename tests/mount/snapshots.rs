@@ -686,3 +686,24 @@ fn fsck_knows_what_snapshots_hold_and_names_one_that_is_damaged() {
     assert_eq!(found["findings"][0]["file"], json!("snapshots/s/catalog/version"));
     assert!(blob.exists());
 }
+
+#[test]
+fn a_condition_in_a_snapshot_is_about_the_attributes_of_its_moment() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    for name in ["a", "b", "c"] {
+        mount.put(&format!("docs/{name}.f32"), &[1.0, 2.0]);
+        xattr::set(mount.path(format!("docs/{name}.f32")), "user.lang", b"en").unwrap();
+    }
+    xattr::set(mount.path("docs/c.f32"), "user.lang", b"de").unwrap();
+    let ask = |dir: &str| paths(&mount.ask_json(dir, &json!({"vector": [1.0, 2.0], "where": "lang=en"})));
+    assert_eq!(ask("docs"), ["a.f32", "b.f32"]);
+    take(&mount, "then");
+    xattr::set(mount.path("docs/a.f32"), "user.lang", b"de").unwrap();
+    xattr::remove(mount.path("docs/b.f32"), "user.lang").unwrap();
+    xattr::set(mount.path("docs/c.f32"), "user.lang", b"en").unwrap();
+    assert_eq!(ask("docs"), ["c.f32"]);
+    assert_eq!(ask(".vexfs/snapshots/then/docs"), ["a.f32", "b.f32"]);
+    let results = ".vexfs/snapshots/then/docs/.vexfs/@where=lang=de/similar/a.f32/results.json";
+    assert_eq!(paths(&mount.json(results)), ["c.f32"]);
+}

@@ -167,6 +167,17 @@ fn exercise(mount: &Mount) {
     fs::write(path("d/.vexfs/queries/q.f32"), f32_bytes(&vector(9))).unwrap();
     fs::read(path("d/.vexfs/results/q.f32/results.tsv")).unwrap();
     fs::remove_file(path("d/.vexfs/queries/q.f32")).unwrap();
+    // Under conditions: when the attributes are read for the first time, when they are known, when they change.
+    let condition = "not (note in (a,'b') or other~x*y) and (note>=v or number<1.5)";
+    for round in 0..3u8 {
+        mount.ask("d", format!("{{\"like\":\"6.f32\",\"where\":\"{condition}\"}}\n").as_bytes());
+        fs::read(path("d/.vexfs").join(format!("@k=3,where={condition}/similar/5.f32/results.json")))
+            .unwrap();
+        xattr::set(&file, "user.note", &[b'v', round]).unwrap();
+        let again = OpenOptions::new().write(true).open(&file).unwrap();
+        again.write_all_at(&f32_bytes(&vector(usize::from(round))), 0).unwrap();
+    }
+    xattr::remove(&file, "user.note").unwrap();
     for name in ["stats.json", "errors.jsonl", "ids.tsv", "index.json", "verify.json", "config"] {
         fs::read(path("d/.vexfs").join(name)).unwrap();
     }

@@ -4,12 +4,14 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use support::{Bed, Rows};
-use vexfs::collection::{Effort, Schema};
+use vexfs::collection::{Attributes, Effort, FileNumber, Filter, RowBytes, Schema, Staged, VectorFile};
 use vexfs::distance::Metric;
-use vexfs::format::{self, Dtype, FileKind};
-use vexfs::search::Options;
+use vexfs::format::{self, Dtype, FileKind, Layout};
+use vexfs::search::{Options, condition};
 
 /// How far a measured recall may be from what was asked.
 const TOLERANCE: f64 = 0.02;
@@ -159,4 +161,39 @@ fn a_recall_of_one_compares_every_row() {
     let recall = |asked| bed.recall(&queries, 10, Options { recall: Some(asked), ..Options::default() });
     assert_eq!(recall(1.0), (1.0, true));
     assert!(!recall(0.5).1);
+}
+
+/// Adds a file for each row, whose only attribute is the remainder of its number by 1000, and links them.
+fn link_each(bed: &Bed, rows: &Rows) {
+    let kept = Arc::default();
+    let file = |row: u64| {
+        let values: Vec<u8> = rows.vector(row).iter().flat_map(|value| value.to_le_bytes()).collect();
+        let layout = Layout { rows: 1, offset: 0, stride: values.len() as u64, ..rows.layout };
+        let bytes = RowBytes::Slot(bed.store.write_slot(&values).unwrap());
+        let share = (row % 1000).to_string();
+        let attributes = Attributes::new([(&b"share"[..], share.as_bytes())], &kept);
+        let file = VectorFile::new(FileNumber(row), layout, bytes, 0).with_attributes(attributes);
+        bed.collection.stage(file).unwrap().0
+    };
+    let added = (0..rows.layout.rows).map(file).collect();
+    bed.collection.publish(&Staged { added, removed: vec![] });
+    let stop = AtomicBool::new(false);
+    while bed.collection.index_step(1, &stop).unwrap() {}
+}
+
+#[test]
+fn searches_under_a_condition_have_the_recall_that_they_ask_for() {
+    let bed = Bed::new(schema(Metric::L2));
+    link_each(&bed, &random(20_000, 24, 14));
+    bed.calibrate();
+    let queries = random(200, 24, 15).vectors(200);
+    for (text, share) in [("share<500", 0.5), ("share<100", 0.1), ("share<10", 0.01), ("share=0", 0.001)] {
+        let condition = Some(Arc::new(condition::parse(text).unwrap()));
+        let filter = Filter { condition, ..Filter::all() };
+        let rows = bed.collection.rows(&filter, &bed.collection.reader(), &mut || true).unwrap();
+        assert_eq!(rows.len() as f64, 20_000.0 * share, "{text}");
+        let (measured, exact) = bed.recall_under(&filter, &queries, 10, Options::default());
+        println!("{text}: {measured}, exact {exact}");
+        assert!(measured >= 0.95, "{text}: {measured}");
+    }
 }

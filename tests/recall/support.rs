@@ -37,7 +37,7 @@ impl Rows {
 /// A collection in a temporary store.
 pub struct Bed {
     pub collection: Collection,
-    store: Arc<Store>,
+    pub store: Arc<Store>,
     _dir: TempDir,
 }
 
@@ -76,25 +76,36 @@ impl Bed {
 
     pub fn search(
         &self,
+        filter: &Filter,
         query: &[f32],
         k: usize,
         options: Options,
         scratch: &mut Scratch,
     ) -> (Vec<Near>, bool) {
         let mut context = Context { scratch, limits: Limits::within(Duration::from_secs(60)) };
-        let found =
-            nearest(&self.collection, query, k, &options, &Filter::all(), None, &mut context).unwrap();
+        let found = nearest(&self.collection, query, k, &options, filter, None, &mut context).unwrap();
         (found.near, found.way != Way::Walk)
     }
 
     /// Mean share of the true `k` nearest that searches with `options` find, and whether they compared every row.
     pub fn recall(&self, queries: &[Vec<f32>], k: usize, options: Options) -> (f64, bool) {
+        self.recall_under(&Filter::all(), queries, k, options)
+    }
+
+    /// The same of searches that return what `filter` lets pass.
+    pub fn recall_under(
+        &self,
+        filter: &Filter,
+        queries: &[Vec<f32>],
+        k: usize,
+        options: Options,
+    ) -> (f64, bool) {
         let mut scratch = Scratch::default();
         let (mut right, mut scanned) = (0, false);
         for query in queries {
             let (truth, _) =
-                self.search(query, k, Options { exact: true, ..Options::default() }, &mut scratch);
-            let (found, exact) = self.search(query, k, options, &mut scratch);
+                self.search(filter, query, k, Options { exact: true, ..Options::default() }, &mut scratch);
+            let (found, exact) = self.search(filter, query, k, options.clone(), &mut scratch);
             scanned |= exact;
             let last = truth[truth.len().min(k) - 1].distance;
             right += found.iter().take(k).filter(|near| near.distance <= last).count();

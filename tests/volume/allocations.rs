@@ -4,6 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use vexfs::catalog::{Catalog, Table};
 use vexfs::distance::Metric;
@@ -11,7 +12,7 @@ use vexfs::index::Query;
 use vexfs::index::flat::Matrix;
 use vexfs::index::hnsw::{Beam, Hnsw, Params, SearchScratch};
 use vexfs::namespace::Ino;
-use vexfs::search::{Options, Request, Target};
+use vexfs::search::{Options, Request, Target, condition};
 use vexfs::volume::{DirEntry, XattrMode};
 
 use crate::support::*;
@@ -203,6 +204,11 @@ fn a_search_allocates_its_answer_and_little_besides() {
     let (ten, thirty) = (search(10), search(30));
     println!("{ten} {thirty}");
     assert!(ten <= 30 && thirty <= ten + 4, "{ten} for 10 hits, {thirty} for 30");
+    // Once its rows are known a condition costs nothing but itself.
+    let mut under = request(10);
+    under.options.condition = Some(Arc::new(condition::parse("lang!=en").unwrap()));
+    let under = allocations(|| fs.volume.search(&ROOT, base, &under).unwrap());
+    assert!(under <= ten, "{under} under a condition, {ten} without");
     // An answer that is known is copied.
     let ino = fs.ino("v/3.f32").unwrap();
     let again = allocations(|| fs.volume.getxattr(&ROOT, ino, b"user.vexfs.similar").unwrap());

@@ -9,6 +9,7 @@
 mod allocations;
 mod attributes;
 mod checking;
+mod conditions;
 mod contents;
 mod fixtures;
 mod names;

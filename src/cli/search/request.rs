@@ -15,7 +15,7 @@ use crate::format::{self, Dtype, FileKind, Layout, Limits};
 const FILE_MAX: u64 = 4 << 30;
 
 /// What is the same in every request of a command.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(in crate::cli) struct Options {
     pub(in crate::cli) k: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,6 +26,8 @@ pub(in crate::cli) struct Options {
     pub(in crate::cli) exact: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) max: Option<f64>,
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) condition: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) explain: Option<bool>,
 }
@@ -71,7 +73,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     vector: Option<Vec<f64>>,
     #[serde(flatten)]
-    options: Options,
+    options: &'a Options,
 }
 
 impl Requests {
@@ -128,7 +130,7 @@ impl Requests {
     ///
     /// `Invalid` for a row with a value that cannot be searched.
     pub(in crate::cli) fn line(&self, number: u64) -> Result<String, Failure> {
-        let mut line = Line { like: None, row: None, text: None, vector: None, options: self.options };
+        let mut line = Line { like: None, row: None, text: None, vector: None, options: &self.options };
         match &self.what {
             What::Like { path, row } => {
                 line.like = Some(path);
@@ -239,7 +241,8 @@ fn relative(to: &Path, from: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options = Options { k: 10, ef: None, recall: None, exact: None, max: None, explain: None };
+    const OPTIONS: Options =
+        Options { k: 10, ef: None, recall: None, exact: None, max: None, condition: None, explain: None };
 
     fn vectors(kind: FileKind, bytes: &[u8], row: Option<u64>) -> Result<Requests, Failure> {
         Ok(Requests { what: What::Vectors(Vectors::parse(kind, bytes.to_vec(), row)?), options: OPTIONS })
@@ -259,6 +262,8 @@ mod tests {
         assert_eq!(line, "{\"like\":\"../a.npy\",\"row\":7,\"k\":3,\"ef\":200,\"max\":-0.5}\n");
         let recall = Options { recall: Some(0.95), ..OPTIONS };
         assert!(Requests::text("t", recall).line(0).unwrap().ends_with(",\"recall\":0.95}\n"));
+        let condition = Options { condition: Some("a=\"b\"".into()), ..OPTIONS };
+        assert!(Requests::text("t", condition).line(0).unwrap().ends_with(",\"where\":\"a=\\\"b\\\"\"}\n"));
         let exact = Options { exact: Some(true), ..OPTIONS };
         assert!(Requests::text("t", exact).line(0).unwrap().contains("\"exact\":true"));
     }

@@ -81,7 +81,11 @@ fn layout_of(rows: u64, dim: u32) -> Layout {
 }
 
 fn within(rows: impl IntoIterator<Item = RowId>) -> Filter {
-    Filter { allowed: Arc::new(Allowed::All), within: Some(Arc::new(rows.into_iter().collect())) }
+    Filter {
+        allowed: Arc::new(Allowed::All),
+        condition: None,
+        within: Some(Arc::new(rows.into_iter().collect())),
+    }
 }
 
 /// Numbers that follow from a seed.

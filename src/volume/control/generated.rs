@@ -30,6 +30,8 @@ Neighbours of any  cp query.npy DIR/.vexfs/queries/q1 && cat DIR/.vexfs/results/
 Options            ls DIR/.vexfs/@k=20,exact/similar/a.f32/
 What went wrong    getfattr --only-values -n user.vexfs.status DIR/a.f32
                    cat DIR/.vexfs/errors.jsonl
+Only some files    ls 'DIR/.vexfs/@where=lang=en and year>2020/similar/a.f32/'
+                   (their attributes: setfattr -n user.lang -v en DIR/b.f32)
 Settings           cat DIR/.vexfs/config
 Wait until indexed cat .vexfs/sync
 Keep a view        mkdir .vexfs/snapshots/NAME (of the mount's root; rmdir drops it)
@@ -331,6 +333,7 @@ impl Volume {
             ("vexfs_vectors_pending", collections.iter().map(|collection| collection.pending()).sum()),
             ("vexfs_search_helpers", self.crew.helped()),
             ("vexfs_control_nodes", self.control.known_nodes()),
+            ("vexfs_kept_attributes_bytes", self.vectors.kept.bytes()),
             ("vexfs_buffers_oversized", self.buffers.oversized()),
         ];
         let mut gauges: Vec<Gauge<'_>> = counts.map(|(name, count)| (name, None, gauge(count))).to_vec();

@@ -258,7 +258,7 @@ impl Control {
             parent: parent.ino,
             base: parent.base,
             depth: parent.depth + 1,
-            options: parent.options,
+            options: parent.options.clone(),
             what,
             uid: access.uid,
             gid: access.gid,

@@ -191,7 +191,7 @@ impl Volume {
         let set = ResultSet {
             version,
             base: parent.base,
-            options: parent.options,
+            options: parent.options.clone(),
             source,
             found: OnceLock::new(),
             previous,
@@ -210,8 +210,9 @@ impl Volume {
                 vec![self.neighbors_of(caller, set.base, *ino, *row, name, &set.options)?]
             }
             Source::Query(request) => {
-                let options = merged(request.options, set.options);
-                self.search(caller, set.base, &Request { options, ..request.clone() })?
+                let options = merged(&request.options, &set.options);
+                let target = request.target.clone();
+                self.search(caller, set.base, &Request { target, options })?
             }
         };
         let found = Arc::new(FoundSet::new(answers, set.previous.clone()));
@@ -221,10 +222,15 @@ impl Volume {
 }
 
 /// The options of a path element over those of the request itself.
-fn merged(request: Options, path: Options) -> Options {
+fn merged(request: &Options, path: &Options) -> Options {
     // Of recall, ef and exact one is meant: what the path says of them stands for what the request says.
     let effort = if path.recall.is_some() || path.ef.is_some() || path.exact { path } else { request };
-    Options { k: path.k.or(request.k), max: path.max.or(request.max), ..effort }
+    Options {
+        k: path.k.or(request.k),
+        max: path.max.or(request.max),
+        condition: path.condition.as_ref().or(request.condition.as_ref()).cloned(),
+        ..effort.clone()
+    }
 }
 
 #[cfg(test)]
@@ -236,9 +242,9 @@ mod tests {
         let request = Options { k: Some(3), ef: Some(50), max: Some(1.0), ..Options::default() };
         let path = Options { recall: Some(0.9), max: Some(2.0), ..Options::default() };
         let both = Options { k: Some(3), recall: Some(0.9), max: Some(2.0), ..Options::default() };
-        assert_eq!(merged(request, path), both);
+        assert_eq!(merged(&request, &path), both);
         let path = Options { k: Some(4), ..Options::default() };
-        assert_eq!(merged(request, path), Options { k: Some(4), ..request });
+        assert_eq!(merged(&request, &path), Options { k: Some(4), ..request.clone() });
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) use restore::{Damaged, Found, ino_at, vector_contents};
 pub(super) use settle::{Why, last_row};
 
 use crate::Error;
-use crate::collection::{Collection, FileNumber, RowBytes, Schema, Staged, VectorFile};
+use crate::collection::{Attributes, Collection, FileNumber, Kept, RowBytes, Schema, Staged, VectorFile};
 use crate::format::{FileKind, Layout};
 use crate::metrics::Metrics;
 use crate::namespace::{Content, Ino, Time};
@@ -138,6 +138,8 @@ pub(super) struct Vectors {
     /// Counts changes of vector files' names.
     names: AtomicU64,
     unreadable: unreadable::Accounted,
+    /// What the attributes take that conditions of searches are about.
+    pub(super) kept: Arc<Kept>,
 }
 
 impl Vectors {
@@ -154,6 +156,7 @@ impl Vectors {
             tree: AtomicU64::new(0),
             names: AtomicU64::new(0),
             unreadable: unreadable::Accounted::default(),
+            kept: Arc::default(),
         }
     }
 
@@ -212,6 +215,30 @@ impl Vectors {
     /// The memberships of a file.
     pub(super) fn members(&self, ino: Ino) -> Vec<Member> {
         self.members.get(&ino).map(|members| members.clone()).unwrap_or_default()
+    }
+
+    /// Whether a file is in a collection that is to be told of changes of attributes.
+    pub(super) fn knows_attributes(&self, ino: Ino) -> bool {
+        let is_told = |member: &Member| {
+            self.collections.get(&member.root).is_some_and(|collection| collection.keeps_attributes())
+        };
+        self.members.get(&ino).is_some_and(|members| members.iter().any(is_told))
+    }
+
+    /// The attributes of a file as one of its versions has them, for the next version in a collection that keeps
+    /// them. `has_some` says whether it has any.
+    fn attributes_of(&self, ino: Ino, has_some: bool, collection: &Collection) -> Option<Arc<Attributes>> {
+        if !collection.keeps_attributes() {
+            return None;
+        }
+        if !has_some {
+            return Some(Attributes::none());
+        }
+        // What another version knows is up to date only where changes are told to it.
+        self.members.get(&ino)?.iter().find_map(|member| match &member.state {
+            State::Valid { file, .. } if self.existing(member.root)?.keeps_attributes() => file.attributes(),
+            State::Valid { .. } | State::Invalid(_) => None,
+        })
     }
 
     /// How many files each collection has refused.

@@ -74,7 +74,7 @@ impl Volume {
                         _ => self.prepare(txn, inode, kind, &collection),
                     };
                     ready = prepared.as_ref().ok().map(|prepared| (kind, prepared.clone()));
-                    let (state, error) = self.enter(txn, inode.ino, &collection, kind, &group, prepared)?;
+                    let (state, error) = self.enter(txn, inode, &collection, kind, &group, prepared)?;
                     if collection.schema().on_invalid() == OnInvalid::Error {
                         complaint = complaint.or(error);
                     }
@@ -146,16 +146,18 @@ impl Volume {
     fn enter(
         &self,
         txn: &mut Txn<'_>,
-        ino: Ino,
+        inode: &Inode,
         collection: &Arc<Collection>,
         kind: FileKind,
         key: &GroupKey,
         prepared: Result<Prepared>,
     ) -> Result<(State, Option<Error>)> {
-        let root = Ino(collection.root());
+        let (root, ino) = (Ino(collection.root()), inode.ino);
         let staged = prepared.and_then(|prepared| {
             let group = self.vectors.groups.number(key);
-            let file = VectorFile::new(number(ino), prepared.layout, prepared.bytes, group);
+            let attributes = self.vectors.attributes_of(ino, inode.xattrs > 0, collection);
+            let file = VectorFile::new(number(ino), prepared.layout, prepared.bytes, group)
+                .with_attributes(attributes);
             collection.stage(file).map(|(file, renumbered)| (file, renumbered, prepared.content))
         });
         match staged {
