@@ -31,7 +31,8 @@ type Read = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 impl Volume {
     /// Makes the attributes of files of a collection known. Those of a file that was just removed are not there any
-    /// more: the next version of the collection is without it.
+    /// more: the next version of the collection is without it. When that takes longer than it can (`is_late`), the file
+    /// has none.
     ///
     /// # Errors
     ///
@@ -42,19 +43,25 @@ impl Volume {
         &self,
         collection: &Collection,
         files: Vec<Arc<VectorFile>>,
+        is_late: bool,
     ) -> Result<()> {
         // A pass over many records, and a list of the engine: neither is for the stack of a search.
-        aside(|| self.read_attributes(collection, files))
+        aside(|| self.read_attributes(collection, files, is_late))
     }
 
-    fn read_attributes(&self, collection: &Collection, mut files: Vec<Arc<VectorFile>>) -> Result<()> {
+    fn read_attributes(
+        &self,
+        collection: &Collection,
+        mut files: Vec<Arc<VectorFile>>,
+        is_late: bool,
+    ) -> Result<()> {
         collection.keep_attributes();
         fence(Ordering::SeqCst);
         files.sort_unstable_by_key(|file| file.number());
         let inos: Vec<Ino> = files.iter().map(|file| Ino(file.number().0)).collect();
         let learn = |at: usize, read: &mut Read| -> Result<()> {
             // A file without attributes may be one that is gone with its attributes.
-            if read.is_empty() && !self.is_there(inos[at])? {
+            if read.is_empty() && !is_late && !self.is_there(inos[at])? {
                 return Ok(());
             }
             let pairs = read.iter().map(|(name, value)| (&name[..], &value[..]));
@@ -77,11 +84,10 @@ impl Volume {
         (reading..files.len()).try_for_each(|at| learn(at, &mut read))
     }
 
-    /// Whether an inode is there. After a commit that failed nobody knows what else is to come: it counts as there.
     fn is_there(&self, ino: Ino) -> Result<bool> {
         match self.names.inode(ino) {
             Ok(_) => Ok(true),
-            Err(Error::NotFound) => Ok(self.check_poison().is_err()),
+            Err(Error::NotFound) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Volume;
-use super::query::{ALLOWANCE, Part};
+use super::query::{ALLOWANCE, CATCH_UP, Part};
 use super::types::Caller;
 use crate::Result;
 use crate::collection::{Collection, Filter};
@@ -43,11 +43,13 @@ impl Volume {
         for (at, collection) in self.covered(base)?.iter().enumerate() {
             let allowed = self.allowed(caller, base, collection)?;
             let filter = Filter { condition: options.condition.clone(), ..Filter::files(allowed) };
-            let limits = Limits::within(ALLOWANCE);
+            let (begun, limits) = (Instant::now(), Limits::within(ALLOWANCE));
             let explained = loop {
                 match nearest::explain(collection, k as usize, options, &filter, limits)? {
                     Ok(explained) => break explained,
-                    Err(unknown) => self.learn_attributes(collection, unknown)?,
+                    Err(unknown) => {
+                        self.learn_attributes(collection, unknown, begun.elapsed() > CATCH_UP)?;
+                    }
                 }
                 limits.check(Instant::now())?;
             };

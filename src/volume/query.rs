@@ -28,7 +28,7 @@ use crate::{Error, Result};
 pub(super) const ALLOWANCE: Duration = Duration::from_secs(30);
 
 /// How long a search is run again when a hit has lost its name: a change is committed, and about to be visible.
-const CATCH_UP: Duration = Duration::from_millis(500);
+pub(super) const CATCH_UP: Duration = Duration::from_millis(500);
 
 /// Paths of hits that are kept.
 const PATHS: usize = 16 << 10;
@@ -297,7 +297,8 @@ impl Volume {
                     context,
                 )?;
                 if !found.unknown.is_empty() {
-                    self.learn_attributes(&part.collection, found.unknown)?;
+                    let is_late = started.elapsed() > CATCH_UP;
+                    self.learn_attributes(&part.collection, found.unknown, is_late)?;
                     context.limits.check(Instant::now())?;
                     continue 'search;
                 }
