@@ -61,8 +61,8 @@ impl Setting {
 
     /// A graph of `rows`, inserted in order, each by whichever thread is free.
     pub fn build<S: VectorSource>(&self, source: &S, rows: &[RowId]) -> Hnsw {
-        let center = index::center(self.metric, source, rows.iter().copied());
-        let graph = Hnsw::with_center(self.metric, source.dim(), self.params(), center).unwrap();
+        let centers = index::centers(self.metric, self.quant, source, rows.iter().copied());
+        let graph = Hnsw::with_centers(self.metric, source.dim(), self.params(), centers).unwrap();
         self.insert(&graph, source, rows);
         graph
     }

@@ -140,8 +140,9 @@ impl Collection {
         let Some(dim) = self.dim() else { return Ok(None) };
         let reader = self.reader();
         let metric = self.schema().metric;
-        let center = index::center(metric, &reader, reader.live_from(RowId(0)));
-        let hnsw = Hnsw::with_center(metric, dim as usize, self.params(), center)?;
+        let params = self.params();
+        let centers = index::centers(metric, params.quant, &reader, reader.live_from(RowId(0)));
+        let hnsw = Hnsw::with_centers(metric, dim as usize, params, centers)?;
         Ok(Some(Graph::new(hnsw, 0)))
     }
 

@@ -1,7 +1,7 @@
 //! Codes of vectors: what a graph's walk compares instead of the vectors themselves.
 //!
-//! A vector is normalised (cosine), taken relative to a *center* (l2 and cosine), rotated by a random
-//! [`Rotation`] and kept as
+//! A vector is normalised (cosine), taken relative to the nearest of some [*centers*](super::centers), rotated by a
+//! random [`Rotation`] and kept as
 //!
 //! - [`Quant::Sq8`]: one byte for each coordinate, as a plane of high and a plane of low nibbles. The walk reads the
 //!   high plane alone, which halves the bytes of a hop; what is linked to what is decided by both.
@@ -9,22 +9,49 @@
 //! - [`Quant::None`]: not rotated, all 32 bits of every element.
 //!
 //! After the rotation every coordinate is nearly normal with the same variance, so one fixed grid over
-//! +-[`RANGE`] standard deviations suits all vectors of all data, and nothing is learned but the center.
+//! +-[`RANGE`] standard deviations suits all vectors of all data, and nothing is learned but the centers.
 //!
-//! The query keeps 8 bits per coordinate. Beside the code a vector has two numbers: an *offset*, the square of its
-//! length (l2 and cosine; else 0), and a *scale* by which the integer dot product is multiplied. The scale is chosen
-//! so that the dot product of the code with its own vector comes out exactly, which makes the estimate of any dot
-//! product unbiased.
+//! Beside the code a vector has some numbers, its *head*: an *offset*, a *scale* by which integer dot products are
+//! multiplied, and the number of its center. The scale is chosen so that the dot product of the code with its own vector
+//! comes out exactly, which makes the estimate of any dot product unbiased. A code of two planes has a scale for the first
+//! and one for both.
+//!
+//! **Centers.** A vector x is c + r, and what the code tells is r. For l2 and cosine
+//!
+//! ```text
+//! |q - x|^2 = |q - c|^2 + |r|^2 - 2 <q - c, r>
+//! ```
+//!
+//! and for an inner product, with any number b,
+//!
+//! ```text
+//! -<q, x> = -<q, c> - b <c, r> - <q - b c, r>
+//! ```
+//!
+//! The first term belongs to query and center, the second to the vector: the offset is |r|^2 or -<c, r>. The last is
+//! estimated, and errs by a share of |q - c| |r| or |q - b c| |r|. So the query is cut down to integers once for each
+//! center, relative to it: within a cluster both factors are as short as the cluster is wide, however far the clusters lie
+//! from each other and from 0. For an inner product b takes c out of the query, b = <q, c> / |c|^2, so that q - b c is
+//! never longer than q. A [`Probe`] makes such a *side* when it first meets a code of the center; the rotation is linear,
+//! so a side takes a subtraction and not a rotation. A walk meets few centers.
+//!
+//! Two codes of one center are compared with b = 1, by what they have as integers: <q - c, r> is a dot product of two
+//! codes. For one of another center a code is taken back to numbers, and is like a query then.
+//!
+//! **The head** takes 8 bytes. Offset and scale have the 14 highest bits of their mantissas, so they err by 1 / 2^15 of
+//! themselves; the grid of bytes errs by .007 / sqrt(dim) of a vector's length, which is more below 50,000 elements. The
+//! scale of both planes is nearly a 16th of that of the first: it is kept as the share by which it differs, which is
+//! about .1 / sqrt(dim), in 9 bits that lie closer around 0 ([`widen`]). 9 bits are the number of the center.
 //!
 //! Sources: Gao and Long 2024 (RaBitQ, arXiv:2405.12497) for rotation, signs and the unbiased scale; Gao et al. 2024
-//! (arXiv:2409.09913) for more than one bit; Aguerrebere et al. 2023 (LVQ, arXiv:2304.04759) for two-level codes.
+//! (arXiv:2409.09913) for more than one bit, both also for codes relative to the center of a cluster; Aguerrebere et al. 2023 (LVQ, arXiv:2304.04759) for two-level codes.
 //!
 //! **Keys.** A key here orders like the metric's key in [`Query`](super::Query), and for l2 and ip it estimates it.
 //! For cosine it estimates twice the key: the squared distance of unit vectors.
 
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::Quant;
+use super::{Quant, centers};
 use crate::distance::codes::{
     bit_bytes, dot_bits_each, dot_plane_each, dot_planes, plane_bytes, query_len, read_planes, write_planes,
 };
@@ -51,8 +78,10 @@ pub(super) struct Codec {
     quant: Quant,
     metric: Metric,
     rotation: Rotation,
-    /// Nothing, or an element for each of the vectors'.
-    center: Vec<f32>,
+    /// One after the other; there may be none.
+    centers: Vec<f32>,
+    /// Their rotated differences from the first (l2 and cosine), or themselves rotated (ip).
+    rotated_centers: Vec<f32>,
 }
 
 /// A vector that codes are compared with.
@@ -60,15 +89,34 @@ pub(super) struct Codec {
 pub(super) struct Probe {
     /// The vector itself, of unit length for cosine: for [`Quant::None`].
     values: Vec<f32>,
+    /// The rotated vector, relative to the first center for l2 and cosine. For a code it is made when it is wanted.
+    rotated: Vec<f32>,
+    is_rotated: bool,
+    /// Of a code: its full scale, and its bytes.
+    scale: f32,
+    bytes: Vec<u8>,
+    /// The first `made` are in use.
+    sides: Vec<Side>,
+    made: usize,
+    /// For each center one more than the number of its side, or 0; empty where there is one center at most.
+    side_of: Vec<u16>,
+}
+
+/// What the codes of one center are compared with.
+#[derive(Debug, Default)]
+struct Side {
+    center: usize,
     /// 8 bits for each coordinate, and their sum.
     coordinates: Vec<i8>,
     sum: f32,
     /// What a key begins with.
     bias: f32,
+    /// What an offset is multiplied by.
+    stretch: f32,
     /// What a scaled dot product is multiplied by.
     weight: f32,
-    rotated: Vec<f32>,
-    bytes: Vec<u8>,
+    /// Of the vector relative to the center. Of a code that is compared with those of its own it is not told.
+    length: f32,
 }
 
 /// The parts of a code that is being made.
@@ -83,13 +131,36 @@ pub(super) struct Draft {
 }
 
 impl Codec {
-    /// A codec for vectors of `dim` elements. `center` has none or as many; ip has no use for it.
-    pub(super) fn new(quant: Quant, metric: Metric, dim: usize, center: Vec<f32>, seed: u64) -> Self {
-        Codec { quant, metric, rotation: Rotation::new(dim, seed), center }
+    /// A codec for vectors of `dim` elements. `centers` has `dim` elements for each of at most [`centers::MAX_CENTERS`].
+    pub(super) fn new(quant: Quant, metric: Metric, dim: usize, centers: Vec<f32>, seed: u64) -> Self {
+        let rotation = Rotation::new(dim, seed);
+        let mut rotated_centers = vec![0.0; centers.len()];
+        let first = centers.get(..dim).filter(|_| metric != Metric::Ip);
+        let mut from_first = vec![0.0; dim];
+        for (center, rotated) in centers.chunks_exact(dim).zip(rotated_centers.chunks_exact_mut(dim)) {
+            from_first.copy_from_slice(center);
+            take_off(first.unwrap_or(&[]), &mut from_first);
+            rotation.apply(&from_first, rotated);
+        }
+        Codec { quant, metric, rotation, centers, rotated_centers }
     }
 
-    pub(super) fn center(&self) -> &[f32] {
-        &self.center
+    pub(super) fn centers(&self) -> &[f32] {
+        &self.centers
+    }
+
+    fn center(&self, number: usize) -> &[f32] {
+        self.centers.chunks_exact(self.dim()).nth(number).unwrap_or(&[])
+    }
+
+    fn rotated_center(&self, number: usize) -> &[f32] {
+        self.rotated_centers.chunks_exact(self.dim()).nth(number).unwrap_or(&[])
+    }
+
+    /// Whether all codes have the same center, or none.
+    #[inline]
+    fn has_one_center(&self) -> bool {
+        self.centers.len() <= self.rotation.dim()
     }
 
     fn dim(&self) -> usize {
@@ -100,7 +171,7 @@ impl Codec {
     pub(super) fn code_bytes(&self) -> (usize, usize) {
         match self.quant {
             Quant::None => (4 * self.dim(), 0),
-            Quant::Sq8 => (plane_bytes(self.dim()), plane_bytes(self.dim()) + 4),
+            Quant::Sq8 => (plane_bytes(self.dim()), plane_bytes(self.dim())),
             Quant::B1 => (bit_bytes(self.dim()), 0),
         }
     }
@@ -129,6 +200,18 @@ impl Codec {
         if self.metric == Metric::Cosine { 2.0 * key } else { key }
     }
 
+    /// Whether codes are relative to one of several centers, and so err by more or less.
+    pub(super) fn has_several_centers(&self) -> bool {
+        self.quant != Quant::None && !self.has_one_center()
+    }
+
+    /// What the error of a key by near bytes scales with, above 0: of several centers, how long query and vector are
+    /// relative to the code's.
+    pub(super) fn expected_error(&self, probe: &mut Probe, head: u64) -> f32 {
+        let head = Head::unpack(head);
+        (self.side(probe, head.center).length * head.scale).max(f32::MIN_POSITIVE)
+    }
+
     fn is_euclidean(&self) -> bool {
         self.metric != Metric::Ip
     }
@@ -145,16 +228,6 @@ impl Codec {
         }
     }
 
-    /// Takes the center off a prepared vector and rotates it; returns its squared length.
-    fn rotate(&self, values: &mut [f32], rotated: &mut Vec<f32>) -> f32 {
-        for (x, center) in values.iter_mut().zip(&self.center) {
-            *x -= center;
-        }
-        rotated.resize(self.dim(), 0.0);
-        self.rotation.apply(values, rotated);
-        distance::dot(rotated, rotated)
-    }
-
     /// Makes the code of a vector.
     pub(super) fn encode(&self, vector: &[f32], draft: &mut Draft) {
         let Draft { head, near, far, values, rotated, bytes } = draft;
@@ -166,11 +239,18 @@ impl Codec {
         far.resize(far_bytes, 0);
         if self.quant == Quant::None {
             near.copy_from_slice(values.as_bytes());
-            *head = pack(0.0, 1.0);
+            *head = Head::new(0.0, 1.0, 0).pack();
             return;
         }
-        let squared = self.rotate(values, rotated);
-        let offset = if self.is_euclidean() { squared } else { 0.0 };
+        let number = centers::nearest(&self.centers, values);
+        let center = self.center(number);
+        take_off(center, values);
+        let along =
+            if self.is_euclidean() || center.is_empty() { 0.0 } else { distance::dot(center, values) };
+        rotated.resize(self.dim(), 0.0);
+        self.rotation.apply(values, rotated);
+        let squared = distance::dot(rotated, rotated);
+        let offset = if self.is_euclidean() { squared } else { -along };
         // How much of the vector's own square its code finds.
         let unbiased = |found: f32| squared / found;
         match self.quant {
@@ -180,7 +260,7 @@ impl Codec {
                     near[at / 8] |= u8::from(*x >= 0.0) << (at % 8);
                     sum += x.abs();
                 }
-                *head = pack(offset, unbiased(sum));
+                *head = Head::new(offset, unbiased(sum), number).pack();
             }
             Quant::Sq8 | Quant::None => {
                 let per_step = (self.dim() as f32).sqrt() / (squared.sqrt() * STEP);
@@ -192,10 +272,9 @@ impl Codec {
                     by_nibbles += x * (f32::from(byte >> 4) - NIBBLE_ZERO);
                     by_bytes += x * (f32::from(byte) - BYTE_ZERO);
                 }
-                let (low, scale) = far.split_at_mut(near_bytes);
-                write_planes(bytes, near, low);
-                scale.copy_from_slice(&positive(unbiased(by_bytes)).to_le_bytes());
-                *head = pack(offset, unbiased(by_nibbles));
+                write_planes(bytes, near, far);
+                let with_one = Head::new(offset, unbiased(by_nibbles), number);
+                *head = with_one.with_full_scale(unbiased(by_bytes)).pack();
             }
         }
     }
@@ -206,80 +285,206 @@ impl Codec {
         if self.quant == Quant::None {
             return;
         }
-        let squared = self.rotate(&mut probe.values, &mut probe.rotated);
-        let step = largest(&probe.rotated) / 127.0;
+        if self.is_euclidean() {
+            take_off(self.center(0), &mut probe.values);
+        }
+        probe.rotated.resize(self.dim(), 0.0);
+        self.rotation.apply(&probe.values, &mut probe.rotated);
+        probe.is_rotated = true;
+        probe.forget_sides(self.center_count());
+        if self.has_one_center() {
+            self.make_side(probe, 0);
+        }
+    }
+
+    /// Prepares `probe` for comparing a code with others, as far as codes [compare well](Self::compares_well).
+    pub(super) fn probe_code(&self, code: Code<'_>, far: &[u8], probe: &mut Probe) {
+        if self.quant == Quant::None {
+            probe.values.clear();
+            probe.values.extend_from_slice(floats(code.near));
+            return;
+        }
+        let head = Head::unpack(code.head);
+        probe.bytes.resize(self.dim(), 0);
+        read_planes(code.near, far, &mut probe.bytes);
+        probe.scale = head.full_scale();
+        probe.is_rotated = false;
+        probe.forget_sides(self.center_count());
+        // Only a file that was made up has another number.
+        let number = if head.center < self.center_count() { head.center } else { 0 };
+        let bytes = std::mem::take(&mut probe.bytes);
+        let full_scale = probe.scale;
+        let side = probe.begin_side(number);
+        side.coordinates.clear();
+        // The byte 0 is never written, so -128 does not occur.
+        side.coordinates.extend(bytes.iter().map(|byte| byte.wrapping_sub(128).cast_signed()));
+        side.sum = sum(&side.coordinates);
+        side.coordinates.resize(query_len(self.dim()), 0);
+        side.stretch = 1.0;
+        (side.bias, side.weight) = if self.is_euclidean() {
+            (head.offset, 2.0 * full_scale)
+        } else {
+            let center = self.center(number);
+            let squared = if center.is_empty() { 0.0 } else { distance::dot(center, center) };
+            (head.offset - squared, full_scale)
+        };
+        probe.bytes = bytes;
+    }
+
+    fn center_count(&self) -> usize {
+        self.centers.len() / self.dim()
+    }
+
+    /// The side of `probe` for the codes of one center.
+    #[inline(always)]
+    fn side<'p>(&self, probe: &'p mut Probe, center: usize) -> &'p Side {
+        if self.has_one_center() { &probe.sides[0] } else { self.side_of(probe, center) }
+    }
+
+    #[inline(never)]
+    fn side_of<'p>(&self, probe: &'p mut Probe, center: usize) -> &'p Side {
+        match probe.side_of.get(center) {
+            Some(0) => {
+                self.make_side(probe, center);
+                &probe.sides[probe.made - 1]
+            }
+            Some(&number) => &probe.sides[usize::from(number) - 1],
+            // Only a file that was made up has such a number.
+            None => self.side_of(probe, 0),
+        }
+    }
+
+    #[inline(never)]
+    fn make_side(&self, probe: &mut Probe, center: usize) {
+        if !probe.is_rotated {
+            self.rotate_code(probe);
+        }
+        let rotated = std::mem::take(&mut probe.rotated);
+        let mut relative = std::mem::take(&mut probe.values);
+        let away = self.rotated_center(center);
+        let side = probe.begin_side(center);
+        relative.clear();
+        if self.is_euclidean() {
+            relative.extend_from_slice(&rotated);
+            if center != 0 {
+                take_off(away, &mut relative);
+            }
+            side.stretch = 1.0;
+        } else if away.is_empty() {
+            relative.extend_from_slice(&rotated);
+            (side.bias, side.stretch) = (0.0, 0.0);
+        } else {
+            let along = distance::dot(&rotated, away);
+            let share = along / distance::dot(away, away);
+            side.stretch = if share.is_finite() { share } else { 0.0 };
+            side.bias = -along;
+            relative.extend(rotated.iter().zip(away).map(|(x, c)| x - side.stretch * c));
+        }
+        let step = largest(&relative) / 127.0;
         let per_step = if step > 0.0 && step.is_finite() { 1.0 / step } else { 0.0 };
         let padded = match self.quant {
             Quant::B1 => 8 * bit_bytes(self.dim()),
             Quant::Sq8 | Quant::None => query_len(self.dim()),
         };
-        probe.coordinates.clear();
-        probe.coordinates.extend(probe.rotated.iter().map(|x| rounded(x * per_step)));
-        probe.sum = sum(&probe.coordinates);
-        probe.coordinates.resize(padded, 0);
-        probe.set(self.is_euclidean(), squared, step);
+        side.coordinates.clear();
+        side.coordinates.extend(relative.iter().map(|x| rounded(x * per_step)));
+        side.sum = sum(&side.coordinates);
+        side.coordinates.resize(padded, 0);
+        side.weight = step;
+        let squared = distance::dot(&relative, &relative);
+        side.length = squared.sqrt();
+        if self.is_euclidean() {
+            (side.bias, side.weight) = (squared, 2.0 * step);
+        }
+        (probe.rotated, probe.values) = (rotated, relative);
     }
 
-    /// Prepares `probe` for comparing a code with others, as far as codes [compare well](Self::compares_well).
-    pub(super) fn probe_code(&self, code: Code<'_>, far: &[u8], probe: &mut Probe) {
-        match self.quant {
-            Quant::None => {
-                probe.values.clear();
-                probe.values.extend_from_slice(floats(code.near));
+    /// Takes the code that a probe was made of back to a vector.
+    fn rotate_code(&self, probe: &mut Probe) {
+        let own = self.rotated_center(probe.sides[0].center);
+        let Probe { rotated, bytes, scale, .. } = probe;
+        rotated.clear();
+        rotated.extend(bytes.iter().zip(own).map(|(&byte, c)| *scale * (f32::from(byte) - BYTE_ZERO) + c));
+        probe.is_rotated = true;
+    }
+
+    /// The keys of up to [`BATCH`] codes, as the walk wants them: by near bytes only. Never NaN.
+    #[inline(always)]
+    pub(super) fn near_keys(&self, probe: &mut Probe, heads: &[u64], near: &[&[u8]], keys: &mut [f32]) {
+        if self.quant == Quant::None {
+            for (key, near) in keys.iter_mut().zip(near) {
+                *key = self.float_key(&probe.values, floats(near));
             }
-            Quant::Sq8 | Quant::B1 => {
-                let (low, scale) = split_far(far, code.near.len());
-                probe.bytes.resize(self.dim(), 0);
-                read_planes(code.near, low, &mut probe.bytes);
-                probe.coordinates.clear();
-                // The byte 0 is never written, so -128 does not occur.
-                probe.coordinates.extend(probe.bytes.iter().map(|byte| byte.wrapping_sub(128).cast_signed()));
-                probe.sum = sum(&probe.coordinates);
-                probe.coordinates.resize(query_len(self.dim()), 0);
-                let (offset, _) = unpack(code.head);
-                probe.set(self.is_euclidean(), offset, scale);
+        } else if self.has_one_center() {
+            self.keys_of_side(&probe.sides[0], heads, near, keys);
+        } else {
+            self.keys_by_center(probe, heads, near, keys);
+        }
+    }
+
+    /// The same where codes have several centers.
+    #[inline(never)]
+    fn keys_by_center(&self, probe: &mut Probe, heads: &[u64], near: &[&[u8]], keys: &mut [f32]) {
+        let Some(first) = heads.first().map(|&head| Head::unpack(head).center) else { return };
+        if heads.iter().all(|&head| Head::unpack(head).center == first) {
+            self.keys_of_side(self.side(probe, first), heads, near, keys);
+            return;
+        }
+        let mut is_done = [false; BATCH];
+        for begin in 0..near.len() {
+            if is_done[begin] {
+                continue;
+            }
+            let center = Head::unpack(heads[begin]).center;
+            let (mut at, mut count) = ([0; BATCH], 0);
+            let (mut own_heads, mut own_near) = ([0; BATCH], [&[][..]; BATCH]);
+            for (place, (head, near)) in heads.iter().zip(near).enumerate().skip(begin) {
+                if Head::unpack(*head).center == center {
+                    is_done[place] = true;
+                    (at[count], own_heads[count], own_near[count]) = (place, *head, *near);
+                    count += 1;
+                }
+            }
+            let mut found = [0.0; BATCH];
+            let side = self.side(probe, center);
+            self.keys_of_side(side, &own_heads[..count], &own_near[..count], &mut found);
+            for (&place, &key) in at[..count].iter().zip(&found) {
+                keys[place] = key;
             }
         }
     }
 
-    /// The keys of up to [`BATCH`] codes, as the walk wants them: by near bytes only. Never NaN.
-    #[inline]
-    pub(super) fn near_keys(&self, probe: &Probe, heads: &[u64], near: &[&[u8]], keys: &mut [f32]) {
+    #[inline(always)]
+    fn keys_of_side(&self, side: &Side, heads: &[u64], near: &[&[u8]], keys: &mut [f32]) {
         let n = near.len();
         let mut dots = [0i32; BATCH];
-        let (times, minus) = match self.quant {
-            Quant::None => {
-                for (key, near) in keys.iter_mut().zip(near) {
-                    *key = self.float_key(&probe.values, floats(near));
-                }
-                return;
-            }
-            Quant::Sq8 => {
-                dot_plane_each(&probe.coordinates, near, &mut dots[..n]);
-                (1.0, NIBBLE_ZERO * probe.sum)
-            }
-            Quant::B1 => {
-                dot_bits_each(&probe.coordinates, near, &mut dots[..n]);
-                (2.0, probe.sum)
-            }
+        let (times, minus) = if self.quant == Quant::B1 {
+            dot_bits_each(&side.coordinates, near, &mut dots[..n]);
+            (2.0, side.sum)
+        } else {
+            dot_plane_each(&side.coordinates, near, &mut dots[..n]);
+            (1.0, NIBBLE_ZERO * side.sum)
         };
+        let (bias, stretch) = (side.bias, side.stretch);
+        let (times, minus) = (side.weight * times, side.weight * minus);
         for ((key, dot), head) in keys.iter_mut().zip(&dots[..n]).zip(heads) {
-            let (offset, scale) = unpack(*head);
+            let Head { offset, scale, .. } = Head::unpack(*head);
             let dot = *dot as f32;
-            *key = defined(probe.bias + offset - probe.weight * scale * (times * dot - minus));
+            *key = defined(bias + stretch * offset - scale * (times * dot - minus));
         }
     }
 
     /// The key of one code by all its bytes, as far as codes [compare well](Self::compares_well). Never NaN.
-    #[inline]
-    pub(super) fn full_key(&self, probe: &Probe, code: Code<'_>, far: &[u8]) -> f32 {
+    #[inline(always)]
+    pub(super) fn full_key(&self, probe: &mut Probe, code: Code<'_>, far: &[u8]) -> f32 {
         match self.quant {
             Quant::None => self.float_key(&probe.values, floats(code.near)),
             Quant::Sq8 | Quant::B1 => {
-                let (low, scale) = split_far(far, code.near.len());
-                let (offset, _) = unpack(code.head);
-                let dot = dot_planes(&probe.coordinates, code.near, low) as f32;
-                defined(probe.bias + offset - probe.weight * scale * (dot - BYTE_ZERO * probe.sum))
+                let head = Head::unpack(code.head);
+                let side = self.side(probe, head.center);
+                let dot = dot_planes(&side.coordinates, code.near, far) as f32;
+                let scale = side.weight * head.full_scale();
+                defined(side.bias + side.stretch * head.offset - scale * (dot - BYTE_ZERO * side.sum))
             }
         }
     }
@@ -294,26 +499,113 @@ impl Codec {
 }
 
 impl Probe {
-    fn set(&mut self, euclidean: bool, squared: f32, step: f32) {
-        (self.bias, self.weight) = if euclidean { (squared, 2.0 * step) } else { (0.0, step) };
+    fn forget_sides(&mut self, centers: usize) {
+        for side in &self.sides[..self.made] {
+            if let Some(side_of) = self.side_of.get_mut(side.center) {
+                *side_of = 0;
+            }
+        }
+        self.made = 0;
+        self.side_of.resize(if centers > 1 { centers } else { 0 }, 0);
+    }
+
+    /// A side whose numbers are still to be set.
+    fn begin_side(&mut self, center: usize) -> &mut Side {
+        let number = self.made;
+        self.made += 1;
+        if self.sides.len() == number {
+            self.sides.push(Side::default());
+        }
+        if let Some(side_of) = self.side_of.get_mut(center) {
+            *side_of = u16::try_from(self.made).unwrap_or(0);
+        }
+        let side = &mut self.sides[number];
+        side.center = center;
+        side
     }
 }
 
-/// Offset and scale in one word, which is no small number: the scale is positive.
-fn pack(offset: f32, scale: f32) -> u64 {
-    u64::from(positive(scale).to_bits()) << 32 | u64::from(offset.to_bits())
+/// Subtracts a center, unless it is empty.
+fn take_off(center: &[f32], vector: &mut [f32]) {
+    for (x, center) in vector.iter_mut().zip(center) {
+        *x -= center;
+    }
 }
 
+/// The numbers of a code: see the [module](self).
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    offset: f32,
+    /// Of the near bytes. Positive, so that a packed head is no small number.
+    scale: f32,
+    /// What [`widen`] makes the share by which 16 times the scale of all bytes differs from `scale`.
+    differs: i32,
+    /// Number of the center.
+    center: usize,
+}
+
+/// Lowest bits of a float that make room for something else in a packed head.
+const SPARE_BITS: u32 = 9;
+const SPARE: u32 = (1 << SPARE_BITS) - 1;
+/// One more than the largest [`Head::differs`].
+const DIFFERS: f32 = (1 << (SPARE_BITS - 1)) as f32;
+
+impl Head {
+    fn new(offset: f32, scale: f32, center: usize) -> Self {
+        Head { offset: shortened(offset), scale: shortened(positive(scale)), differs: 0, center }
+    }
+
+    /// The same with the scale of all bytes of a code of two planes.
+    fn with_full_scale(self, scale: f32) -> Self {
+        let share = 16.0 * positive(scale) / self.scale - 1.0;
+        let root = (2.0 * share.abs()).sqrt().copysign(share);
+        #[expect(clippy::cast_possible_truncation, reason = "clamped, and a NaN becomes 0")]
+        let differs = (root * DIFFERS).round().clamp(-DIFFERS, DIFFERS - 1.0) as i32;
+        Head { differs, ..self }
+    }
+
+    /// The scale of all bytes of a code of two planes.
+    #[inline]
+    fn full_scale(self) -> f32 {
+        self.scale * (1.0 / 16.0 + widen(self.differs) * (1.0 / 16.0))
+    }
+
+    fn pack(self) -> u64 {
+        let differs = self.differs.cast_unsigned() & SPARE;
+        let high = u64::from(self.scale.to_bits() | differs) << 32;
+        high | u64::from(self.offset.to_bits()) | self.center as u64
+    }
+
+    #[inline]
+    fn unpack(head: u64) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "each half of 64 bits is 32 bits")]
+        let (low, high) = (head as u32, (head >> 32) as u32);
+        // Shifted to the top and back, so that its sign comes along.
+        let differs = (high << (32 - SPARE_BITS)).cast_signed() >> (32 - SPARE_BITS);
+        let (offset, scale) = (f32::from_bits(low & !SPARE), f32::from_bits(high & !SPARE));
+        Head { offset, scale, differs, center: (low & SPARE) as usize }
+    }
+}
+
+/// From -.5 to .5, in steps that grow from the middle to the ends.
 #[inline]
-fn unpack(head: u64) -> (f32, f32) {
-    #[expect(clippy::cast_possible_truncation, reason = "the low half of 64 bits is 32 bits")]
-    let offset = f32::from_bits(head as u32);
-    (offset, f32::from_bits((head >> 32) as u32))
+fn widen(differs: i32) -> f32 {
+    let steps = differs as f32;
+    steps * steps.abs() * (0.5 / (DIFFERS * DIFFERS))
+}
+
+/// The nearest number whose spare bits are 0. Never another sign, and NaN stays NaN.
+fn shortened(x: f32) -> f32 {
+    if x.is_nan() {
+        return f32::NAN;
+    }
+    // Beyond the largest number this comes to infinity, which has no bits to carry further.
+    f32::from_bits((x.to_bits() + (1 << (SPARE_BITS - 1))) & !SPARE)
 }
 
 /// A scale as it is kept. That of a vector without length does not matter, for all its coordinates are zero.
 fn positive(scale: f32) -> f32 {
-    if scale > 0.0 { scale } else { f32::MIN_POSITIVE }
+    if scale > f32::MIN_POSITIVE { scale } else { f32::MIN_POSITIVE }
 }
 
 /// The byte for a coordinate in steps of the grid. Never 0, so that the grid is symmetric.
@@ -352,13 +644,6 @@ fn defined(key: f32) -> f32 {
 
 fn sum(coordinates: &[i8]) -> f32 {
     coordinates.iter().map(|&x| i32::from(x)).sum::<i32>() as f32
-}
-
-/// The low plane and the scale for both planes.
-#[inline]
-fn split_far(far: &[u8], plane: usize) -> (&[u8], f32) {
-    let (low, scale) = far.split_at(plane);
-    (low, scale.try_into().map_or(0.0, f32::from_le_bytes))
 }
 
 #[inline]

@@ -6,6 +6,7 @@
 //! Inside the index a distance is the metric's *key*: the squared distance for L2 (same order, no root);
 //! `Metric::finish` turns keys into the reported distance.
 
+mod centers;
 mod codec;
 pub mod flat;
 pub mod hnsw;
@@ -14,6 +15,7 @@ mod row_set;
 
 use crate::distance::{self, Metric};
 
+pub use centers::centers;
 pub use row_set::{RowSet, Rows};
 
 /// What a graph keeps of its vectors for the walk, beside the originals that decide the answer.
@@ -63,36 +65,6 @@ pub trait VectorSource: Sync {
     fn prefetch(&self, _row: RowId) {}
     /// A hint, well before that one, for what tells where the vector is.
     fn announce(&self, _row: RowId) {}
-}
-
-/// Rows that are enough for a mean.
-const CENTER_ROWS: usize = 10_000;
-
-/// The mean of the vectors of the first 10,000 of `rows`, as codes have use for it: of unit vectors for cosine, nothing
-/// for ip. Rows that are gone are left out.
-pub fn center<S: VectorSource + ?Sized>(
-    metric: Metric,
-    source: &S,
-    rows: impl Iterator<Item = RowId>,
-) -> Vec<f32> {
-    if metric == Metric::Ip {
-        return Vec::new();
-    }
-    let mut sum = vec![0.0f64; source.dim()];
-    let mut scratch = vec![0.0; source.dim()];
-    let mut count = 0.0;
-    for row in rows.take(CENTER_ROWS) {
-        let Some(vector) = source.vector(row, &mut scratch) else { continue };
-        let scale = if metric == Metric::Cosine { f64::from(source.inverse_norm(row)) } else { 1.0 };
-        for (sum, &x) in sum.iter_mut().zip(vector) {
-            *sum += scale * f64::from(x);
-        }
-        count += 1.0;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
-    let center: Vec<f32> = sum.iter().map(|sum| (sum / f64::max(count, 1.0)) as f32).collect();
-    // A mean that leaves the range of f32 would make every code nonsense.
-    if center.iter().all(|x| x.is_finite()) { center } else { Vec::new() }
 }
 
 /// A row and its distance key from the query.

@@ -86,8 +86,8 @@ impl Engine {
         threads: usize,
         bar: &ProgressBar,
     ) -> Result<Self> {
-        let center = index::center(metric, rows, rows.ids());
-        let graph = Hnsw::with_center(metric, rows.dim, params, center)?;
+        let centers = index::centers(metric, params.quant, rows, rows.ids());
+        let graph = Hnsw::with_centers(metric, rows.dim, params, centers)?;
         let linked = AtomicU32::new(0);
         let step = || {
             if linked.fetch_add(1, Ordering::Relaxed) % ROWS_PER_STEP == ROWS_PER_STEP - 1 {

@@ -49,7 +49,7 @@ fn encode(codec: &Codec, vector: &[f32]) -> Coded {
     Coded { head: draft.head, near: draft.near, far: draft.far }
 }
 
-fn near_key(codec: &Codec, probe: &Probe, coded: &Coded) -> f32 {
+fn near_key(codec: &Codec, probe: &mut Probe, coded: &Coded) -> f32 {
     let mut keys = [f32::NAN];
     codec.near_keys(probe, &[coded.head], &[&coded.near], &mut keys);
     keys[0]
@@ -63,7 +63,9 @@ fn errors(quant: Quant, metric: Metric, dim: usize) -> [f64; 2] {
     let mut around = || -> Vec<f32> { random.vector(dim).iter().zip(&middle).map(|(x, c)| x + c).collect() };
     let rows: Vec<Vec<f32>> = (0..ROWS).map(|_| around()).collect();
     let matrix = Matrix::new(dim, rows.concat());
-    let center = crate::index::center(metric, &matrix, matrix.row_ids());
+    let scale = |row: &[f32]| if metric == Metric::Cosine { distance::inverse_norm(row) } else { 1.0 };
+    let mean = |at: usize| rows.iter().map(|row| scale(row) * row[at]).sum::<f32>() / ROWS as f32;
+    let center: Vec<f32> = (0..dim).map(mean).collect();
     let codec = Codec::new(quant, metric, dim, center.clone(), 3);
     let length = |vector: &[f32]| -> f64 {
         let mut values = Vec::new();
@@ -89,10 +91,10 @@ fn errors(quant: Quant, metric: Metric, dim: usize) -> [f64; 2] {
                 assert!(!estimate.is_nan());
                 ((f64::from(estimate) - exact) / unit).powi(2)
             };
-            near += error(near_key(&codec, &probe, code_of_b));
+            near += error(near_key(&codec, &mut probe, code_of_b));
             if codec.compares_well() {
-                let by_vector = codec.full_key(&probe, code_of_b.code(), &code_of_b.far);
-                let by_code = codec.full_key(&probe_of_code, code_of_b.code(), &code_of_b.far);
+                let by_vector = codec.full_key(&mut probe, code_of_b.code(), &code_of_b.far);
+                let by_code = codec.full_key(&mut probe_of_code, code_of_b.code(), &code_of_b.far);
                 full += f64::max(error(by_vector), error(by_code));
             }
             count += 1.0;
@@ -124,23 +126,111 @@ fn estimates_are_as_near_as_their_bits_allow() {
     }
 }
 
+/// The same with rows around middles that are `apart` times as far from each other as rows from their middle. In units
+/// of what the error scales with once each has a center: |a - c| |b - c|, c being that of b, for an inner product the
+/// part of a across c and |b - c|.
+fn errors_far_apart(quant: Quant, metric: Metric, dim: usize, apart: f32) -> [f64; 2] {
+    let mut random = Random(0xfa5 + dim as u64);
+    let middles: Vec<Vec<f32>> =
+        (0..5).map(|_| random.vector(dim).iter().map(|x| apart * x).collect()).collect();
+    let mut around = |number: usize| -> Vec<f32> {
+        random.vector(dim).iter().zip(&middles[number % 5]).map(|(x, c)| x + c).collect()
+    };
+    let rows: Vec<Vec<f32>> = (0..ROWS).map(&mut around).collect();
+    let of_unit = |vector: &[f32]| {
+        let scale = if metric == Metric::Cosine { distance::inverse_norm(vector) } else { 1.0 };
+        vector.iter().map(|x| x * scale).collect::<Vec<f32>>()
+    };
+    let centers: Vec<Vec<f32>> = middles.iter().map(|middle| of_unit(middle)).collect();
+    let codec = Codec::new(quant, metric, dim, centers.concat(), 3);
+    let coded: Vec<Coded> = rows.iter().map(|row| encode(&codec, row)).collect();
+    let (mut near, mut full, mut count) = (0.0, 0.0, 0.0);
+    let (mut probe, mut probe_of_code) = (Probe::default(), Probe::default());
+    for (a, code_of_a) in rows.iter().zip(&coded).take(20) {
+        codec.probe(a, &mut probe);
+        if codec.compares_well() {
+            codec.probe_code(code_of_a.code(), &code_of_a.far, &mut probe_of_code);
+        }
+        let heads: Vec<u64> = coded.iter().map(|coded| coded.head).collect();
+        let planes: Vec<&[u8]> = coded.iter().map(|coded| &*coded.near).collect();
+        let mut keys = vec![f32::NAN; ROWS];
+        for ((heads, planes), keys) in
+            heads.chunks(BATCH).zip(planes.chunks(BATCH)).zip(keys.chunks_mut(BATCH))
+        {
+            codec.near_keys(&mut probe, heads, planes, keys);
+        }
+        for (number, (b, code_of_b)) in (0..).zip(rows.iter().zip(&coded)) {
+            let (unit_a, unit_b) = (of_unit(a), of_unit(b));
+            // In double precision: the terms are much longer than what is left.
+            let pairs = || unit_a.iter().zip(&unit_b).map(|(&x, &y)| (f64::from(x), f64::from(y)));
+            let exact: f64 = match metric {
+                Metric::Ip => pairs().map(|(x, y)| -x * y).sum(),
+                Metric::L2 | Metric::Cosine => pairs().map(|(x, y)| (x - y) * (x - y)).sum(),
+            };
+            let center = &centers[number % 5];
+            let share = match metric {
+                Metric::Ip => distance::dot(&unit_a, center) / distance::dot(center, center),
+                Metric::L2 | Metric::Cosine => 1.0,
+            };
+            let away = |vector: &[f32], share: f32| -> f64 {
+                vector.iter().zip(center).map(|(x, c)| f64::from(x - share * c).powi(2)).sum::<f64>().sqrt()
+            };
+            let unit = away(&unit_a, share) * away(&unit_b, 1.0);
+            let error = |estimate: f32| ((f64::from(estimate) - exact) / unit).powi(2);
+            near += error(keys[number]);
+            if codec.compares_well() {
+                let by_vector = codec.full_key(&mut probe, code_of_b.code(), &code_of_b.far);
+                full += error(by_vector);
+                // What a code has lost of its vector is multiplied by how far it is from the other center.
+                let by_code = f64::from(codec.full_key(&mut probe_of_code, code_of_b.code(), &code_of_b.far));
+                let own = away(&unit_a, 1.0) * (away(&unit_b, 1.0) + away(&unit_b, 0.0));
+                assert!((by_code - exact).abs() <= 0.2 * own.max(unit), "{by_code} for {exact}");
+            }
+            count += 1.0;
+        }
+    }
+    [near, full].map(|sum| f64::sqrt(sum / count))
+}
+
+#[test]
+fn estimates_are_as_near_when_there_is_a_center_for_each_cluster() {
+    for quant in [Quant::Sq8, Quant::B1] {
+        for metric in METRICS {
+            for (dim, apart) in [(32, 5.0), (100, 20.0), (129, 10.0)] {
+                let [near, full] = errors_far_apart(quant, metric, dim, apart);
+                let per_root = 1.0 / (dim as f64).sqrt();
+                let times = if metric == Metric::Ip { 1.0 } else { 2.0 };
+                let (most_near, most_full) = match quant {
+                    Quant::Sq8 | Quant::None => (0.13 * per_root + 0.006, 0.02 * per_root + 0.012),
+                    Quant::B1 => (0.8 * per_root + 0.006, 0.0),
+                };
+                let place = format!("{} {} dim {dim}", quant.name(), metric.name());
+                assert!(near <= times * most_near, "{place}: walk errs by {near}, want {most_near}");
+                assert!(full <= times * most_full, "{place}: all bytes err by {full}, want {most_full}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_batch_has_the_keys_of_its_codes_one_by_one() {
     for quant in QUANTS {
         for dim in [1, 3, 100, 129] {
             let mut random = Random(9);
-            let codec = Codec::new(quant, Metric::L2, dim, Vec::new(), 1);
-            let coded: Vec<Coded> = (0..BATCH).map(|_| encode(&codec, &random.vector(dim))).collect();
-            let mut probe = Probe::default();
-            codec.probe(&random.vector(dim), &mut probe);
-            let heads: Vec<u64> = coded.iter().map(|coded| coded.head).collect();
-            let near: Vec<&[u8]> = coded.iter().map(|coded| &*coded.near).collect();
-            for len in [0, 1, 2, 3, 31, BATCH] {
-                let mut keys = vec![f32::NAN; len];
-                codec.near_keys(&probe, &heads[..len], &near[..len], &mut keys);
-                let singles: Vec<f32> =
-                    coded[..len].iter().map(|coded| near_key(&codec, &probe, coded)).collect();
-                assert_eq!(keys, singles, "{} dim {dim}, {len} codes", quant.name());
+            for centers in 0..4 {
+                let codec = Codec::new(quant, Metric::L2, dim, random.vector(centers * dim), 1);
+                let coded: Vec<Coded> = (0..BATCH).map(|_| encode(&codec, &random.vector(dim))).collect();
+                let mut probe = Probe::default();
+                codec.probe(&random.vector(dim), &mut probe);
+                let heads: Vec<u64> = coded.iter().map(|coded| coded.head).collect();
+                let near: Vec<&[u8]> = coded.iter().map(|coded| &*coded.near).collect();
+                for len in [0, 1, 2, 3, 31, BATCH] {
+                    let mut keys = vec![f32::NAN; len];
+                    codec.near_keys(&mut probe, &heads[..len], &near[..len], &mut keys);
+                    let singles: Vec<f32> =
+                        coded[..len].iter().map(|coded| near_key(&codec, &mut probe, coded)).collect();
+                    assert_eq!(keys, singles, "{} dim {dim}, {len} codes, {centers} centers", quant.name());
+                }
             }
         }
     }
@@ -162,18 +252,24 @@ fn no_vector_makes_a_key_that_is_not_a_number() {
                     one[dim / 2] = -scale;
                     vectors.push(one);
                 }
-                for center in [Vec::new(), vec![0.5; dim]] {
+                for center in [Vec::new(), vec![0.5; dim], [vec![1e20; dim], vec![-0.5; dim]].concat()] {
                     let codec = Codec::new(quant, metric, dim, center, 1);
                     let coded: Vec<Coded> = vectors.iter().map(|vector| encode(&codec, vector)).collect();
                     let (mut probe, mut probe_of_code) = (Probe::default(), Probe::default());
                     for (vector, code_of_it) in vectors.iter().zip(&coded) {
                         codec.probe(vector, &mut probe);
                         for coded in &coded {
-                            assert!(!near_key(&codec, &probe, coded).is_nan(), "{} {vector:?}", quant.name());
+                            assert!(
+                                !near_key(&codec, &mut probe, coded).is_nan(),
+                                "{} {vector:?}",
+                                quant.name()
+                            );
                             if codec.compares_well() {
-                                assert!(!codec.full_key(&probe, coded.code(), &coded.far).is_nan());
+                                assert!(!codec.full_key(&mut probe, coded.code(), &coded.far).is_nan());
                                 codec.probe_code(code_of_it.code(), &code_of_it.far, &mut probe_of_code);
-                                assert!(!codec.full_key(&probe_of_code, coded.code(), &coded.far).is_nan());
+                                assert!(
+                                    !codec.full_key(&mut probe_of_code, coded.code(), &coded.far).is_nan()
+                                );
                             }
                         }
                     }
@@ -191,10 +287,10 @@ fn a_vector_without_length_is_as_far_as_it_is() {
             let zero = encode(&codec, &vec![0.0; dim]);
             let mut probe = Probe::default();
             codec.probe(&vec![2.0; dim], &mut probe);
-            let key = near_key(&codec, &probe, &zero);
+            let key = near_key(&codec, &mut probe, &zero);
             assert!((key - 4.0 * dim as f32).abs() <= 1e-3 * dim as f32, "{} dim {dim}: {key}", quant.name());
             codec.probe(&vec![0.0; dim], &mut probe);
-            assert_eq!(near_key(&codec, &probe, &zero), 0.0, "{} dim {dim}", quant.name());
+            assert_eq!(near_key(&codec, &mut probe, &zero), 0.0, "{} dim {dim}", quant.name());
         }
     }
 }
@@ -204,8 +300,31 @@ fn codes_have_the_bytes_of_their_bits() {
     for dim in [1, 3, 64, 100, 129, 384, 768] {
         let bytes = |quant| Codec::new(quant, Metric::L2, dim, Vec::new(), 0).code_bytes();
         assert_eq!(bytes(Quant::None), (4 * dim, 0));
-        assert_eq!(bytes(Quant::Sq8), (dim.div_ceil(2), dim.div_ceil(2) + 4));
+        assert_eq!(bytes(Quant::Sq8), (dim.div_ceil(2), dim.div_ceil(2)));
         assert_eq!(bytes(Quant::B1), (dim.div_ceil(8), 0));
+    }
+}
+
+#[test]
+fn the_numbers_of_a_code_come_back_nearly_as_they_were() {
+    for offset in [0.0, 1.0, -1.0, 1e-30, 3.333e7, -7.77e30] {
+        for scale in [1.0, 1e-20, 1.2345e-3, 9.87e20] {
+            for share in [0.0, 1e-4, -0.004, 0.02, -0.08, 0.3, -0.45] {
+                let full = scale / 16.0 * (1.0 + share);
+                let head = Head::unpack(Head::new(offset, scale, 511).with_full_scale(full).pack());
+                assert!((head.offset - offset).abs() <= offset.abs() / 32_768.0, "{offset}: {head:?}");
+                assert!((head.scale - scale).abs() <= scale / 32_768.0, "{scale}: {head:?}");
+                // Half a step: the steps grow with the root of the share.
+                let most = full * ((2.0 * (share.abs() + 1e-4)).sqrt() / 512.0 + 1e-5);
+                assert!((head.full_scale() - full).abs() <= most, "{share}: {head:?}");
+            }
+        }
+    }
+    for number in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, f32::MIN_POSITIVE, 1e-45] {
+        let head = Head::unpack(Head::new(number, number, 3).with_full_scale(number).pack());
+        assert_eq!(head.offset.is_nan(), number.is_nan());
+        assert!(head.scale > 0.0 && !head.full_scale().is_nan(), "{number}: {head:?}");
+        assert!(head.pack() > 2);
     }
 }
 

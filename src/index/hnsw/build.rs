@@ -99,7 +99,7 @@ impl Hnsw {
         for at in (0..=level.min(top)).rev() {
             let mut budget = Budget::new(ef.saturating_mul(VISITS_PER_EF).max(16_384), &mut never_stop);
             walk(view, at, ef, None, None::<fn(RowId) -> bool>, search, &mut budget);
-            select.rerank(space, &search.probe, vector, search.frontier.accepted().map(|(_, node)| node));
+            select.rerank(space, &mut search.probe, vector, search.frontier.accepted().map(|(_, node)| node));
             select.choose(space, self.nodes.max_links(at), &[]);
             chosen[at].extend_from_slice(&select.kept);
             // The next level begins with all that was found here; where everything is gone, with what is there.

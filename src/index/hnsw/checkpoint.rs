@@ -1,11 +1,11 @@
 //! A graph on disk: derived state that spares a rebuild, and is thrown away when anything about it is wrong.
 //!
-//! All numbers are little-endian. With `n` nodes, `t` towers, `c` elements of the center, `m0 = 2 m`:
+//! All numbers are little-endian. With `n` nodes, `t` towers, `c` elements of the centers, `m0 = 2 m`:
 //!
 //! ```text
 //! offset  size      field
 //!      0  8         magic: "VEXHNSW" and a zero byte
-//!      8  4         version: 3
+//!      8  4         version: 4
 //!     12  4         metric: 0 cosine, 1 ip, 2 l2
 //!     16  4         dim: elements of a vector, at least 1
 //!     20  4         m: 2..=128
@@ -16,10 +16,10 @@
 //!     44  4         t: towers
 //!     48  4         entry: link to the node where searches begin; 0 if there is none
 //!     52  4         nodes with a row
-//!     56  4         c: 0 or dim
+//!     56  4         c: a multiple of dim, at most 512 dim
 //!     60  4         zero
 //!     64  32        stamp: names the state of the collection that the graph describes
-//!     96  4 c       center of the codes
+//!     96  4 c       centers of the codes
 //!      -  8 b       XXH3-64 of every block of 4096 rows, section after section
 //!      -  8         XXH3-64 of everything before
 //!      -  0..=63    zero, up to a multiple of 64
@@ -50,6 +50,7 @@ use super::nodes::{MAX_NODES, Nodes};
 use super::{Hnsw, Params};
 use crate::distance::Metric;
 use crate::index::Quant;
+use crate::index::centers::MAX_CENTERS;
 use crate::store::rows::{BLOCK_ROWS, Guard, Image, Section, WordRows, pin};
 use crate::sync::Ordering;
 use crate::{Error, Result};
@@ -58,7 +59,7 @@ use crate::{Error, Result};
 mod tests;
 
 const MAGIC: [u8; 8] = *b"VEXHNSW\0";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEADER_BYTES: usize = 96;
 const ALIGN: usize = 64;
 
@@ -77,7 +78,7 @@ struct Header {
     towers: u32,
     entry: u32,
     live: u32,
-    center: u32,
+    centers: u32,
     stamp: [u8; 32],
 }
 
@@ -103,7 +104,7 @@ impl Plan {
         ];
         shapes.extend(nodes.codes.row_bytes().into_iter().map(|bytes| (n, bytes)));
         let blocks: usize = shapes.iter().map(|(rows, _)| rows.div_ceil(BLOCK_ROWS)).sum();
-        let head_bytes = HEADER_BYTES + 4 * header.center as usize + 8 * blocks;
+        let head_bytes = HEADER_BYTES + 4 * header.centers as usize + 8 * blocks;
         let mut at = (head_bytes + 8).next_multiple_of(ALIGN);
         let mut offsets = Vec::new();
         for (rows, row_bytes) in &shapes {
@@ -192,7 +193,7 @@ impl Hnsw {
             towers: self.nodes.tower_count(),
             entry: self.entry.load(Ordering::Acquire),
             live: number(self.len())?,
-            center: number(self.codec.center().len())?,
+            centers: number(self.codec.centers().len())?,
             stamp: *stamp,
         };
         let plan = Plan::new(&self.nodes, &header);
@@ -207,7 +208,7 @@ impl Hnsw {
                 None => self.nodes.codes.write(at - words.len(), rows, guard, &mut out)?,
             });
         }
-        let head = header.render(self.codec.center(), &checksums);
+        let head = header.render(self.codec.centers(), &checksums);
         out.seek(SeekFrom::Start(0))?;
         out.write_all(&head)?;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -233,9 +234,9 @@ impl Hnsw {
             return Ok(None);
         };
         let params = header.check(&from, metric, dim)?;
-        let center = from.more(4 * header.center as usize)?;
-        let center = center.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-        let mut graph = Hnsw::with_center(metric, dim, params, center)?;
+        let centers = from.more(4 * header.centers as usize)?;
+        let centers = centers.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        let mut graph = Hnsw::with_centers(metric, dim, params, centers)?;
         let plan = Plan::new(&graph.nodes, &header);
         if from.len != plan.len as u64 {
             let what = format!("file of {} bytes, {} nodes take {}", from.len, header.nodes, plan.len);
@@ -288,7 +289,7 @@ fn word_rows(nodes: &Nodes) -> [&WordRows; 4] {
 }
 
 impl Header {
-    fn render(&self, center: &[f32], checksums: &[u64]) -> Vec<u8> {
+    fn render(&self, centers: &[f32], checksums: &[u64]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         let seed = self.seed.to_le_bytes();
         let [low, high] = seed.as_chunks::<4>().0 else { return bytes };
@@ -305,12 +306,12 @@ impl Header {
             self.towers,
             self.entry,
             self.live,
-            self.center,
+            self.centers,
             0,
         ];
         bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         bytes.extend_from_slice(&self.stamp);
-        bytes.extend(center.iter().flat_map(|x| x.to_le_bytes()));
+        bytes.extend(centers.iter().flat_map(|x| x.to_le_bytes()));
         bytes.extend(checksums.iter().flat_map(|checksum| checksum.to_le_bytes()));
         bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
         bytes
@@ -343,7 +344,7 @@ impl Header {
             towers: number(44),
             entry: number(48),
             live: number(52),
-            center: number(56),
+            centers: number(56),
             stamp,
         };
         if number(60) != 0 {
@@ -375,8 +376,8 @@ impl Header {
             let what = format!("entry point {} and {} rows of {} nodes", self.entry, self.live, self.nodes);
             return Err(from.corrupt(48, what));
         }
-        if self.center != 0 && self.center != self.dim {
-            return Err(from.corrupt(56, format!("center of {} elements, dimension {dim}", self.center)));
+        if !self.centers.is_multiple_of(self.dim) || self.centers as usize / dim > MAX_CENTERS {
+            return Err(from.corrupt(56, format!("centers of {} elements, dimension {dim}", self.centers)));
         }
         Ok(params)
     }

@@ -29,6 +29,7 @@ mod verify;
 
 use std::fmt;
 
+use super::centers::MAX_CENTERS;
 use super::codec::Codec;
 use super::{Quant, RowId};
 use crate::distance::Metric;
@@ -113,25 +114,25 @@ impl Hnsw {
     ///
     /// [`Error::Config`] when a parameter is out of its range, [`Error::Invalid`] when `dim` is 0.
     pub fn new(metric: Metric, dim: usize, params: Params) -> Result<Self> {
-        Self::with_center(metric, dim, params, Vec::new())
+        Self::with_centers(metric, dim, params, Vec::new())
     }
 
-    /// An empty graph for vectors of `dim` elements around `center`, which is empty or has `dim` elements: see
-    /// [`center`](super::center). Codes tell more of vectors that are near it, so it should be their mean; it need not.
+    /// An empty graph for vectors of `dim` elements around `centers`, which has `dim` elements for each of up to 512: see
+    /// [`centers`](super::centers()). Codes tell more of vectors that are near one of them.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), and [`Error::Dimension`] when `center` has another length.
-    pub fn with_center(metric: Metric, dim: usize, params: Params, center: Vec<f32>) -> Result<Self> {
+    /// As [`new`](Self::new), and [`Error::Dimension`] when `centers` has another length.
+    pub fn with_centers(metric: Metric, dim: usize, params: Params, centers: Vec<f32>) -> Result<Self> {
         params.validate()?;
         if dim == 0 {
             return Err(Error::Invalid("a graph needs vectors of at least one element"));
         }
-        if !center.is_empty() && center.len() != dim {
+        if !centers.len().is_multiple_of(dim) || centers.len() / dim > MAX_CENTERS {
             let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-            return Err(Error::Dimension { expected: number(dim), got: number(center.len()) });
+            return Err(Error::Dimension { expected: number(dim), got: number(centers.len()) });
         }
-        let codec = Codec::new(params.quant, metric, dim, center, params.seed);
+        let codec = Codec::new(params.quant, metric, dim, centers, params.seed);
         Ok(Hnsw {
             metric,
             dim,

@@ -1,8 +1,12 @@
 //! The last step of every search: what was found by codes is compared by the vectors themselves, nearest first, until
 //! what follows is too far even if its code erred by several times what those before it did.
+//!
+//! Where codes have several centers they err by more or less, as query and row are far from the center or near: errors are
+//! then counted in units of what is to be expected, and what follows is judged one by one.
 
 use super::nodes::NodeId;
 use super::search::View;
+use crate::index::codec::Probe;
 use crate::index::flat::MAX_TIES;
 use crate::index::ranked::{Nearest, Ranked};
 use crate::index::{Neighbor, Query, RowId, VectorSource};
@@ -41,6 +45,7 @@ impl Refining {
         &mut self,
         view: View<'_>,
         query: &Query<'_>,
+        probe: &mut Probe,
         k: usize,
         source: &S,
         accept: impl Fn(RowId) -> bool,
@@ -55,9 +60,19 @@ impl Refining {
         let mut farther = ahead.clone();
         farther.by_ref().take(2 * AHEAD).for_each(|row| source.announce(row));
         ahead.by_ref().take(AHEAD).for_each(|row| source.prefetch(row));
-        let (mut squares, mut compared, mut refused, mut reach) = (0.0f32, 0usize, 0usize, f32::INFINITY);
+        let several = view.codec.has_several_centers();
+        let (mut squares, mut compared, mut refused) = (0.0f32, 0usize, 0usize);
+        let (mut bound, mut slack, mut most) = (f32::INFINITY, 0.0f32, 1.0f32);
         for (estimate, node) in candidates {
-            if estimate > reach {
+            let mut unit = 1.0;
+            if several && let Some(code) = view.nodes.codes.get(node, view.guard) {
+                unit = view.codec.expected_error(probe, code.head);
+                most = if compared == 0 { unit } else { most.max(unit) };
+            }
+            if estimate > bound + slack * unit {
+                if several {
+                    continue;
+                }
                 break;
             }
             if let Some(row) = farther.next() {
@@ -72,15 +87,15 @@ impl Refining {
                 refused += 1;
                 continue;
             };
-            let error = view.codec.key_from_metric(key) - estimate;
+            let error = (view.codec.key_from_metric(key) - estimate) / unit;
             if error.is_finite() {
                 squares += error * error;
             }
             compared += 1;
             nearest.push(Ranked::new(key, row.0));
             if compared >= LEAST_REFINED && nearest.is_full() {
-                let bound = view.codec.key_from_metric(nearest.bound());
-                reach = bound + margin * (squares / compared as f32).sqrt();
+                bound = view.codec.key_from_metric(nearest.bound());
+                slack = margin * (squares / compared as f32).sqrt();
             }
         }
         ranked.clear();
@@ -90,6 +105,6 @@ impl Refining {
             ranked.truncate(k + ties);
         }
         let neighbors = ranked.iter().map(|entry| Neighbor { row: RowId(entry.number()), key: entry.key() });
-        Refined { neighbors: neighbors.collect(), compared, refused, reach }
+        Refined { neighbors: neighbors.collect(), compared, refused, reach: bound + slack * most }
     }
 }

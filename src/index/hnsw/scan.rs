@@ -39,6 +39,8 @@ pub(super) struct Shortlist {
     keep: usize,
     /// Nothing nearer than this was left out.
     bound: f32,
+    /// Whether something was left out that is as far.
+    is_cut: bool,
 }
 
 impl Shortlist {
@@ -47,6 +49,12 @@ impl Shortlist {
         self.entries.clear();
         self.keep = keep.max(1);
         self.bound = limit;
+        self.is_cut = false;
+    }
+
+    /// Whether nothing was left out that is not farther than `reach`.
+    fn has_all_within(&self, reach: f32) -> bool {
+        if self.is_cut { reach < self.bound } else { reach <= self.bound }
     }
 
     #[inline]
@@ -62,6 +70,7 @@ impl Shortlist {
         if self.entries.len() > self.keep {
             let (_, last, _) = self.entries.select_nth_unstable(self.keep - 1);
             self.bound = last.key();
+            self.is_cut = true;
             self.entries.truncate(self.keep);
         }
     }
@@ -113,10 +122,11 @@ impl Hnsw {
                 break;
             };
             found.visited += compared;
-            let SearchScratch { shortlist, refining, .. } = scratch;
-            let refined = refining.refine(view, query, k, source, &accept, shortlist.sorted(), ERROR_MARGIN);
+            let SearchScratch { shortlist, refining, probe, .. } = scratch;
+            let sorted = shortlist.sorted();
+            let refined = refining.refine(view, query, probe, k, source, &accept, sorted, ERROR_MARGIN);
             found.refined += refined.compared;
-            if refined.reach <= shortlist.bound {
+            if shortlist.has_all_within(refined.reach) {
                 found.neighbors = refined.neighbors;
                 found.exhausted = false;
                 break;
@@ -173,6 +183,6 @@ fn collect(
 }
 
 #[inline]
-fn compare(view: View<'_>, probe: &Probe, nodes: &[u32], shortlist: &mut Shortlist) {
+fn compare(view: View<'_>, probe: &mut Probe, nodes: &[u32], shortlist: &mut Shortlist) {
     view.keys(probe, nodes, shortlist.bound, |node, key| shortlist.push(Ranked::new(key, node)));
 }

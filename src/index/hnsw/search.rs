@@ -254,9 +254,10 @@ impl Hnsw {
                     // Everything will be compared: what was found is not worth reading vectors for.
                     break;
                 }
-                let SearchScratch { frontier, refining, .. } = scratch;
+                let SearchScratch { frontier, refining, probe, .. } = scratch;
                 let candidates = frontier.accepted();
-                let refined = refining.refine(view, query, beam.k, source, &accept, candidates, ERROR_MARGIN);
+                let refined =
+                    refining.refine(view, query, probe, beam.k, source, &accept, candidates, ERROR_MARGIN);
                 neighbors = refined.neighbors;
                 compared += refined.compared;
                 // Where copies of one vector fill the list from the k-th place to its end, others of them may come
@@ -308,7 +309,7 @@ pub(super) fn descend(
     budget: &mut Budget<'_>,
 ) -> Ranked {
     let mut nearest = Ranked::new(f32::INFINITY, entry.0);
-    view.keys(&scratch.probe, &[entry.0], f32::INFINITY, |node, key| nearest = Ranked::new(key, node));
+    view.keys(&mut scratch.probe, &[entry.0], f32::INFINITY, |node, key| nearest = Ranked::new(key, node));
     for level in (1..=view.nodes.level(entry, view.guard)).rev() {
         nearest = greedy(view, level, nearest, without, scratch, budget);
     }
@@ -354,7 +355,7 @@ pub(super) fn greedy(
         // The links of the nearest are found by what is said about it.
         scratch.batch.iter().for_each(|&node| view.nodes.about.prefetch(node));
         for batch in scratch.batch.chunks(BATCH) {
-            view.keys(&scratch.probe, batch, nearest.key(), |node, key| {
+            view.keys(&mut scratch.probe, batch, nearest.key(), |node, key| {
                 if key < nearest.key() {
                     nearest = Ranked::new(key, node);
                 }
@@ -463,7 +464,7 @@ impl View<'_> {
     /// are farther than `bound`. Not inlined: a batch takes more than a kilobyte of stack, which would be in the frame
     /// of whoever calls this.
     #[inline(never)]
-    pub(super) fn keys(self, probe: &Probe, batch: &[u32], bound: f32, mut each: impl FnMut(u32, f32)) {
+    pub(super) fn keys(self, probe: &mut Probe, batch: &[u32], bound: f32, mut each: impl FnMut(u32, f32)) {
         let mut codes = Codes::new();
         self.nodes.codes.read(batch, &mut codes, self.guard);
         let mut keys = [0.0; BATCH];
@@ -480,7 +481,7 @@ impl View<'_> {
     }
 
     /// The same by all bytes of the codes, and without a bound.
-    fn full_keys(self, probe: &Probe, batch: &[u32], mut each: impl FnMut(u32, f32)) {
+    fn full_keys(self, probe: &mut Probe, batch: &[u32], mut each: impl FnMut(u32, f32)) {
         for &node in batch {
             let Some(code) = self.nodes.codes.get(node, self.guard) else { continue };
             if let Some(far) = self.nodes.codes.far(node, self.guard) {

@@ -84,7 +84,7 @@ impl<S: VectorSource + ?Sized> Space<'_, S> {
 
     /// Key of a node from one that was taken.
     #[inline]
-    fn key(&self, probe: &Probe, vector: &[f32], id: NodeId, decode: &mut Vec<f32>) -> Option<f32> {
+    fn key(&self, probe: &mut Probe, vector: &[f32], id: NodeId, decode: &mut Vec<f32>) -> Option<f32> {
         let View { nodes, codec, guard } = self.view;
         if codec.compares_well() {
             let (code, far) = self.code(id)?;
@@ -100,7 +100,7 @@ impl<S: VectorSource + ?Sized> Space<'_, S> {
     ///
     /// By the product alone every vector is nearer to a long one than to those around it. The long ones would cover all
     /// the others, and no list would hold anything else.
-    fn lack(&self, probe: &Probe, vector: &[f32], id: NodeId, decode: &mut Vec<f32>) -> f32 {
+    fn lack(&self, probe: &mut Probe, vector: &[f32], id: NodeId, decode: &mut Vec<f32>) -> f32 {
         match self.metric {
             Metric::Ip => self.key(probe, vector, id, decode).map_or(0.0, |key| -key / 2.0),
             Metric::L2 | Metric::Cosine => 0.0,
@@ -114,7 +114,7 @@ impl Selector {
     pub(super) fn rerank<S: VectorSource + ?Sized>(
         &mut self,
         space: Space<'_, S>,
-        probe: &Probe,
+        probe: &mut Probe,
         vector: &[f32],
         found: impl Iterator<Item = u32>,
     ) {
@@ -128,7 +128,7 @@ impl Selector {
     fn compare<S: VectorSource + ?Sized>(
         &mut self,
         space: Space<'_, S>,
-        probe: &Probe,
+        probe: &mut Probe,
         vector: &[f32],
         found: impl Iterator<Item = u32>,
     ) {
@@ -158,8 +158,8 @@ impl Selector {
         let mut vector = self.vectors.pop().unwrap_or_default();
         let there = space.take(base, &mut probe, &mut vector, &mut self.decode);
         if there {
-            self.compare(space, &probe, &vector, others);
-            self.base_lack = space.lack(&probe, &vector, base, &mut self.decode);
+            self.compare(space, &mut probe, &vector, others);
+            self.base_lack = space.lack(&mut probe, &vector, base, &mut self.decode);
         }
         self.base = probe;
         self.vectors.push(vector);
@@ -184,7 +184,7 @@ impl Selector {
                 continue;
             }
             let covers = |(at, kept): (usize, &Ranked)| {
-                let key = space.key(&chosen[at], vectors.get(at).map_or(&[], Vec::as_slice), id, decode);
+                let key = space.key(&mut chosen[at], vectors.get(at).map_or(&[], Vec::as_slice), id, decode);
                 key.is_some_and(|key| {
                     let is_nearer = key < candidate.key() && key + lacks[at] < candidate.key() + *base_lack;
                     is_nearer || key == candidate.key() && kept.key() == key
@@ -201,7 +201,7 @@ impl Selector {
                 vectors.push(Vec::new());
             }
             if space.take(id, &mut chosen[at], &mut vectors[at], decode) {
-                lacks.push(space.lack(&chosen[at], &vectors[at], id, decode));
+                lacks.push(space.lack(&mut chosen[at], &vectors[at], id, decode));
                 kept.push(candidate);
                 counted += usize::from(!pinned);
             }

@@ -126,8 +126,17 @@ fn insert_all<S: VectorSource>(graph: &Hnsw, rows: impl Iterator<Item = RowId>, 
 }
 
 fn build_with(metric: Metric, matrix: &Matrix, params: Params) -> Hnsw {
-    let center = crate::index::center(metric, matrix, matrix.row_ids());
-    let graph = Hnsw::with_center(metric, matrix.dim(), params, center).unwrap();
+    let centers = crate::index::centers(metric, params.quant, matrix, matrix.row_ids());
+    let graph = Hnsw::with_centers(metric, matrix.dim(), params, centers).unwrap();
+    insert_all(&graph, matrix.row_ids(), matrix);
+    graph
+}
+
+/// With codes relative to one center, whatever clusters there are.
+fn build_around_mean(matrix: &Matrix) -> Hnsw {
+    let sum = |at| matrix.row_ids().map(|row| matrix.row(row).unwrap()[at]).sum::<f32>();
+    let mean = (0..DIM).map(|at| sum(at) / matrix.rows() as f32).collect();
+    let graph = Hnsw::with_centers(Metric::L2, DIM, params(), mean).unwrap();
     insert_all(&graph, matrix.row_ids(), matrix);
     graph
 }

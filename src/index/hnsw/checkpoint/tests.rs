@@ -22,7 +22,7 @@ fn values(rows: usize) -> Matrix {
 fn sample(quant: Quant) -> (Matrix, Hnsw) {
     let matrix = values(ROWS);
     let params = Params { m: 3, ef_construction: 20, seed: 5, quant };
-    let graph = Hnsw::with_center(Metric::L2, DIM, params, vec![506.0; DIM]).unwrap();
+    let graph = Hnsw::with_centers(Metric::L2, DIM, params, vec![506.0; DIM]).unwrap();
     insert(&graph, matrix.row_ids(), &matrix);
     (matrix, graph)
 }
@@ -100,6 +100,21 @@ fn a_loaded_graph_answers_and_grows_as_the_saved_one() {
         assert_eq!(search(&loaded, &more), search(&graph, &more));
         assert!(loaded.verify().is_sound());
         assert_eq!(fs::read(&again).unwrap(), bytes, "what changes in memory does not change the file");
+    }
+}
+
+#[test]
+fn the_centers_of_a_graph_come_back() {
+    let matrix = values(ROWS);
+    for quant in [Quant::Sq8, Quant::B1] {
+        let params = Params { m: 3, ef_construction: 20, seed: 5, quant };
+        let centers = [[100.0; DIM], [500.0; DIM], [900.0; DIM]].concat();
+        let graph = Hnsw::with_centers(Metric::L2, DIM, params, centers.clone()).unwrap();
+        insert(&graph, matrix.row_ids(), &matrix);
+        let (_dir, path, _) = saved(&graph);
+        let loaded = load(&path).unwrap().unwrap();
+        assert_eq!(loaded.codec.centers(), centers);
+        assert_eq!(search(&loaded, &matrix), search(&graph, &matrix));
     }
 }
 

@@ -17,6 +17,40 @@ fn every_metric_reaches_its_recall_with_every_code() {
 }
 
 #[test]
+fn neighbours_within_clusters_far_apart_are_found() {
+    let mut random = Random::new(41);
+    let middles: Vec<Vec<f32>> = (0..3).map(|_| random.vector(50.0)).collect();
+    let mut one = || -> Vec<f32> {
+        let middle = &middles[random.below(3)];
+        middle.iter().zip(random.vector(1.0)).map(|(middle, x)| middle + x).collect()
+    };
+    let matrix = Matrix::new(DIM, (0..ROWS).flat_map(|_| one()).collect());
+    let queries: Vec<_> = (0..50).map(|_| one()).collect();
+    for metric in METRICS {
+        for quant in QUANTS {
+            let params = Params { quant, ..params() };
+            let graph = build_with(metric, &matrix, params);
+            let got = recall(&graph, &queries, wide_enough(quant), &matrix, |_| true);
+            assert!(got >= 0.95, "{} {}: recall {got}", metric.name(), quant.name());
+            assert_sound(&graph);
+            let found = graph.scan_codes(
+                &Query::new(metric, &queries[0]),
+                K,
+                &matrix,
+                |_| true,
+                &mut SearchScratch::new(),
+                &mut || true,
+            );
+            let exact = exactly(&Query::new(metric, &queries[0]), &matrix, |_| true);
+            assert!(quant == Quant::B1 || found.neighbors == exact, "{} {}", metric.name(), quant.name());
+        }
+    }
+    // With the mean alone codes cannot tell them apart, or else this shows nothing.
+    let graph = build_around_mean(&matrix);
+    assert!(recall(&graph, &queries, 100, &matrix, |_| true) < 0.9);
+}
+
+#[test]
 fn a_few_long_vectors_do_not_become_all_links_of_an_inner_product() {
     let mut random = Random::new(6);
     let mut positive =

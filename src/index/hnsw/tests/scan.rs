@@ -67,7 +67,7 @@ fn crowd(crowd: usize) -> (Matrix, Vec<f32>) {
 #[test]
 fn a_further_pass_finds_those_that_the_list_had_no_place_for() {
     let (matrix, vector) = crowd(500);
-    let graph = build(Metric::L2, &matrix);
+    let graph = build_around_mean(&matrix);
     let query = Query::new(Metric::L2, &vector);
     let found = scan_codes(&graph, &query, &matrix, |_| true);
     assert_eq!(found.neighbors, exactly(&query, &matrix, |_| true));
@@ -77,7 +77,7 @@ fn a_further_pass_finds_those_that_the_list_had_no_place_for() {
 #[test]
 fn where_codes_tell_too_little_it_tells_nothing() {
     let (matrix, vector) = crowd(1500);
-    let graph = build(Metric::L2, &matrix);
+    let graph = build_around_mean(&matrix);
     let query = Query::new(Metric::L2, &vector);
     let found = scan_codes(&graph, &query, &matrix, |_| true);
     assert!(found.exhausted && found.neighbors.is_empty());
