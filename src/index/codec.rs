@@ -365,9 +365,10 @@ impl Codec {
         let side = probe.begin_side(center);
         relative.clear();
         if self.is_euclidean() {
-            relative.extend_from_slice(&rotated);
-            if center != 0 {
-                take_off(away, &mut relative);
+            if center == 0 {
+                relative.extend_from_slice(&rotated);
+            } else {
+                relative.extend(rotated.iter().zip(away).map(|(x, c)| x - c));
             }
             side.stretch = 1.0;
         } else if away.is_empty() {
@@ -425,31 +426,32 @@ impl Codec {
     /// The same where codes have several centers.
     #[inline(never)]
     fn keys_by_center(&self, probe: &mut Probe, heads: &[u64], near: &[&[u8]], keys: &mut [f32]) {
-        let Some(first) = heads.first().map(|&head| Head::unpack(head).center) else { return };
-        if heads.iter().all(|&head| Head::unpack(head).center == first) {
-            self.keys_of_side(self.side(probe, first), heads, near, keys);
+        let mut centers = [0; BATCH];
+        for (center, &head) in centers.iter_mut().zip(heads) {
+            *center = Head::unpack(head).center;
+        }
+        let centers = &centers[..near.len()];
+        let Some(&first) = centers.first() else { return };
+        if centers.iter().all(|&center| center == first) {
+            self.keys_of_side(self.side_of(probe, first), heads, near, keys);
             return;
         }
-        let mut is_done = [false; BATCH];
-        for begin in 0..near.len() {
-            if is_done[begin] {
-                continue;
+        let (mut own_heads, mut own_near, mut found) = ([0; BATCH], [&[][..]; BATCH], [0.0; BATCH]);
+        // Bit i is code i.
+        let mut left = u32::MAX >> (BATCH - near.len());
+        while left != 0 {
+            let center = centers[left.trailing_zeros() as usize];
+            let same =
+                (0..).zip(centers).fold(0, |same, (at, &other)| same | u32::from(other == center) << at);
+            left &= !same;
+            for (to, from) in bits(same).enumerate() {
+                (own_heads[to], own_near[to]) = (heads[from], near[from]);
             }
-            let center = Head::unpack(heads[begin]).center;
-            let (mut at, mut count) = ([0; BATCH], 0);
-            let (mut own_heads, mut own_near) = ([0; BATCH], [&[][..]; BATCH]);
-            for (place, (head, near)) in heads.iter().zip(near).enumerate().skip(begin) {
-                if Head::unpack(*head).center == center {
-                    is_done[place] = true;
-                    (at[count], own_heads[count], own_near[count]) = (place, *head, *near);
-                    count += 1;
-                }
-            }
-            let mut found = [0.0; BATCH];
-            let side = self.side(probe, center);
-            self.keys_of_side(side, &own_heads[..count], &own_near[..count], &mut found);
-            for (&place, &key) in at[..count].iter().zip(&found) {
-                keys[place] = key;
+            let count = same.count_ones() as usize;
+            let side = self.side_of(probe, center);
+            self.keys_of_side(side, &own_heads[..count], &own_near[..count], &mut found[..count]);
+            for (key, to) in found.iter().zip(bits(same)) {
+                keys[to] = *key;
             }
         }
     }
@@ -523,6 +525,16 @@ impl Probe {
         side.center = center;
         side
     }
+}
+
+/// The places of the bits that are set, the lowest first.
+fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = set.trailing_zeros();
+        // Takes the lowest bit away.
+        set &= set.checked_sub(1)?;
+        Some(lowest as usize)
+    })
 }
 
 /// Subtracts a center, unless it is empty.
