@@ -270,3 +270,20 @@ fn every_form_of_a_request_may_ask_and_records_may_not() {
     let refused = std::io::Write::write_all(&mut mount.query_file("docs"), header);
     assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EINVAL));
 }
+
+#[test]
+fn a_condition_is_explained_with_a_query_and_without() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    for number in 0..6u8 {
+        mount.put(&format!("docs/{number}.f32"), &[f32::from(number) + 1.0, 1.0]);
+        xattr::set(mount.path(&format!("docs/{number}.f32")), "user.mood", [b'a' + number % 3].as_slice())
+            .unwrap();
+    }
+    let without = command(&mount, "docs", &["--where", "mood=a or mood=b", "--json"]);
+    let without: Value = serde_json::from_slice(&without.stdout).unwrap();
+    let collection = &without["explain"]["collections"][0];
+    assert_eq!((&collection["covered"], &collection["passing"]), (&json!(6), &json!(4)), "{without}");
+    let with = explained(&mount, "docs", &json!({"like": "0.f32", "where": "mood=b"}));
+    assert_eq!((&with["passing"], &with["run"]["rows"]), (&json!(2), &json!(2)), "{with}");
+}
