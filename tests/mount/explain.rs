@@ -277,7 +277,7 @@ fn a_condition_is_explained_with_a_query_and_without() {
     mount.mkdir("docs");
     for number in 0..6u8 {
         mount.put(&format!("docs/{number}.f32"), &[f32::from(number) + 1.0, 1.0]);
-        xattr::set(mount.path(&format!("docs/{number}.f32")), "user.mood", [b'a' + number % 3].as_slice())
+        xattr::set(mount.path(format!("docs/{number}.f32")), "user.mood", [b'a' + number % 3].as_slice())
             .unwrap();
     }
     let without = command(&mount, "docs", &["--where", "mood=a or mood=b", "--json"]);
