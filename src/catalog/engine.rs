@@ -47,6 +47,15 @@ pub(super) const MEMTABLE_BYTES: u64 = 6 << 20;
 const MEMTABLES: usize = 3;
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 
+/// Threads of the engine, which write tables and merge them.
+const THREADS: usize = 1;
+
+/// Journals with fewer bytes stay as they are when room is short.
+const WORTH_EMPTYING: u64 = 8 << 20;
+
+/// What tables take beside their rows, at most.
+pub(super) const TABLE_OVERHEAD: u64 = 1 << 20;
+
 /// So many newest keys a scan copies.
 const NEWEST_COPIED: usize = 256;
 
@@ -193,7 +202,7 @@ impl Catalog {
     /// Opens the catalog. Returns how many commits it should have, too.
     fn open_as_it_is(dir: &Path, cache_bytes: u64) -> Result<(Self, u64)> {
         seal::remove(dir)?;
-        let engine = Engine::open(dir, cache_bytes)?;
+        let engine = Engine::open(dir, cache_bytes, THREADS)?;
         let (tally, durable) = Tally::open(dir)?;
         let last = engine.commits()?;
         let catalog = Self {
@@ -218,7 +227,27 @@ impl Catalog {
 
     /// Opens the engine on the files as they are now.
     pub(super) fn open_engine(&self) -> Result<Engine> {
-        Engine::open(&self.dir, self.cache_bytes)
+        Engine::open(&self.dir, self.cache_bytes, THREADS)
+    }
+
+    /// Writes what only the journals have to tables and ends the journals, which have what is in tables as well: up to
+    /// 64 MB. The engine is closed. False when there is no room for it, or too little to gain; all is as it was then.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors; [`Error::Corrupt`].
+    pub(super) fn empty_journals(&self, free_bytes: u64) -> Result<bool> {
+        if journal::bytes(&self.dir)? < WORTH_EMPTYING {
+            return Ok(false);
+        }
+        // Nobody merges tables meanwhile, for which there may be no room.
+        let engine = Engine::open(&self.dir, self.cache_bytes, 0)?;
+        if free_bytes < engine.unwritten_bytes() + TABLE_OVERHEAD || !engine.write_tables()? {
+            return Ok(false);
+        }
+        drop(engine);
+        journal::empty(&self.dir)?;
+        Ok(true)
     }
 
     /// Makes `to`, which is not there yet, a catalog with everything that is committed now. Nobody commits
@@ -454,10 +483,11 @@ pub fn sync_copy(dir: &Path) -> Result<()> {
 }
 
 impl Engine {
-    fn open(dir: &Path, cache_bytes: u64) -> Result<Self> {
+    fn open(dir: &Path, cache_bytes: u64, threads: usize) -> Result<Self> {
         manifests::check(dir)?;
         let engine = contain(|| {
-            let database = Database::builder(dir).cache_size(cache_bytes).worker_threads(1).open()?;
+            let database =
+                Database::builder(dir).cache_size(cache_bytes).worker_threads_unchecked(threads).open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(ENGINE_MEMTABLE_BYTES);
             let tables = Table::ALL.iter().map(|table| database.keyspace(table.name(), options));
             let tables = tables.collect::<Result<Vec<_>, _>>()?;
@@ -528,6 +558,29 @@ impl Engine {
     /// Makes every commit survive a power cut, with the engine's own lock held meanwhile.
     pub(super) fn persist(&self) -> Result<()> {
         Ok(self.database.persist(PersistMode::SyncData)?)
+    }
+
+    /// Bytes of the rows that no table has, at most.
+    fn unwritten_bytes(&self) -> u64 {
+        let sealed: usize = self.tables.iter().map(|table| table.sealed_memtable_count()).sum();
+        let active: u64 = Table::ALL.iter().map(|&table| self.memtable_bytes(table)).sum();
+        sealed as u64 * ENGINE_MEMTABLE_BYTES + active
+    }
+
+    /// Writes all rows to tables, durably; false when the disk is full. The engine has no thread that does.
+    fn write_tables(&self) -> Result<bool> {
+        for table in &self.tables {
+            let written = contain(|| {
+                let turn = table.tree.get_flush_lock();
+                table.tree.rotate_memtable();
+                Ok(table.tree.flush(&turn, 0).map(drop))
+            });
+            match written? {
+                Err(fjall::LsmError::Io(error)) if is_full(&error) => return Ok(false),
+                other => other.map_err(fjall::Error::from)?,
+            }
+        }
+        Ok(true)
     }
 
     /// Bytes of the rows of a table in the memtable that takes the next.

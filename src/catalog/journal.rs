@@ -1,4 +1,4 @@
-//! The end of the engine's journal after a power cut.
+//! The engine's journals: the end of the newest after a power cut, and of all when the tables have what is in them.
 //!
 //! The disk may have kept any sectors of commits that were never synced. The engine puts up with a journal that
 //! ends in the middle of a commit, and refuses one whose last commit has its end and lost its middle. So the journal
@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -63,22 +64,42 @@ fn end_behind_whole(path: &Path, file: &File) -> Result<u64> {
     Ok(whole)
 }
 
+/// Bytes that the journals of the catalog in `dir` take on disk.
+pub(super) fn bytes(dir: &Path) -> io::Result<u64> {
+    let journals = all(dir)?;
+    journals.iter().map(|(_, path)| Ok(path.metadata()?.blocks() * 512)).sum()
+}
+
+/// Ends all journals of the catalog in `dir`, which have nothing that its tables do not have, durably. The engine is
+/// closed.
+pub(super) fn empty(dir: &Path) -> io::Result<()> {
+    // The tables are durable and the lists of them as well: that is how the engine makes them. What is left of the
+    // journals when that ends halfway is passed over, as it was before.
+    let journals = all(dir)?;
+    let Some((newest, older)) = journals.split_last() else { return Ok(()) };
+    for (_, path) in older {
+        fs::remove_file(path)?;
+    }
+    let newest = File::options().write(true).open(&newest.1)?;
+    newest.set_len(0)?;
+    newest.sync_all()?;
+    File::open(dir)?.sync_all()
+}
+
+/// The journals in their order, each with its number.
+fn all(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let mut journals: Vec<_> = paths.into_iter().filter_map(|path| Some((number(&path)?, path))).collect();
+    journals.sort_unstable();
+    Ok(journals)
+}
+
 /// The journal with the highest number.
 pub(super) fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
-    let mut newest: Option<(u64, PathBuf)> = None;
-    let listing = match fs::read_dir(dir) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        listing => listing?,
-    };
-    for entry in listing {
-        let path = entry?.path();
-        if let Some(number) = number(&path)
-            && newest.as_ref().is_none_or(|(highest, _)| *highest < number)
-        {
-            newest = Some((number, path));
-        }
+    match all(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        journals => Ok(journals?.pop().map(|(_, path)| path)),
     }
-    Ok(newest.map(|(_, path)| path))
 }
 
 /// Where the journal before this one is, or was.

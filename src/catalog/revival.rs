@@ -6,10 +6,14 @@
 //! the commit that finds it so, and the commit is tried again.
 //!
 //! ```text
-//! commit ──▶ the engine has failed ──▶ syncfs ──▶ readers let go ──▶ close, cut the journal, open ──▶ commit
+//! commit ──▶ the engine has failed ──▶ syncfs ──▶ readers let go ──▶ close, cut the journals, open ──▶ commit
 //!                                        │ a write or sync failed since the catalog was opened
 //!                                        ▼ the error stays: the volume refuses changes
 //! ```
+//!
+//! The journals go up to 64 MB before the engine begins another, and have all that is in tables as well. On a disk with
+//! little room they are emptied while the engine is closed, or the thread would find no room to merge tables again and
+//! again, while the room that it needs lies there twice.
 //!
 //! Why its thread failed, the engine does not say. It may have been a sync; after one that failed nothing may go on.
 //! So everything is synced first, by a descriptor that is as old as the catalog: the kernel reports there every write
@@ -74,6 +78,12 @@ impl Revivals {
     fn has_little_room(&self) -> bool {
         let room = fstatvfs(&self.disk).map(|disk| disk.blocks_available() * disk.fragment_size());
         room.is_ok_and(|room| room < LITTLE_ROOM)
+    }
+
+    /// Bytes that are free on the disk, what is kept for root included: without that right a write fails, and nothing
+    /// is lost.
+    fn free_bytes(&self) -> u64 {
+        fstatvfs(&self.disk).map_or(0, |disk| disk.blocks_free() * disk.fragment_size())
     }
 }
 
@@ -143,6 +153,8 @@ impl Catalog {
         drop(place.take());
         self.active.forget();
         journal::drop_torn_tail(&self.dir)?;
+        let has_emptied =
+            self.revivals.has_little_room() && self.empty_journals(self.revivals.free_bytes())?;
         let engine = self.open_engine()?;
         let found = engine.commits()?;
         if found < last {
@@ -150,7 +162,8 @@ impl Catalog {
             return Err(Error::Corrupt { file: "catalog".into(), offset: 0, what });
         }
         *place = Some(engine);
-        tracing::warn!("the disk was full: the catalog was opened anew in {:?}", begun.elapsed());
+        let took = begun.elapsed();
+        tracing::warn!(has_emptied, "the disk was full: the catalog was opened anew in {took:?}");
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::engine::{ENGINE_MEMTABLE_BYTES, MEMTABLE_BYTES, end_of_journal, successor};
+use super::engine::{ENGINE_MEMTABLE_BYTES, MEMTABLE_BYTES, TABLE_OVERHEAD, end_of_journal, successor};
 use super::*;
 use crate::Error;
 
@@ -250,6 +250,50 @@ fn memtables_are_written_before_the_engine_asks_for_it() {
         largest = Table::ALL.iter().map(|&table| engine.memtable_bytes(table)).max().unwrap().max(largest);
     }
     assert!((MEMTABLE_BYTES..ENGINE_MEMTABLE_BYTES).contains(&largest), "{largest}");
+}
+
+#[test]
+fn journals_are_emptied_without_losing_a_commit_where_there_is_room_for_the_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let value = |number: u64| [number.to_le_bytes(); 600].concat();
+    let change = |numbers: std::ops::Range<u64>| {
+        for number in numbers {
+            let mut batch = catalog.batch();
+            batch.put(Table::Inline, number.to_be_bytes(), value(number));
+            batch.remove(Table::Inline, (number / 2).to_be_bytes());
+            batch.commit().unwrap();
+        }
+        catalog.persist().unwrap();
+    };
+    let found = || {
+        let pairs = catalog.scan(Table::Inline, b"", None).map(Result::unwrap);
+        pairs.map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
+    };
+    change(0..4000);
+    let before = found();
+    assert_eq!(before.len(), 2000);
+
+    drop(catalog.engine.write().take());
+    assert!(!catalog.empty_journals(TABLE_OVERHEAD).unwrap());
+    let bytes = journal::bytes(dir.path()).unwrap();
+    assert!(bytes > 4000 * 4800, "{bytes}");
+    assert!(catalog.empty_journals(u64::MAX).unwrap());
+    assert_eq!(journal::bytes(dir.path()).unwrap(), 0);
+    // Nothing is left to gain.
+    assert!(!catalog.empty_journals(u64::MAX).unwrap());
+    *catalog.engine.write() = Some(catalog.open_engine().unwrap());
+    catalog.active.forget();
+    assert!(found() == before);
+
+    // Goes on, and is whole after it is opened again.
+    change(4000..4100);
+    let then = found();
+    assert_eq!(then.len(), 2050);
+    drop(catalog);
+    let catalog = Catalog::open(dir.path()).unwrap();
+    let pairs = catalog.scan(Table::Inline, b"", None).map(Result::unwrap);
+    assert!(pairs.map(|(key, value)| (key.to_vec(), value.to_vec())).eq(then));
 }
 
 #[test]
