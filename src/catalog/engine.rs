@@ -1,15 +1,14 @@
 //! The engine behind the catalog: fjall keyspaces, one for each [`Table`], sharing one journal.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
-use std::iter::Peekable;
 use std::ops::{Bound, Deref};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use std::vec;
 
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
@@ -106,21 +105,29 @@ impl Deref for Suffix {
 }
 
 /// What a scan has still to return. The pairs go before the engine is let go of.
+#[derive(Default)]
 struct Scan<'a> {
     /// Instead of anything else.
     refused: Option<Error>,
     /// What the tail has, which is newer.
-    newest: Peekable<vec::IntoIter<(Value, Option<Value>)>>,
+    newest: VecDeque<(Value, Option<Value>)>,
     pairs: Option<fjall::Iter>,
-    /// The next of the pairs, when it comes behind the next of the newest.
+    /// The next of them, as the engine gives it.
+    met: Option<fjall::Guard>,
+    /// The next of them.
     ahead: Option<(Value, Value)>,
     /// Bytes of the prefix, which keys are returned without.
     prefix: usize,
-    _engine: Option<MappedRwLockReadGuard<'a, Engine>>,
+    engine: Option<MappedRwLockReadGuard<'a, Engine>>,
 }
 
-/// A scan that begins: what the tail has, and the engine's pairs.
-type Begun<'a> = (Vec<(Value, Option<Value>)>, fjall::Iter, MappedRwLockReadGuard<'a, Engine>);
+/// What comes next in a scan.
+enum Taken {
+    Pair(Suffix, Value),
+    /// A key that the newest commits have removed.
+    Removed,
+    Nothing,
+}
 
 impl std::fmt::Debug for Catalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -340,41 +347,35 @@ impl Catalog {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        // On the heap, and no chain of iterators: scans are made deep in the stack of operations.
-        Box::new(match self.begin_scan(table, low, high) {
-            Ok((newest, pairs, engine)) => Scan {
-                refused: None,
-                newest: newest.into_iter().peekable(),
-                pairs: Some(pairs),
-                ahead: None,
-                prefix: prefix.len(),
-                _engine: Some(engine),
-            },
-            Err(error) => Scan {
-                refused: Some(error),
-                newest: Vec::new().into_iter().peekable(),
-                pairs: None,
-                ahead: None,
-                prefix: prefix.len(),
-                _engine: None,
-            },
-        })
+        let mut scan = Scan::new(prefix.len());
+        self.begin_scan(table, (low, high), &mut scan);
+        scan
     }
 
-    /// What tail and engine have of a range at one moment.
+    /// Has `scan` begin with what tail and engine have of a range at one moment.
     #[inline(never)]
-    fn begin_scan(&self, table: Table, low: Bound<Vec<u8>>, high: Bound<Vec<u8>>) -> Result<Begun<'_>> {
+    fn begin_scan<'a>(
+        &'a self,
+        table: Table,
+        (low, high): (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        scan: &mut Scan<'a>,
+    ) {
         // With much in the tail the engine is given it first, or every page of a long listing would copy what is left.
         let mut may_give = true;
         loop {
             let tail = self.tail.read();
             let range = (low.as_ref().map(Vec::as_slice), high.as_ref().map(Vec::as_slice));
-            let newest = tail.range(table, range, if may_give { NEWEST_COPIED } else { usize::MAX });
-            if newest.len() < NEWEST_COPIED || !may_give {
+            scan.newest = tail.range(table, range, if may_give { NEWEST_COPIED } else { usize::MAX });
+            if scan.newest.len() < NEWEST_COPIED || !may_give {
                 // Nothing goes from the tail to the engine between the two.
-                let engine = self.engine()?;
-                let pairs = engine.keyspace(table).range::<Vec<u8>, _>((low, high));
-                return Ok((newest, pairs, engine));
+                scan.engine = self.engine_if_any();
+                match &scan.engine {
+                    Some(engine) => {
+                        scan.pairs = Some(engine.keyspace(table).range::<Vec<u8>, _>((low, high)))
+                    }
+                    None => scan.refused = Some(given_up()),
+                }
+                return;
             }
             drop(tail);
             // Without room, or an engine that works, it is copied.
@@ -597,51 +598,76 @@ impl Iterator for Scan<'_> {
             return Some(Err(error));
         }
         loop {
-            let stored = match self.ahead.take() {
-                Some(pair) => Some(pair),
-                None => match self.next_stored() {
-                    Ok(pair) => pair,
-                    Err(error) => return Some(Err(error)),
-                },
-            };
-            let is_newer = match (self.newest.peek(), &stored) {
-                (None, None) => return None,
-                (None, Some(_)) => false,
-                (Some(_), None) => true,
-                (Some((newest, _)), Some((key, _))) => newest <= key,
-            };
-            if !is_newer {
-                return stored.map(|pair| Ok(self.without_prefix(pair)));
-            }
-            let (key, value) = self.newest.next()?;
-            self.ahead = stored.filter(|(stored, _)| *stored != key);
-            if let Some(value) = value {
-                return Some(Ok(self.without_prefix((key, value))));
+            self.look_ahead();
+            match self.take() {
+                Ok(Taken::Pair(key, value)) => return Some(Ok((key, value))),
+                Ok(Taken::Removed) => {}
+                Ok(Taken::Nothing) => return None,
+                Err(error) => return Some(Err(error)),
             }
         }
     }
 }
 
 impl Scan<'_> {
-    /// The next pair that the engine has. After an error nothing comes any more.
-    fn next_stored(&mut self) -> Result<Option<(Value, Value)>> {
-        let Some(pairs) = &mut self.pairs else { return Ok(None) };
-        let next = contain(|| Ok(pairs.next().map(|guard| guard.into_inner())));
-        let pair = next.and_then(|next| Ok(next.transpose()?));
-        match &pair {
-            Ok(Some(_)) => {}
-            Ok(None) => self.pairs = None,
-            Err(_) => {
-                // What comes behind is not asked for: an iterator that met damage may be in any state.
-                self.pairs = None;
-                self.newest = Vec::new().into_iter().peekable();
-            }
-        }
-        pair
+    /// On the heap, and no chain of iterators: scans are made deep in the stack of operations.
+    #[inline(never)]
+    fn new(prefix: usize) -> Box<Self> {
+        Box::new(Self { prefix, ..Self::default() })
     }
 
-    fn without_prefix(&self, (key, value): (Value, Value)) -> (Suffix, Value) {
-        (Suffix { key, from: self.prefix }, value)
+    /// Has the engine's next pair ahead, if there is one. The engine goes deep, so nothing else is done here.
+    #[inline(never)]
+    fn look_ahead(&mut self) {
+        if let Scan { ahead: None, pairs: Some(pairs), met, .. } = self {
+            let asked = contain(|| {
+                *met = pairs.next();
+                Ok(())
+            });
+            if let Err(error) = asked {
+                self.refused = Some(error);
+            }
+        }
+    }
+
+    /// Takes the first of what the tail has and what is ahead. What both have is the tail's.
+    ///
+    /// # Errors
+    ///
+    /// Of the engine. Nothing comes behind: an iterator that met damage may be in any state.
+    #[inline(never)]
+    fn take(&mut self) -> Result<Taken> {
+        let met = match self.refused.take() {
+            Some(error) => Err(error),
+            None => self.met.take().map(|guard| Ok(guard.into_inner()?)).transpose(),
+        };
+        match met {
+            Ok(None) if self.ahead.is_none() => self.pairs = None,
+            Ok(met) => self.ahead = self.ahead.take().or(met),
+            Err(error) => {
+                self.pairs = None;
+                self.newest.clear();
+                return Err(error);
+            }
+        }
+        let is_newer = match (self.newest.front(), &self.ahead) {
+            (None, None) => return Ok(Taken::Nothing),
+            (None, Some(_)) => false,
+            (Some(_), None) => true,
+            (Some((newest, _)), Some((key, _))) => newest <= key,
+        };
+        let pair = match is_newer {
+            false => self.ahead.take().map(|(key, value)| (key, Some(value))),
+            true => self.newest.pop_front(),
+        };
+        let Some((key, value)) = pair else { return Ok(Taken::Nothing) };
+        if is_newer {
+            self.ahead.take_if(|(stored, _)| *stored == key);
+        }
+        Ok(match value {
+            Some(value) => Taken::Pair(Suffix { key, from: self.prefix }, value),
+            None => Taken::Removed,
+        })
     }
 }
 

@@ -22,7 +22,7 @@
 //! What the log does not take, a large batch, or any where there is no room for a log, is given to the engine at once,
 //! behind what is here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::path::Path;
 
@@ -72,7 +72,7 @@ impl Tail {
         table: Table,
         range: (Bound<&[u8]>, Bound<&[u8]>),
         limit: usize,
-    ) -> Vec<(Value, Option<Value>)> {
+    ) -> VecDeque<(Value, Option<Value>)> {
         let range = self.tables[table as usize].range::<[u8], _>(range);
         range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect()
     }

@@ -57,7 +57,7 @@ use crate::distance::codes::{
 };
 use crate::distance::rotation::Rotation;
 use crate::distance::{self, Metric};
-use crate::store::rows::{BATCH, Code};
+use crate::store::rows::{BATCH, Code, Codes};
 
 #[cfg(test)]
 mod tests;
@@ -423,36 +423,32 @@ impl Codec {
         }
     }
 
+    /// Brings codes of one center together: [`near_keys`](Self::near_keys) compares those that follow each other in one
+    /// go.
+    #[inline]
+    pub(super) fn group(&self, codes: &mut Codes<'_>) {
+        if self.has_several_centers() {
+            group_by_center(codes);
+        }
+    }
+
     /// The same where codes have several centers.
     #[inline(never)]
     fn keys_by_center(&self, probe: &mut Probe, heads: &[u64], near: &[&[u8]], keys: &mut [f32]) {
-        let mut centers = [0; BATCH];
-        for (center, &head) in centers.iter_mut().zip(heads) {
-            *center = Head::unpack(head).center;
-        }
-        let centers = &centers[..near.len()];
-        let Some(&first) = centers.first() else { return };
-        if centers.iter().all(|&center| center == first) {
-            self.keys_of_side(self.side_of(probe, first), heads, near, keys);
-            return;
-        }
-        let (mut own_heads, mut own_near, mut found) = ([0; BATCH], [&[][..]; BATCH], [0.0; BATCH]);
-        // Bit i is code i.
-        let mut left = u32::MAX >> (BATCH - near.len());
-        while left != 0 {
-            let center = centers[left.trailing_zeros() as usize];
-            let same =
-                (0..).zip(centers).fold(0, |same, (at, &other)| same | u32::from(other == center) << at);
-            left &= !same;
-            for (to, from) in bits(same).enumerate() {
-                (own_heads[to], own_near[to]) = (heads[from], near[from]);
-            }
-            let count = same.count_ones() as usize;
-            let side = self.side_of(probe, center);
-            self.keys_of_side(side, &own_heads[..count], &own_near[..count], &mut found[..count]);
-            for (key, to) in found.iter().zip(bits(same)) {
-                keys[to] = *key;
-            }
+        let mut from = 0;
+        while let Some(&first) = heads.get(from) {
+            let center = center_of(first);
+            let to = heads[from..]
+                .iter()
+                .position(|&head| center_of(head) != center)
+                .map_or(heads.len(), |n| from + n);
+            self.keys_of_side(
+                self.side_of(probe, center),
+                &heads[from..to],
+                &near[from..to],
+                &mut keys[from..to],
+            );
+            from = to;
         }
     }
 
@@ -527,14 +523,21 @@ impl Probe {
     }
 }
 
-/// The places of the bits that are set, the lowest first.
-fn bits(mut set: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let lowest = set.trailing_zeros();
-        // Takes the lowest bit away.
-        set &= set.checked_sub(1)?;
-        Some(lowest as usize)
-    })
+/// Brings codes of one center together.
+#[inline(never)]
+fn group_by_center(codes: &mut Codes<'_>) {
+    let mut grouped = 0;
+    while let Some(&head) = codes.heads().get(grouped) {
+        grouped += 1;
+        let mut at = grouped;
+        while let Some(&other) = codes.heads().get(at) {
+            if center_of(other) == center_of(head) {
+                codes.swap(grouped, at);
+                grouped += 1;
+            }
+            at += 1;
+        }
+    }
 }
 
 /// Subtracts a center, unless it is empty.
@@ -595,8 +598,15 @@ impl Head {
         // Shifted to the top and back, so that its sign comes along.
         let differs = (high << (32 - SPARE_BITS)).cast_signed() >> (32 - SPARE_BITS);
         let (offset, scale) = (f32::from_bits(low & !SPARE), f32::from_bits(high & !SPARE));
-        Head { offset, scale, differs, center: (low & SPARE) as usize }
+        Head { offset, scale, differs, center: center_of(head) }
     }
+}
+
+/// The center of a code, by its head.
+#[inline]
+fn center_of(head: u64) -> usize {
+    let [low, high, ..] = head.to_le_bytes();
+    usize::from(u16::from_le_bytes([low, high])) & SPARE as usize
 }
 
 /// From -.5 to .5, in steps that grow from the middle to the ends.

@@ -18,6 +18,7 @@ use crate::index::flat::Matrix;
 use crate::index::{Query, RowId};
 use crate::metrics::SearchKind;
 use crate::namespace::{Ino, Inode, Kind};
+use crate::search::explain::Explained;
 use crate::search::nearest::Near;
 use crate::search::request::{DEFAULT_K, RequestLimits};
 use crate::search::{Answer, Context, Hit, Limits, Options, Request, Target, Way, nearest};
@@ -41,6 +42,21 @@ struct Asked<'a> {
     vector: &'a [f32],
     /// The file that is asked about: it is not its own neighbour.
     exclude: Option<(FileNumber, u32)>,
+}
+
+/// What was found for a query vector, before it has names.
+struct Candidates {
+    near: Vec<Near>,
+    is_exact: bool,
+    pending: u64,
+    /// For each part, where that is asked for.
+    explained: Vec<Option<Box<Explained>>>,
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        Self { near: Vec::new(), is_exact: true, pending: 0, explained: Vec::new() }
+    }
 }
 
 /// A collection, and what of it may be returned.
@@ -202,7 +218,9 @@ impl Volume {
             }
         }
         // The directory's own collection decides the metric where several have vectors.
-        covered.sort_by_key(|collection| collection.root() != own.0);
+        if let Some(at) = covered.iter().position(|collection| collection.root() == own.0) {
+            covered[..=at].rotate_right(1);
+        }
         Ok(covered)
     }
 
@@ -268,75 +286,70 @@ impl Volume {
         let metric = parts.first().map_or(Metric::default(), |part| part.collection.schema().metric);
         format::check_vector(0, asked.vector, metric == Metric::Cosine && !parts.is_empty())?;
         let k = options.k.unwrap_or(DEFAULT_K);
-        let mut answer = Answer {
-            k,
-            metric,
-            exact: true,
-            complete: true,
-            pending: 0,
-            took_us: 0,
-            hits: Vec::new(),
-            explain: None,
-        };
-        let mut explained = Vec::new();
-        'search: loop {
-            let damages = store::damages();
-            self.vectors.withdraw_unreadable(&self.names, damages);
-            let mut candidates = Vec::new();
-            answer.exact = true;
-            answer.pending = 0;
-            explained.clear();
-            for part in parts {
-                let found = nearest(
-                    &part.collection,
-                    asked.vector,
-                    k as usize,
-                    options,
-                    &part.filter,
-                    asked.exclude,
-                    context,
-                )?;
-                if !found.unknown.is_empty() {
-                    let is_late = started.elapsed() > CATCH_UP;
-                    self.learn_attributes(&part.collection, found.unknown, is_late)?;
-                    context.limits.check(Instant::now())?;
-                    continue 'search;
-                }
-                let is_exact = found.way == Way::Scan;
-                if is_exact && found.pending > 0 {
-                    // A graph was wanted and gave no answer: it may be damaged.
-                    self.indexer.wake();
-                }
-                answer.exact &= is_exact;
-                answer.pending += found.pending;
-                explained.extend(found.explained);
-                match candidates.is_empty() {
-                    true => candidates = found.near,
-                    false => candidates.extend(found.near),
-                }
-            }
-            // What could not be read was compared as zeros.
-            if store::damages() != damages {
-                continue;
-            }
-            let (hits, lost) = self.hits(base, candidates, k as usize, metric)?;
-            answer.hits = hits;
+        let mut candidates = Candidates::default();
+        let (hits, complete) = loop {
+            while !self.find(asked, options, parts, context, started, &mut candidates)? {}
+            let (hits, lost) = self.hits(base, &mut candidates.near, k as usize, metric)?;
             if !lost || started.elapsed() > CATCH_UP {
-                answer.complete = !lost;
-                break;
+                break (hits, !lost);
             }
             std::thread::yield_now();
-        }
+        };
+        let (exact, pending) = (candidates.is_exact, candidates.pending);
         let took = started.elapsed();
-        answer.took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let kind = if answer.exact { SearchKind::Exact } else { SearchKind::Graph };
-        self.metrics.search(kind, took);
+        self.metrics.search(if exact { SearchKind::Exact } else { SearchKind::Graph }, took);
         self.pace.note(base, took);
-        if options.explain {
-            let dim = u32::try_from(asked.vector.len()).unwrap_or(u32::MAX);
-            answer.explain = Some(self.explanation(base, parts, explained.into_iter(), dim)?);
+        let explain = match options.explain {
+            true => {
+                let dim = u32::try_from(asked.vector.len()).unwrap_or(u32::MAX);
+                Some(self.explanation(base, parts, candidates.explained.into_iter().flatten(), dim)?)
+            }
+            false => None,
+        };
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        Ok(Answer { k, metric, exact, complete, pending, took_us, hits, explain })
+    }
+
+    /// Looks for the nearest in each of `parts`; false when that has to be done again. Apart, so that what it needs is
+    /// not on the stack while names are read.
+    #[inline(never)]
+    fn find(
+        &self,
+        asked: &Asked<'_>,
+        options: &Options,
+        parts: &[Part],
+        context: &mut Context<'_>,
+        started: Instant,
+        candidates: &mut Candidates,
+    ) -> Result<bool> {
+        let damages = store::damages();
+        let k = options.k.unwrap_or(DEFAULT_K) as usize;
+        self.vectors.withdraw_unreadable(&self.names, damages);
+        *candidates = Candidates::default();
+        for part in parts {
+            let found =
+                nearest(&part.collection, asked.vector, k, options, &part.filter, asked.exclude, context)?;
+            if !found.unknown.is_empty() {
+                let is_late = started.elapsed() > CATCH_UP;
+                self.learn_attributes(&part.collection, found.unknown, is_late)?;
+                context.limits.check(Instant::now())?;
+                return Ok(false);
+            }
+            let is_exact = found.way == Way::Scan;
+            if is_exact && found.pending > 0 {
+                // A graph was wanted and gave no answer: it may be damaged.
+                self.indexer.wake();
+            }
+            candidates.is_exact &= is_exact;
+            candidates.pending += found.pending;
+            candidates.explained.push(found.explained);
+            match candidates.near.is_empty() {
+                true => candidates.near = found.near,
+                false => candidates.near.extend(found.near),
+            }
         }
-        Ok(answer)
+        // What could not be read was compared as zeros.
+        Ok(store::damages() == damages)
     }
 
     /// The first `k` candidates with their paths, ties broken by path, then row. The flag says that one of them
@@ -345,7 +358,7 @@ impl Volume {
     fn hits(
         &self,
         base: Ino,
-        mut candidates: Vec<Near>,
+        candidates: &mut Vec<Near>,
         k: usize,
         metric: Metric,
     ) -> Result<(Vec<Hit>, bool)> {
@@ -358,7 +371,7 @@ impl Volume {
         let mut lost = false;
         // Hits are often rows of one file: that of the last one.
         let mut last = None;
-        for near in &candidates {
+        for near in &*candidates {
             let path = match hits.last() {
                 Some(Hit { path, .. }) if last == Some(near.file) => Some(Arc::clone(path)),
                 _ => self.hit_path(base, Ino(near.file.0))?,

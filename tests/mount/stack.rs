@@ -319,5 +319,6 @@ fn operations_stay_within_their_stack_budget() {
         assert!(*bytes > 1000, "{op} on a {thread} thread: {stacks:?}");
         let budget = budget(op);
         assert!(*bytes < budget, "{op} on a {thread} thread: {bytes}, want less than {budget}: {stacks:?}");
+        println!("{bytes:5} of {budget:5} bytes: {op} on a {thread} thread");
     }
 }

@@ -13,7 +13,7 @@ use super::search::{Found, SearchScratch, View};
 use crate::index::codec::Probe;
 use crate::index::ranked::Ranked;
 use crate::index::{Query, RowId, VectorSource};
-use crate::store::rows::{BATCH, pin};
+use crate::store::rows::{BATCH, CodeBatch, pin};
 
 /// Candidates that are kept for one result, and at least in all.
 const KEPT_PER_RESULT: usize = 8;
@@ -151,7 +151,7 @@ fn collect(
     scratch: &mut SearchScratch,
     keep_going: &mut dyn FnMut() -> bool,
 ) -> Option<usize> {
-    let SearchScratch { batch, probe, shortlist, .. } = scratch;
+    let SearchScratch { batch, probe, codes, shortlist, .. } = scratch;
     let count = view.nodes.count();
     batch.clear();
     batch.resize(2 * BATCH + STRETCH as usize, 0);
@@ -170,19 +170,25 @@ fn collect(
         }
         batch[begun..waiting].iter().for_each(|&node| view.nodes.codes.prefetch_near(node));
         if waiting >= 2 * BATCH {
-            compare(view, probe, &batch[..BATCH], shortlist);
+            compare(view, probe, codes, &batch[..BATCH], shortlist);
             batch.copy_within(BATCH..waiting, 0);
             waiting -= BATCH;
             compared += BATCH;
         }
     }
     for now in batch[..waiting].chunks(BATCH) {
-        compare(view, probe, now, shortlist);
+        compare(view, probe, codes, now, shortlist);
     }
     Some(compared + waiting)
 }
 
 #[inline]
-fn compare(view: View<'_>, probe: &mut Probe, nodes: &[u32], shortlist: &mut Shortlist) {
-    view.keys(probe, nodes, shortlist.bound, |node, key| shortlist.push(Ranked::new(key, node)));
+fn compare(
+    view: View<'_>,
+    probe: &mut Probe,
+    codes: &mut CodeBatch,
+    nodes: &[u32],
+    shortlist: &mut Shortlist,
+) {
+    view.keys(probe, codes, nodes, shortlist.bound, |node, key| shortlist.push(Ranked::new(key, node)));
 }

@@ -17,7 +17,7 @@ use crate::index::codec::{Codec, Probe};
 use crate::index::flat::MAX_TIES;
 use crate::index::ranked::Ranked;
 use crate::index::{Neighbor, Query, RowId, VectorSource};
-use crate::store::rows::{BATCH, Codes, Guard, pin};
+use crate::store::rows::{BATCH, CodeBatch, Guard, pin};
 use crate::sync::Ordering;
 
 /// How wide a search is.
@@ -107,6 +107,7 @@ pub struct SearchScratch {
     /// Where a walk begins.
     pub(super) entries: Vec<Ranked>,
     pub(super) probe: Probe,
+    pub(super) codes: Box<CodeBatch>,
     pub(super) shortlist: Shortlist,
     pub(super) refining: Refining,
 }
@@ -309,7 +310,8 @@ pub(super) fn descend(
     budget: &mut Budget<'_>,
 ) -> Ranked {
     let mut nearest = Ranked::new(f32::INFINITY, entry.0);
-    view.keys(&mut scratch.probe, &[entry.0], f32::INFINITY, |node, key| nearest = Ranked::new(key, node));
+    let SearchScratch { probe, codes, .. } = scratch;
+    view.keys(probe, codes, &[entry.0], f32::INFINITY, |node, key| nearest = Ranked::new(key, node));
     for level in (1..=view.nodes.level(entry, view.guard)).rev() {
         nearest = greedy(view, level, nearest, without, scratch, budget);
     }
@@ -318,7 +320,7 @@ pub(super) fn descend(
 
 /// Where the walk on level 0 begins: at `nearest`, or around it if that is to be left out.
 pub(super) fn begin(view: View<'_>, nearest: Ranked, without: Option<NodeId>, scratch: &mut SearchScratch) {
-    let SearchScratch { entries, batch, probe, .. } = scratch;
+    let SearchScratch { entries, batch, probe, codes, .. } = scratch;
     entries.clear();
     if without != Some(NodeId(nearest.number())) {
         entries.push(nearest);
@@ -328,7 +330,7 @@ pub(super) fn begin(view: View<'_>, nearest: Ranked, without: Option<NodeId>, sc
     batch.extend(view.nodes.linked(NodeId(nearest.number()), 0, view.guard).map(|linked| linked.0));
     view.announce(batch, false);
     for batch in batch.chunks(BATCH) {
-        view.keys(probe, batch, f32::INFINITY, |node, key| entries.push(Ranked::new(key, node)));
+        view.keys(probe, codes, batch, f32::INFINITY, |node, key| entries.push(Ranked::new(key, node)));
     }
 }
 
@@ -354,8 +356,9 @@ pub(super) fn greedy(
         view.announce(&scratch.batch, false);
         // The links of the nearest are found by what is said about it.
         scratch.batch.iter().for_each(|&node| view.nodes.about.prefetch(node));
-        for batch in scratch.batch.chunks(BATCH) {
-            view.keys(&mut scratch.probe, batch, nearest.key(), |node, key| {
+        let SearchScratch { probe, codes, batch, .. } = &mut *scratch;
+        for batch in batch.chunks(BATCH) {
+            view.keys(probe, codes, batch, nearest.key(), |node, key| {
                 if key < nearest.key() {
                     nearest = Ranked::new(key, node);
                 }
@@ -379,7 +382,7 @@ pub(super) fn walk(
     budget: &mut Budget<'_>,
 ) {
     let View { nodes, guard, .. } = view;
-    let SearchScratch { visited, frontier, batch, next_batch, entries, probe, .. } = scratch;
+    let SearchScratch { visited, frontier, batch, next_batch, entries, probe, codes, .. } = scratch;
     let accepts = |node: u32| match &accept {
         Some(accept) => nodes.row(NodeId(node), guard).is_some_and(accept),
         None => true,
@@ -442,7 +445,7 @@ pub(super) fn walk(
             if by_all_bytes {
                 view.full_keys(probe, now, each);
             } else {
-                view.keys(probe, now, bound, each);
+                view.keys(probe, codes, now, bound, each);
             }
         }
         (batch, next_batch, waiting) = (next_batch, batch, fresh);
@@ -461,12 +464,18 @@ impl View<'_> {
     }
 
     /// Calls `each` with the nodes of up to [`BATCH`] and their keys, leaving out those without a code and those that
-    /// are farther than `bound`. Not inlined: a batch takes more than a kilobyte of stack, which would be in the frame
-    /// of whoever calls this.
+    /// are farther than `bound`. Not inlined: it would be in the frame of whoever calls this, and others come below that.
     #[inline(never)]
-    pub(super) fn keys(self, probe: &mut Probe, batch: &[u32], bound: f32, mut each: impl FnMut(u32, f32)) {
-        let mut codes = Codes::new();
-        self.nodes.codes.read(batch, &mut codes, self.guard);
+    pub(super) fn keys(
+        self,
+        probe: &mut Probe,
+        codes: &mut CodeBatch,
+        batch: &[u32],
+        bound: f32,
+        mut each: impl FnMut(u32, f32),
+    ) {
+        let mut codes = self.nodes.codes.read(batch, codes, self.guard);
+        self.codec.group(&mut codes);
         let mut keys = [0.0; BATCH];
         self.codec.near_keys(probe, codes.heads(), codes.near(), &mut keys);
         // Most are farther. Which are cannot be predicted, so they are sorted out without a branch.

@@ -10,7 +10,6 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
@@ -71,39 +70,50 @@ pub struct Code<'g> {
     pub near: &'g [u8],
 }
 
+/// Memory for the codes of a batch: a kilobyte, to be kept on the heap.
+pub struct CodeBatch {
+    rows: [MaybeUninit<u32>; BATCH],
+    heads: [MaybeUninit<u64>; BATCH],
+    near: [MaybeUninit<*const [u8]>; BATCH],
+}
+
+// SAFETY: the pointers are followed through `Codes` only, which has the memory for as long as what they point to.
+unsafe impl Send for CodeBatch {}
+
 /// The codes of up to [`BATCH`] rows: see [`CodeRows::read`].
 pub struct Codes<'g> {
     /// Rows that have a code: they have a number, a head, and near bytes that can be read for `'g`.
     found: usize,
-    rows: [MaybeUninit<u32>; BATCH],
-    heads: [MaybeUninit<u64>; BATCH],
-    near: [MaybeUninit<*const [u8]>; BATCH],
-    _guard: PhantomData<&'g [u8]>,
+    batch: &'g mut CodeBatch,
 }
 
 /// Most codes that are read at a time.
 pub const BATCH: usize = 32;
 
-impl<'g> Codes<'g> {
-    /// None yet.
-    #[must_use]
+impl Default for CodeBatch {
     #[inline]
-    pub fn new() -> Self {
-        Codes {
-            found: 0,
+    fn default() -> Self {
+        CodeBatch {
             rows: [MaybeUninit::uninit(); BATCH],
             heads: [MaybeUninit::uninit(); BATCH],
             near: [MaybeUninit::uninit(); BATCH],
-            _guard: PhantomData,
         }
     }
+}
 
+impl std::fmt::Debug for CodeBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CodeBatch").finish_non_exhaustive()
+    }
+}
+
+impl<'g> Codes<'g> {
     /// Numbers of the rows that have a code.
     #[must_use]
     #[inline]
     pub fn rows(&self) -> &[u32] {
         // SAFETY: `read` has written the first `found`.
-        unsafe { self.rows[..self.found].assume_init_ref() }
+        unsafe { self.batch.rows[..self.found].assume_init_ref() }
     }
 
     /// Their heads.
@@ -111,7 +121,7 @@ impl<'g> Codes<'g> {
     #[inline]
     pub fn heads(&self) -> &[u64] {
         // SAFETY: as in `rows`.
-        unsafe { self.heads[..self.found].assume_init_ref() }
+        unsafe { self.batch.heads[..self.found].assume_init_ref() }
     }
 
     /// Their near bytes.
@@ -119,13 +129,20 @@ impl<'g> Codes<'g> {
     #[inline]
     pub fn near(&self) -> &[&'g [u8]] {
         // SAFETY: `read` has written the first `found`, from a guard that `'g` says is still there.
-        unsafe { &*(ptr::from_ref(&self.near[..self.found]) as *const [&'g [u8]]) }
+        unsafe { &*(ptr::from_ref(&self.batch.near[..self.found]) as *const [&'g [u8]]) }
     }
-}
 
-impl Default for Codes<'_> {
-    fn default() -> Self {
-        Self::new()
+    /// Exchanges two of the codes.
+    ///
+    /// # Panics
+    ///
+    /// When there are not so many.
+    #[inline]
+    pub fn swap(&mut self, a: usize, b: usize) {
+        assert!(a.max(b) < self.found, "codes {a} and {b} of {}", self.found);
+        self.batch.rows.swap(a, b);
+        self.batch.heads.swap(a, b);
+        self.batch.near.swap(a, b);
     }
 }
 
@@ -238,9 +255,9 @@ impl CodeRows {
         }
     }
 
-    /// Reads the codes of up to [`BATCH`] rows into `codes`. Rows without a code are left out.
+    /// The codes of up to [`BATCH`] rows. Rows without a code are left out.
     #[inline]
-    pub fn read<'g>(&'g self, rows: &[u32], codes: &mut Codes<'g>, guard: &'g Guard) {
+    pub fn read<'g>(&'g self, rows: &[u32], batch: &'g mut CodeBatch, guard: &'g Guard) -> Codes<'g> {
         let (near, heads, offset) = (&*self.near, self.heads.as_deref(), self.head_offset());
         let mut found = 0;
         for &row in rows.iter().take(BATCH) {
@@ -249,13 +266,13 @@ impl CodeRows {
             let head = state.load(Ordering::Acquire);
             if head > RESERVED {
                 sync::reads(bytes);
-                codes.rows[found].write(row);
-                codes.heads[found].write(head);
-                codes.near[found].write(ptr::slice_from_raw_parts(bytes, self.near_bytes));
+                batch.rows[found].write(row);
+                batch.heads[found].write(head);
+                batch.near[found].write(ptr::slice_from_raw_parts(bytes, self.near_bytes));
                 found += 1;
             }
         }
-        codes.found = found;
+        Codes { found, batch }
     }
 
     /// Writes the code of a row that has memory and no code. `head` is none of the three smallest numbers; `near` and

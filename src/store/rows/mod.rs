@@ -29,7 +29,7 @@ use arc_swap::ArcSwapOption;
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use self::codes::{BATCH, Code, CodeRows, Codes};
+pub use self::codes::{BATCH, Code, CodeBatch, CodeRows, Codes};
 pub use self::words::WordRows;
 use super::watch::{Watch, damages};
 use crate::sync::{AtomicBool, AtomicPtr, Mutex, Ordering};

@@ -290,6 +290,22 @@ fn a_code_is_not_put_on_another() {
 }
 
 #[test]
+fn codes_that_are_exchanged_keep_what_belongs_to_each() {
+    let rows = CodeRows::new(4, 0, 20);
+    [0, 1, 2, 5].iter().for_each(|&row| put(&rows, row, (4, 0, 20)));
+    let (guard, mut batch) = (pin(), Box::<CodeBatch>::default());
+    // The row 3 has no code.
+    let mut codes = rows.read(&[5, 3, 1, 0, 2], &mut batch, &guard);
+    codes.swap(0, 3);
+    codes.swap(1, 1);
+    assert_eq!(codes.rows(), [2, 1, 0, 5]);
+    for ((&row, &head), &near) in codes.rows().iter().zip(codes.heads()).zip(codes.near()) {
+        let code = rows.get(row, &guard).unwrap();
+        assert_eq!((head, near), (code.head, code.near), "row {row}");
+    }
+}
+
+#[test]
 #[should_panic(expected = "row 5 has a code")]
 fn a_code_is_not_put_where_a_retired_one_may_be_read() {
     let rows = CodeRows::new(4, 0, 20);

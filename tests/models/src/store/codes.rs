@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::rows::{CodeRows, Codes, pin};
+use super::rows::{CodeBatch, CodeRows, pin};
 use crate::Model;
 use crate::sync::{AtomicU32, Kind, Mutex, Ordering, together};
 
@@ -21,8 +21,8 @@ fn put(codes: &CodeRows, row: u32, head: u8, near: usize) {
 fn read(codes: &CodeRows, link: &AtomicU32) {
     let guard = pin();
     let Some(row) = link.load(Ordering::Acquire).checked_sub(1) else { return };
-    let mut batch = Codes::new();
-    codes.read(&[row], &mut batch, &guard);
+    let mut batch = CodeBatch::default();
+    let batch = codes.read(&[row], &mut batch, &guard);
     let one = codes.get(row, &guard);
     let far = codes.far(row, &guard);
     // Whoever goes on now may do what he likes: what was handed out stays as it is.
