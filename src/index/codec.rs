@@ -4,7 +4,8 @@
 //! random [`Rotation`] and kept as
 //!
 //! - [`Quant::Sq8`]: one byte for each coordinate, as a plane of high and a plane of low nibbles. The walk reads the
-//!   high plane alone, which halves the bytes of a hop; what is linked to what is decided by both.
+//!   high plane alone, which halves the bytes of a hop; what is linked to what is decided by both. Vectors of less than 40
+//!   elements have the high plane alone, and their links are decided by the vectors, as with signs.
 //! - [`Quant::B1`]: the sign of each coordinate.
 //! - [`Quant::None`]: not rotated, all 32 bits of every element.
 //!
@@ -67,6 +68,8 @@ mod tests;
 const RANGE: f32 = 3.0;
 /// Width of a step of the byte grid, in standard deviations.
 const STEP: f32 = 2.0 * RANGE / 256.0;
+/// Bytes of a head.
+const HEAD_BYTES: usize = 8;
 /// What stands for zero in bytes and in high nibbles: the byte 128 is zero, and a nibble stands for the middle of its
 /// 16 bytes.
 const BYTE_ZERO: f32 = 128.0;
@@ -171,7 +174,7 @@ impl Codec {
     pub(super) fn code_bytes(&self) -> (usize, usize) {
         match self.quant {
             Quant::None => (4 * self.dim(), 0),
-            Quant::Sq8 => (plane_bytes(self.dim()), plane_bytes(self.dim())),
+            Quant::Sq8 => (plane_bytes(self.dim()), if self.has_far() { plane_bytes(self.dim()) } else { 0 }),
             Quant::B1 => (bit_bytes(self.dim()), 0),
         }
     }
@@ -185,14 +188,15 @@ impl Codec {
         }
     }
 
-    /// Whether a code has bytes that the walk does not read.
+    /// Whether a code has bytes that the walk does not read. Of few elements two planes and a head take more than a
+    /// code may, and the second is left out.
     pub(super) fn has_far(&self) -> bool {
-        self.quant == Quant::Sq8
+        self.quant == Quant::Sq8 && 2 * plane_bytes(self.dim()) + HEAD_BYTES <= self.most_bytes()
     }
 
     /// Whether the graph's links can be chosen by codes alone.
     pub(super) fn compares_well(&self) -> bool {
-        self.quant != Quant::B1
+        self.quant == Quant::None || self.has_far()
     }
 
     /// The key of the metric as a key of this codec.
@@ -272,9 +276,14 @@ impl Codec {
                     by_nibbles += x * (f32::from(byte >> 4) - NIBBLE_ZERO);
                     by_bytes += x * (f32::from(byte) - BYTE_ZERO);
                 }
+                far.resize(near_bytes, 0);
                 write_planes(bytes, near, far);
+                far.truncate(far_bytes);
                 let with_one = Head::new(offset, unbiased(by_nibbles), number);
-                *head = with_one.with_full_scale(unbiased(by_bytes)).pack();
+                *head = match self.has_far() {
+                    true => with_one.with_full_scale(unbiased(by_bytes)).pack(),
+                    false => with_one.pack(),
+                };
             }
         }
     }

@@ -5,7 +5,7 @@
 //! ```text
 //! offset  size      field
 //!      0  8         magic: "VEXHNSW" and a zero byte
-//!      8  4         version: 4
+//!      8  4         version: 5
 //!     12  4         metric: 0 cosine, 1 ip, 2 l2
 //!     16  4         dim: elements of a vector, at least 1
 //!     20  4         m: 2..=128
@@ -59,7 +59,7 @@ use crate::{Error, Result};
 mod tests;
 
 const MAGIC: [u8; 8] = *b"VEXHNSW\0";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const HEADER_BYTES: usize = 96;
 const ALIGN: usize = 64;
 

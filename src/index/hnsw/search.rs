@@ -250,7 +250,9 @@ impl Hnsw {
             let mut accepts_most = beam.accepts_most;
             loop {
                 begin(view, nearest, without.map(|absence| absence.node), scratch);
-                walk(view, 0, ef, without, (!accepts_most).then_some(&accept), scratch, &mut budget);
+                // What is accepted may lie where many are about as far: a code without all bytes tells less of it.
+                let kept = if accepts_most || view.codec.compares_well() { ef } else { ef + ef / 4 };
+                walk(view, 0, kept, without, (!accepts_most).then_some(&accept), scratch, &mut budget);
                 if budget.exhausted && beam.outlook.is_some() {
                     // Everything will be compared: what was found is not worth reading vectors for.
                     break;

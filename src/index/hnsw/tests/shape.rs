@@ -73,7 +73,7 @@ fn codes_are_as_small_as_they_are_said_to_be() {
         assert!(b1 <= dim.div_ceil(8) + 16, "b1, dim {dim}: {b1} bytes");
         let sq8 = bytes(dim, Quant::Sq8);
         // The 8 bytes of the head weigh more where there are few elements.
-        let most = if dim < 40 || dim < 45 && dim % 2 == 1 { dim + 30 } else { 12 * dim / 10 };
+        let most = if dim < 12 { 16 } else { 12 * dim / 10 };
         assert!(sq8 <= most, "sq8, dim {dim}: {sq8} bytes, {} of f32", 4 * dim);
     }
 }
