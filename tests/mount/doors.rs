@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vexfs::fuse::ask::ask;
@@ -950,6 +951,26 @@ fn a_file_from_elsewhere_is_compared_by_the_metric_of_where_it_is_asked() {
         assert_eq!(answer["metric"], metric, "{dir}: {answer}");
         assert!(!paths(&answer).is_empty(), "{dir}: {answer}");
     }
+}
+
+#[test]
+fn a_name_that_is_not_recognised_is_no_way_to_a_vector() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    mount.mkdir("docs/kept");
+    for number in 0..6u8 {
+        mount.put(&format!("docs/{number}.f32"), &[f32::from(number) + 1.0, 1.0]);
+        let kept = mount.path(format!("docs/kept/{number}.orig"));
+        fs::hard_link(mount.path(format!("docs/{number}.f32")), kept).unwrap();
+    }
+    mount.put("docs/kept/own.f32", &[9.0, 1.0]);
+    let query = json!({"vector": [1.0, 1.0], "k": 2});
+    let begun = Instant::now();
+    let below = mount.ask_json("docs/kept", &query);
+    assert_eq!((paths(&below), &below["complete"]), (vec!["own.f32".into()], &json!(true)), "{below}");
+    let above = mount.ask_json("docs", &query);
+    assert_eq!((paths(&above), &above["complete"]), (vec!["0.f32".into(), "1.f32".into()], &json!(true)));
+    assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -28,8 +28,8 @@ struct Facts {
     ino: Ino,
     content: Content,
     size: u64,
-    /// Checksum of the group's record: the same for the same group.
-    group: u64,
+    /// Checksum of the group's record, the same for the same group, and of that of earlier programs.
+    groups: [u64; 2],
 }
 
 impl Files {
@@ -38,8 +38,8 @@ impl Files {
         if inode.kind != Kind::File || links.is_empty() {
             return;
         }
-        let group = group_sum(&GroupKey::of(inode, links));
-        self.facts.push(Facts { ino: inode.ino, content: inode.content, size: inode.size, group });
+        let groups = [GroupKey::of(inode, links), GroupKey::of_all(inode, links)].map(|key| group_sum(&key));
+        self.facts.push(Facts { ino: inode.ino, content: inode.content, size: inode.size, groups });
         for link in links {
             if let Some(kind) = format::recognise(&link.name) {
                 self.names.push((inode.ino, link.parent, kind));
@@ -220,7 +220,7 @@ fn collection_root(census: &Census, nested: &HashSet<Ino>, dir: Ino) -> Ino {
 fn judge(file: &Facts, member: &MemberRecord, in_flux: bool) -> Option<String> {
     // Without vectors there is nothing to be found, by whomever.
     let MemberState::Valid { first_row, layout, content } = &member.state else { return None };
-    if !in_flux && group_sum(&member.group) != file.group {
+    if !in_flux && !file.groups.contains(&group_sum(&member.group)) {
         return Some("directories, owner or permissions are not those of the file".into());
     }
     let end = u64::from(*first_row).saturating_add(layout.rows);

@@ -3,12 +3,13 @@
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
+use crate::format;
 use crate::namespace::{Ino, Inode, Link};
 
 /// What decides who may find a file, and below which directories.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
 pub(in crate::volume) struct GroupKey {
-    /// Directories with a name of the file, in order, each once.
+    /// Directories with a recognised name of the file, in order, each once: by another it is not found.
     pub(in crate::volume) dirs: Vec<Ino>,
     /// Owner of the file.
     pub(in crate::volume) uid: u32,
@@ -21,7 +22,16 @@ pub(in crate::volume) struct GroupKey {
 impl GroupKey {
     /// The key of a file with these names.
     pub(in crate::volume) fn of(inode: &Inode, links: &[Link]) -> Self {
-        let mut dirs: Vec<Ino> = links.iter().map(|link| link.parent).collect();
+        Self::below(inode, links.iter().filter(|link| format::recognise(&link.name).is_some()))
+    }
+
+    /// What earlier programs kept: names that are not recognised count as well.
+    pub(in crate::volume) fn of_all(inode: &Inode, links: &[Link]) -> Self {
+        Self::below(inode, links.iter())
+    }
+
+    fn below<'l>(inode: &Inode, links: impl Iterator<Item = &'l Link>) -> Self {
+        let mut dirs: Vec<Ino> = links.map(|link| link.parent).collect();
         dirs.sort_unstable();
         dirs.dedup();
         Self { dirs, uid: inode.uid, gid: inode.gid, mode: inode.mode & 0o777 }
