@@ -107,14 +107,15 @@ impl Deref for Suffix {
 /// What a scan has still to return. The pairs go before the engine is let go of.
 #[derive(Default)]
 struct Scan<'a> {
-    /// Instead of anything else.
+    /// The last that is returned: there is no engine, or it failed.
     refused: Option<Error>,
     /// What the tail has, which is newer.
     newest: VecDeque<(Value, Option<Value>)>,
+    /// What the engine has.
     pairs: Option<fjall::Iter>,
     /// The next of them, as the engine gives it.
     met: Option<fjall::Guard>,
-    /// The next of them.
+    /// The same, read.
     ahead: Option<(Value, Value)>,
     /// Bytes of the prefix, which keys are returned without.
     prefix: usize,
@@ -563,9 +564,9 @@ impl Engine {
 
     /// Bytes of the rows that no table has, at most.
     fn unwritten_bytes(&self) -> u64 {
-        let sealed: usize = self.tables.iter().map(|table| table.sealed_memtable_count()).sum();
-        let active: u64 = Table::ALL.iter().map(|&table| self.memtable_bytes(table)).sum();
-        sealed as u64 * ENGINE_MEMTABLE_BYTES + active
+        let sealed =
+            |table: Table| self.keyspace(table).sealed_memtable_count() as u64 * ENGINE_MEMTABLE_BYTES;
+        Table::ALL.iter().map(|&table| sealed(table) + self.memtable_bytes(table)).sum()
     }
 
     /// Writes all rows to tables, durably; false when the disk is full. The engine has no thread that does.
@@ -594,9 +595,6 @@ impl Iterator for Scan<'_> {
     type Item = Result<(Suffix, Value)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.refused.take() {
-            return Some(Err(error));
-        }
         loop {
             self.look_ahead();
             match self.take() {

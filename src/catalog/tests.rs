@@ -297,6 +297,20 @@ fn journals_are_emptied_without_losing_a_commit_where_there_is_room_for_the_tabl
 }
 
 #[test]
+fn nothing_comes_behind_the_error_of_a_scan_without_an_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    // The newest commits know both; of a directory they may know half.
+    put(&catalog, "a", b"1");
+    put(&catalog, "b", b"2");
+    let engine = catalog.engine.write().take();
+    let found: Vec<_> = catalog.scan(Table::Inline, b"", None).take(3).collect();
+    assert!(matches!(found[..], [Err(Error::Catalog(_))]), "{found:?}");
+    *catalog.engine.write() = engine;
+    assert_eq!(keys(&catalog), ["a", "b"]);
+}
+
+#[test]
 fn the_successor_of_a_prefix_carries_over_full_bytes() {
     assert_eq!(successor(b"a\xff\xff"), Some(b"b".to_vec()));
     assert_eq!(successor(b"\xff"), None);
