@@ -445,18 +445,10 @@ impl Codec {
     #[inline(never)]
     fn keys_by_center(&self, probe: &mut Probe, heads: &[u64], near: &[&[u8]], keys: &mut [f32]) {
         let mut from = 0;
-        while let Some(&first) = heads.get(from) {
-            let center = center_of(first);
-            let to = heads[from..]
-                .iter()
-                .position(|&head| center_of(head) != center)
-                .map_or(heads.len(), |n| from + n);
-            self.keys_of_side(
-                self.side_of(probe, center),
-                &heads[from..to],
-                &near[from..to],
-                &mut keys[from..to],
-            );
+        for run in heads.chunk_by(|&head, &next| center_of(head) == center_of(next)) {
+            let to = from + run.len();
+            let side = self.side_of(probe, center_of(run[0]));
+            self.keys_of_side(side, run, &near[from..to], &mut keys[from..to]);
             from = to;
         }
     }

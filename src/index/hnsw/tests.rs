@@ -18,7 +18,8 @@ use crate::distance;
 use crate::index::flat::{self, Matrix, TopK};
 use crate::index::{Neighbor, Query, VectorSource};
 
-const DIM: usize = 32;
+/// With fewer a code of sq8 has no far part.
+const DIM: usize = 40;
 const ROWS: usize = 3000;
 const K: usize = 10;
 

@@ -11,7 +11,8 @@ use crate::index::hnsw::{Beam, Found, SearchScratch};
 use crate::index::{Query, RowId};
 
 const STAMP: [u8; 32] = [7; 32];
-const DIM: usize = 4;
+/// With fewer than 40 a code of sq8 has no far part.
+const DIM: usize = 44;
 const ROWS: usize = 300;
 const QUANTS: [Quant; 3] = [Quant::None, Quant::Sq8, Quant::B1];
 
