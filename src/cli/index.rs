@@ -47,7 +47,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// Give the graphs up and build others; searches compare every vector meanwhile
+    /// Build other graphs; those that are there are searched until then
     Rebuild {
         /// The directory; collections below it are built anew as well
         dir: PathBuf,
@@ -199,6 +199,7 @@ fn describe(state: &State) -> String {
     let searches = match state.state.as_str() {
         "exact" => "compare every vector: too few for a graph",
         "building" => "compare what the graph does not have yet",
+        "rebuilding" => "go through the graph, which another is about to follow",
         "ready" => "go through the graph",
         other => other,
     };

@@ -1,15 +1,21 @@
-//! The graph of a collection: begun, grown, built anew, loaded. Run by the volume's indexer, never by a search.
+//! The graph of a collection: begun, grown, repaired, and followed by another. Run by the volume's indexer, never by a
+//! search.
+//!
+//! A graph that is to be built anew, because it was asked for or because the schema wants another, serves until its
+//! successor has as many rows; only a damaged one goes at once. Rows that come meanwhile are linked into both.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::check::Coverage;
 use super::table::Reader;
-use super::{Calibration, Collection, Graph, REPAIR_SHARE};
+use super::{Collection, Graph};
+use crate::Result;
 use crate::index::hnsw::{Hnsw, Params};
 use crate::index::{self, RowId};
-use crate::{Error, Result};
+use crate::sync::ArcSwapOption;
+
+/// Share of nodes in a graph whose rows are gone, as 1/n, above which they are taken out.
+const REPAIR_SHARE: usize = 20;
 
 /// Rows that are linked before the watermark moves.
 const BATCH: u32 = 2048;
@@ -56,66 +62,14 @@ impl Collection {
         }
     }
 
-    pub(super) fn stamp(&self) -> [u8; 32] {
-        let mut stamp = [0; 32];
-        stamp[..8].copy_from_slice(&self.root.to_le_bytes());
-        stamp[8..16].copy_from_slice(&self.numbering().to_le_bytes());
-        stamp
-    }
-
     fn params(&self) -> Params {
         let schema = self.schema();
         Params { m: schema.m, ef_construction: schema.ef_construction, seed: GRAPH_SEED, quant: schema.quant }
     }
 
-    /// Loads the graph's checkpoint, when it is this collection's. Called once, after
-    /// [`restore`](Self::restore).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Corrupt`] when the checkpoint is damaged or lacks rows that it should have, I/O errors. The collection
-    /// is then without a graph.
-    pub fn load_graph(&self, dir: &Path) -> Result<()> {
-        let loaded = self.load(dir);
-        if let Err(damage @ Error::Corrupt { .. }) = &loaded {
-            *self.damage.lock() = Some(damage.to_string());
-        }
-        loaded
-    }
-
-    fn load(&self, dir: &Path) -> Result<()> {
-        let Some(dim) = self.dim() else { return Ok(()) };
-        let path = dir.join(self.checkpoint_name());
-        let schema = self.schema();
-        let Some(hnsw) = Hnsw::load(&path, &self.stamp(), schema.metric, dim as usize)? else {
-            return Ok(());
-        };
-        if hnsw.params() != self.params() {
-            return Ok(());
-        }
-        let rows = hnsw.rows();
-        let watermark = rows.iter().map(|row| row.0 + 1).max().unwrap_or(0);
-        let missing = Coverage::new(&rows, &self.reader(), RowId(watermark)).missing;
-        if hnsw.is_damaged() {
-            return Err(hnsw.damage());
-        }
-        // A power cut may have taken the removal of a row back that the graph was saved without.
-        if let Some(first) = missing.first() {
-            let what = format!("{} live rows are missing, the first is {}", missing.len(), first.0);
-            return Err(Error::Corrupt { file: path.display().to_string(), offset: 0, what });
-        }
-        let mut writer = self.writer.lock();
-        // A number that the graph knows is never given to another row.
-        writer.next_row = writer.next_row.max(watermark);
-        let graph = Graph::new(hnsw, watermark);
-        let known = Calibration::load(&dir.join(self.calibration_name()), self.stamp());
-        graph.calibration.store(known.map(Arc::new));
-        self.graph.store(Some(Arc::new(graph)));
-        Ok(())
-    }
-
     /// Does a piece of the graph's work: drops dead rows, takes nodes out of the graph when too many are gone, links a
-    /// batch of new ones. A graph that is damaged is given up and begun anew. Returns whether there was something to do.
+    /// batch of new ones, or of all into its successor. A graph that is damaged is given up and begun anew. Returns whether
+    /// there was something to do.
     ///
     /// # Errors
     ///
@@ -128,12 +82,64 @@ impl Collection {
         let numbering = self.numbering();
         let Some(graph) = self.graph() else {
             let Some(graph) = self.empty_graph()? else { return Ok(swept) };
-            return Ok(self.install(graph, numbering) || swept);
+            return Ok(self.install(&self.graph, graph, numbering) || swept);
         };
         if graph.hnsw.is_damaged() {
             return Ok(self.give_up(&graph, graph.hnsw.damage().to_string()));
         }
-        Ok(self.repair(&graph, threads) || self.grow(&graph, threads, stop)? || swept)
+        Ok(self.repair(&graph, threads)
+            || self.grow(&graph, threads, stop)?
+            || self.succeed(&graph, threads, stop)?
+            || swept)
+    }
+
+    /// Has another graph built, which takes the place of the one that is there once it has as many rows. Returns whether
+    /// there is one.
+    pub fn rebuild(&self) -> bool {
+        let has_one = self.graph().is_some();
+        self.wants_another.store(has_one, Ordering::Release);
+        has_one
+    }
+
+    /// Whether `graph` is to be followed by another.
+    pub(super) fn wants_successor(&self, graph: &Graph) -> bool {
+        self.wants_another.load(Ordering::Acquire) || graph.hnsw.params() != self.params()
+    }
+
+    /// Does a piece of the work on the graph that is to follow `graph`, which has every row. Returns whether there was
+    /// something to do.
+    fn succeed(&self, graph: &Arc<Graph>, threads: usize, stop: &AtomicBool) -> Result<bool> {
+        if !self.wants_successor(graph) {
+            self.successor.store(None);
+            return Ok(false);
+        }
+        let numbering = self.numbering();
+        let successor = self.successor.load_full().filter(|next| next.hnsw.params() == self.params());
+        let Some(successor) = successor else {
+            let Some(successor) = self.empty_graph()? else { return Ok(false) };
+            return Ok(self.install(&self.successor, successor, numbering));
+        };
+        if self.grow(&successor, threads, stop)? {
+            return Ok(true);
+        }
+        let _writer = self.writer.lock();
+        let is_grown = successor.watermark() >= graph.watermark();
+        let is_current = |now: &ArcSwapOption<Graph>, graph| {
+            now.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, graph))
+        };
+        let follows = is_grown && is_current(&self.graph, graph) && is_current(&self.successor, &successor);
+        if follows {
+            self.wants_another.store(false, Ordering::Release);
+            self.graph.store(self.successor.swap(None));
+        }
+        Ok(follows)
+    }
+
+    /// Searches scan from here on, until another graph has been begun.
+    pub(super) fn forget_graphs(&self) {
+        self.graph.store(None);
+        self.successor.store(None);
+        self.wants_another.store(false, Ordering::Release);
     }
 
     fn empty_graph(&self) -> Result<Option<Graph>> {
@@ -143,15 +149,15 @@ impl Collection {
         let params = self.params();
         let centers = index::centers(metric, params.quant, &reader, reader.live_from(RowId(0)));
         let hnsw = Hnsw::with_centers(metric, dim as usize, params, centers)?;
-        Ok(Some(Graph::new(hnsw, 0)))
+        Ok(Some(Graph::new(hnsw, RowId(0))))
     }
 
-    /// Puts a graph in place unless rows have been numbered anew since it was begun.
-    fn install(&self, graph: Graph, numbering: u64) -> bool {
+    /// Puts a graph into its `place` unless rows have been numbered anew since it was begun.
+    fn install(&self, place: &ArcSwapOption<Graph>, graph: Graph, numbering: u64) -> bool {
         let _writer = self.writer.lock();
         let fits = self.numbering() == numbering;
         if fits {
-            self.graph.store(Some(Arc::new(graph)));
+            place.store(Some(Arc::new(graph)));
         }
         fits
     }
@@ -170,7 +176,9 @@ impl Collection {
                 return false;
             }
             let is_live = |row| repair.reader.row(row).is_some();
-            return graph.hnsw.repair(is_live, &repair.reader, threads) > 0;
+            let removed = graph.hnsw.repair(is_live, &repair.reader, threads);
+            graph.note_changes(removed);
+            return removed > 0;
         }
         let beyond = self.reader().count_live_from(graph.watermark());
         let live = usize::try_from(self.len().saturating_sub(beyond)).unwrap_or(usize::MAX);
@@ -206,7 +214,8 @@ impl Collection {
         let _whole_batch = self.linking.lock();
         // A batch is finished once begun: the rows of a graph are those below its watermark.
         graph.hnsw.insert_all(&rows, &reader, threads, || ())?;
-        graph.watermark.store(end, Ordering::Release);
+        graph.note_changes(rows.len());
+        graph.set_watermark(RowId(end));
         Ok(true)
     }
 }

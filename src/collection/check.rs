@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Collection, Graph, Reader, Snapshot};
 use crate::index::RowId;
 use crate::index::hnsw::Report;
+use crate::sync::Ordering;
 
 /// What searches of a collection do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,17 +15,20 @@ pub enum Phase {
     Exact,
     /// A graph is wanted and does not have every row yet; what it lacks is compared.
     Building,
+    /// They go through the graph, while another is built that is to take its place.
+    Rebuilding,
     /// They go through the graph.
     Ready,
 }
 
 impl Phase {
-    /// Its name for people and programs: `exact`, `building` or `ready`.
+    /// Its name for people and programs: `exact`, `building`, `rebuilding` or `ready`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Phase::Exact => "exact",
             Phase::Building => "building",
+            Phase::Rebuilding => "rebuilding",
             Phase::Ready => "ready",
         }
     }
@@ -37,7 +41,7 @@ pub struct IndexState {
     pub phase: Phase,
     /// Searchable rows.
     pub vectors: u64,
-    /// Rows that searches compare because the graph does not have them.
+    /// Rows that the graph does not have that is wanted: see [`Collection::pending`].
     pub pending: u64,
     /// Rows in the graph that no search may return any more, at least about: they wait for a repair.
     pub gone: u64,
@@ -127,10 +131,12 @@ impl Collection {
     pub fn index_state(&self) -> IndexState {
         let snapshot = self.snapshot();
         let (vectors, pending) = (self.len(), self.pending());
+        let lacks_rows = snapshot.graph.is_none() || snapshot.reader.count_live_from(snapshot.watermark) > 0;
         let phase = match pending {
             _ if !self.wants_graph() => Phase::Exact,
             0 => Phase::Ready,
-            _ => Phase::Building,
+            _ if lacks_rows => Phase::Building,
+            _ => Phase::Rebuilding,
         };
         let gone = snapshot.graph.as_ref().map_or(0, |graph| {
             let watermark = u64::from(snapshot.watermark.0);
@@ -162,10 +168,11 @@ impl Collection {
         Check { known_damage, ..check }
     }
 
-    /// Gives the graph up: searches compare every row until the indexer has built another. Returns whether there
-    /// was one.
-    pub fn rebuild(&self) -> bool {
-        self.graph().is_some_and(|graph| self.drop_graph(&graph))
+    /// Gives the graph and its successor up, because what was linked is not what the rows are: searches compare every row
+    /// until the indexer has built another.
+    pub fn abandon_graphs(&self) {
+        let _writer = self.writer.lock();
+        self.forget_graphs();
     }
 
     /// Whether damage was met in the graph that is in place.
@@ -195,12 +202,13 @@ impl Collection {
         dropped
     }
 
-    /// Gives a graph up, so that searches scan and the next step begins another.
+    /// Gives a graph up, so that searches scan and the next step begins another, or goes on with its successor.
     fn drop_graph(&self, graph: &Arc<Graph>) -> bool {
         let _writer = self.writer.lock();
         let is_current = self.graph.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, graph));
         if is_current {
-            self.graph.store(None);
+            self.graph.store(self.successor.swap(None));
+            self.wants_another.store(false, Ordering::Release);
         }
         is_current
     }

@@ -17,14 +17,15 @@ mod attributes;
 mod builder;
 mod calibration;
 mod check;
+mod checkpoint;
 mod condition;
 mod file;
 mod filter;
+mod graph;
 mod schema;
 mod table;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -38,52 +39,18 @@ pub use check::{Check, Coverage, IndexState, Phase};
 pub use condition::{Condition, Glob, Is, Literal, Set, Step, TESTS_MAX, Test};
 pub use file::{FileNumber, RowBytes, VectorFile};
 pub use filter::{Allowed, Filter, NoRows};
+pub use graph::Graph;
 pub use schema::{OnInvalid, Schema};
 pub use table::{Reader, RowRef, Run};
 
-use crate::index::hnsw::Hnsw;
 use crate::index::{RowId, RowSet};
-use crate::sync::{ArcSwap, ArcSwapOption, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::{ArcSwap, ArcSwapOption, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::{Error, Result};
-use calibration::Measuring;
 use filter::FilterCache;
 use table::Table;
 
 /// Most rows that one collection can number; the last value marks "no row" in answers.
 pub const MAX_ROWS: u32 = u32::MAX - 1;
-
-/// Share of nodes in a graph whose rows are gone, as 1/n, above which they are taken out.
-const REPAIR_SHARE: usize = 20;
-
-/// A graph and how far it has got.
-#[derive(Debug)]
-pub struct Graph {
-    /// The graph.
-    pub hnsw: Hnsw,
-    /// Every live row below this number is in the graph; rows from here on are scanned.
-    watermark: AtomicU32,
-    /// What is known of its recall.
-    calibration: ArcSwapOption<Calibration>,
-    /// The measuring of it that is under way.
-    measuring: Mutex<Option<Measuring>>,
-}
-
-impl Graph {
-    fn new(hnsw: Hnsw, watermark: u32) -> Self {
-        Self {
-            hnsw,
-            watermark: AtomicU32::new(watermark),
-            calibration: ArcSwapOption::empty(),
-            measuring: Mutex::default(),
-        }
-    }
-
-    /// Every live row below this number is in the graph.
-    #[must_use]
-    pub fn watermark(&self) -> RowId {
-        RowId(self.watermark.load(Ordering::Acquire))
-    }
-}
 
 /// A change that [`Collection::publish`] makes visible, or [`Collection::abandon`] takes back.
 #[derive(Debug)]
@@ -118,6 +85,10 @@ pub struct Collection {
     rows: AtomicU64,
     writer: Mutex<Writer>,
     graph: ArcSwapOption<Graph>,
+    /// Another that takes its place once it has as many rows.
+    successor: ArcSwapOption<Graph>,
+    /// Whether another is wanted although this one is built as the schema says.
+    wants_another: AtomicBool,
     /// Every search holds the era in which it began.
     era: ArcSwap<()>,
     pending_repair: Mutex<Option<PendingRepair>>,
@@ -149,6 +120,8 @@ impl Collection {
             rows: AtomicU64::new(0),
             writer: Mutex::default(),
             graph: ArcSwapOption::empty(),
+            successor: ArcSwapOption::empty(),
+            wants_another: AtomicBool::new(false),
             era: ArcSwap::default(),
             pending_repair: Mutex::default(),
             filters: FilterCache::default(),
@@ -321,7 +294,7 @@ impl Collection {
         if self.is_empty() && writer.staged.is_empty() && writer.next_row > 0 {
             writer.next_row = 0;
             self.table.reset();
-            self.graph.store(None);
+            self.forget_graphs();
             self.unswept.store(0, Ordering::Relaxed);
             self.numbering.fetch_add(1, Ordering::AcqRel);
         }
@@ -368,7 +341,7 @@ impl Collection {
             None => self.table.dim(),
         };
         if self.table.dim() != dim {
-            self.graph.store(None);
+            self.forget_graphs();
         }
         self.table.set(version, dim);
         // Not before the version: a sweep drops only what is over by then.
@@ -436,16 +409,10 @@ impl Collection {
         if self.is_empty() && writer.staged.is_empty() {
             self.table.set(self.table.version(), schema.dim.unwrap_or(0));
         }
-        let rebuild = {
-            let now = self.schema.load();
-            now.m != schema.m
-                || now.ef_construction != schema.ef_construction
-                || now.quant != schema.quant
-                || now.metric != schema.metric
-        };
+        let is_another_metric = self.schema.load().metric != schema.metric;
         self.schema.store(Arc::new(schema));
-        if rebuild {
-            self.graph.store(None);
+        if is_another_metric {
+            self.forget_graphs();
         }
         Ok(())
     }
@@ -490,73 +457,28 @@ impl Collection {
         self.graph().filter(|graph| !graph.hnsw.is_damaged())
     }
 
-    /// Rows that a search scans because the graph does not have them or is damaged; 0 where no graph is wanted.
+    /// Rows that the graph does not have that is wanted: searches scan them, unless another serves until it has them. 0
+    /// where no graph is wanted.
     #[must_use]
     pub fn pending(&self) -> u64 {
         if !self.wants_graph() {
             return 0;
         }
-        match self.usable_graph() {
-            None => self.len(),
-            Some(graph) => self.reader().count_live_from(graph.watermark()),
+        let Some(graph) = self.usable_graph() else { return self.len() };
+        let reader = self.reader();
+        let lacking = reader.count_live_from(graph.watermark());
+        if !self.wants_successor(&graph) {
+            return lacking;
         }
+        let successor = self.successor.load_full().map_or(RowId(0), |successor| successor.watermark());
+        // Until it has its place, however far it is.
+        lacking.max(reader.count_live_from(successor)).max(1)
     }
 
     /// Whether row `row` is found through the graph, or no graph is wanted.
     #[must_use]
     pub fn is_indexed(&self, row: RowId) -> bool {
         !self.wants_graph() || self.usable_graph().is_some_and(|graph| row < graph.watermark())
-    }
-
-    /// Path of the graph's checkpoint in the store's folder for them.
-    #[must_use]
-    pub fn checkpoint_name(&self) -> String {
-        format!("{:016x}.hnsw", self.root)
-    }
-
-    /// Path of what is known of the graph's recall, beside it.
-    fn calibration_name(&self) -> String {
-        format!("{:016x}.recall", self.root)
-    }
-
-    /// Writes the graph to a checkpoint, and what is known of its recall beside it; without a graph, an earlier
-    /// checkpoint goes.
-    ///
-    /// # Errors
-    ///
-    /// I/O errors. The graph stays as it is.
-    pub fn save_graph(&self, dir: &Path) -> Result<()> {
-        let _whole_batches = self.linking.lock();
-        // Before the graph: a stamp that is too old has the checkpoint passed over, one that is too new would not.
-        let stamp = self.stamp();
-        match self.graph() {
-            Some(graph) => {
-                graph.hnsw.save(&dir.join(self.checkpoint_name()), &stamp)?;
-                match &*graph.calibration.load() {
-                    Some(known) => known.save(&dir.join(self.calibration_name()), stamp),
-                    None => remove(&dir.join(self.calibration_name())),
-                }
-            }
-            None => self.remove_checkpoint(dir),
-        }
-    }
-
-    /// Removes the graph's checkpoint and what lies beside it, if they are there.
-    ///
-    /// # Errors
-    ///
-    /// I/O errors.
-    pub fn remove_checkpoint(&self, dir: &Path) -> Result<()> {
-        remove(&dir.join(self.calibration_name()))?;
-        remove(&dir.join(self.checkpoint_name()))
-    }
-}
-
-/// Removes a file that may not be there.
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
     }
 }
 

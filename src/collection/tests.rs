@@ -1,5 +1,6 @@
 //! Stages, versions, numbering and the graph of a collection.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -644,24 +645,39 @@ fn a_number_that_a_loaded_graph_knows_is_not_given_again() {
 }
 
 #[test]
-fn the_checkpoint_of_another_numbering_metric_or_shape_is_not_loaded() {
+fn the_checkpoint_of_another_numbering_or_metric_is_not_loaded() {
     let bench = Bench::new();
     let files = vec![bench.add(0, 120)];
     bench.index();
     bench.collection.save_graph(bench.dir.path()).unwrap();
     let now = || (*bench.collection.schema()).clone();
-    for (what, schema, numbering) in [
-        ("numbering", now(), 4),
-        ("metric", Schema { metric: Metric::Ip, ..now() }, 3),
-        ("m", Schema { m: 8, ..now() }, 3),
-        ("ef_construction", Schema { ef_construction: 8, ..now() }, 3),
-    ] {
+    for (what, schema, numbering) in
+        [("numbering", now(), 4), ("metric", Schema { metric: Metric::Ip, ..now() }, 3)]
+    {
         let again = bench.reopened(schema, numbering, &files);
         // Under the same numbering another metric contradicts the stamp, so it counts as damage.
         let loaded = again.load_graph(bench.dir.path());
         assert!(matches!(loaded, Ok(()) | Err(Error::Corrupt { .. })), "another {what}: {loaded:?}");
         assert!(again.graph().is_none(), "another {what}");
         assert_eq!(again.pending(), 120, "another {what}");
+    }
+}
+
+#[test]
+fn a_checkpoint_with_other_parameters_serves_until_its_successor_is_built() {
+    let bench = Bench::new();
+    let files = vec![bench.add(0, 120)];
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    let now = || (*bench.collection.schema()).clone();
+    for schema in [Schema { m: 8, ..now() }, Schema { ef_construction: 8, ..now() }] {
+        let again = bench.reopened(schema.clone(), 3, &files);
+        again.load_graph(bench.dir.path()).unwrap();
+        assert_eq!((again.index_state().phase, again.pending()), (Phase::Rebuilding, 120));
+        while again.index_step(1, &AtomicBool::new(false)).unwrap() {}
+        let params = again.graph().unwrap().hnsw.params();
+        assert_eq!((params.m, params.ef_construction), (schema.m, schema.ef_construction));
+        assert_eq!((again.index_state().phase, again.pending()), (Phase::Ready, 0));
     }
 }
 
@@ -942,7 +958,7 @@ fn a_graph_that_lacks_live_rows_is_found_out_and_given_up() {
     bench.index();
     bench.add(2, 10);
     // As if they had been linked.
-    bench.collection.graph().unwrap().watermark.store(210, Ordering::Release);
+    bench.collection.graph().unwrap().set_watermark(RowId(210));
     assert_eq!(bench.collection.pending(), 0);
     let check = bench.collection.verify();
     assert_eq!(check.coverage.missing, (200..210).map(RowId).collect::<Vec<_>>());
@@ -972,17 +988,106 @@ fn the_damage_of_a_graph_that_nobody_wants_any_more_is_forgotten() {
 }
 
 #[test]
-fn rebuilding_begins_another_graph() {
+fn a_graph_serves_until_its_successor_has_as_many_rows() {
     let bench = Bench::new();
     assert!(!bench.collection.rebuild(), "there is none");
-    bench.add(1, 200);
+    let files: Vec<_> = (0..30).map(|number| bench.add(number, 100)).collect();
     bench.index();
     let before = bench.collection.graph().unwrap();
     assert!(bench.collection.rebuild());
-    assert_eq!((bench.collection.pending(), bench.collection.graph().is_none()), (200, true));
+    assert_eq!((bench.collection.pending(), bench.collection.index_state().phase), (3000, Phase::Rebuilding));
+    let step = || bench.collection.index_step(1, &AtomicBool::new(false)).unwrap();
+    let is_before = || Arc::ptr_eq(&before, &bench.collection.graph().unwrap());
+    assert!(step() && step() && is_before());
+    assert_eq!(bench.collection.pending(), 3000 - 2048, "a batch is linked");
+    assert!(bench.collection.is_indexed(RowId(2999)), "by the one that serves");
+    // What comes and goes meanwhile does so in both.
+    bench.remove(&files[0]);
+    bench.add(30, 100);
+    assert_eq!(bench.collection.index_state().phase, Phase::Building, "new rows are compared");
+    let found = |of: &dyn Fn(u32) -> bool| {
+        let rows = through_graph(&bench.collection, &[0.5; DIM as usize], 3000);
+        rows.iter().filter(|(row, _)| of(*row)).count()
+    };
+    assert!(step() && is_before());
+    assert_eq!((found(&|row| row < 100), found(&|row| row >= 3000)), (0, 100));
+    assert_eq!(bench.collection.index_state().phase, Phase::Rebuilding);
     bench.index();
     let after = bench.collection.graph().unwrap();
-    assert!(!Arc::ptr_eq(&before, &after) && after.hnsw.len() == 200);
+    assert!(!is_before() && after.watermark() == RowId(3100));
+    let state = bench.collection.index_state();
+    assert_eq!((state.phase, state.pending, state.gone), (Phase::Ready, 0, 100));
+    assert_eq!((found(&|row| row < 100), found(&|row| row >= 3000)), (0, 100));
+    assert!(bench.collection.verify().is_sound() && !step());
+}
+
+#[test]
+fn a_damaged_graph_is_followed_by_the_successor_that_is_being_built() {
+    let bench = Bench::new();
+    bench.add(1, 3000);
+    bench.index();
+    bench.collection.rebuild();
+    for _ in 0..2 {
+        bench.collection.index_step(1, &AtomicBool::new(false)).unwrap();
+    }
+    bench.collection.give_up(&bench.collection.graph().unwrap(), "a flipped bit".into());
+    let state = bench.collection.index_state();
+    assert_eq!((state.phase, state.pending), (Phase::Building, 3000 - 2048));
+    assert_eq!(state.damage.as_deref(), Some("a flipped bit"));
+    let rows = through_graph(&bench.collection, &[0.5; DIM as usize], 3000);
+    assert_eq!(rows.len(), 2048);
+    bench.index();
+    let state = bench.collection.index_state();
+    assert_eq!((state.phase, state.damage), (Phase::Ready, None));
+    assert!(bench.collection.verify().is_sound());
+}
+
+#[test]
+fn a_successor_is_forgotten_with_the_rows_that_it_was_built_from() {
+    let bench = Bench::new();
+    let file = bench.add(1, 3000);
+    bench.index();
+    bench.collection.rebuild();
+    bench.collection.index_step(1, &AtomicBool::new(false)).unwrap();
+    bench.collection.index_step(1, &AtomicBool::new(false)).unwrap();
+    bench.remove(&file);
+    bench.add(2, 120);
+    assert_eq!((bench.collection.pending(), bench.collection.graph().is_none()), (120, true));
+    bench.index();
+    assert_eq!(bench.collection.graph().unwrap().hnsw.len(), 120);
+    assert!(bench.collection.verify().is_sound());
+}
+
+#[test]
+fn a_graph_wants_to_be_saved_when_much_of_it_is_new() {
+    let bench = Bench::new();
+    bench.add(1, 4000);
+    bench.index();
+    assert_eq!(bench.collection.wants_save(false), None, "4000 rows are linked in a moment");
+    bench.add(2, 100);
+    bench.index();
+    let bytes = bench.collection.wants_save(false).unwrap();
+    assert_eq!(bench.collection.wants_save(true), None, "that is little to have in memory");
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    assert_eq!(bench.collection.wants_save(false), None);
+    let file = bench.dir.path().join(bench.collection.checkpoint_name());
+    let written = || std::fs::metadata(&file).unwrap().ino();
+    let len = std::fs::metadata(&file).unwrap().len();
+    assert!(bytes < len && len < bytes * 5 / 4, "{bytes} were told, {len} are written");
+    let first = written();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    assert_eq!(written(), first, "what did not change is not written again");
+    // Rows that go count as those that come.
+    let third = bench.add(3, 4000);
+    bench.index();
+    assert_eq!(bench.collection.wants_save(false), None);
+    bench.remove(&third);
+    bench.index();
+    assert!(bench.collection.wants_save(false).is_some());
+    bench.collection.put_save_off();
+    assert_eq!(bench.collection.wants_save(false), None, "until there is more");
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    assert_ne!(written(), first);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Volume;
 use super::thread::Thread;
 use crate::collection::Collection;
+use crate::namespace::Ino;
 use crate::pool::shallow::{aside, let_go};
 use crate::{Error, Result, store};
 
@@ -88,7 +89,7 @@ impl Volume {
             }
             // What could not be read was linked as zeros.
             if store::damages() != damages
-                && let Err(error) = self.rebuild_graph(&collection)
+                && let Err(error) = self.abandon_graphs(&collection)
             {
                 tracing::error!(root = collection.root(), %error, "giving a graph up");
             }
@@ -98,6 +99,7 @@ impl Volume {
                 worked |= collection.calibrate_step(&self.indexer.stop);
             }
         }
+        self.save_changed_graphs(worked);
         worked
     }
 
@@ -143,29 +145,55 @@ impl Volume {
         }
     }
 
-    /// Gives a collection's graph and its checkpoint up, and has another built.
+    /// Gives a collection's graphs and their checkpoint up, and has another built.
     ///
     /// # Errors
     ///
-    /// I/O errors of removing the checkpoint; the graph is given up all the same.
-    pub(super) fn rebuild_graph(&self, collection: &Collection) -> Result<()> {
+    /// I/O errors of removing the checkpoint; the graphs are given up all the same.
+    fn abandon_graphs(&self, collection: &Collection) -> Result<()> {
         // A checkpoint that is being written would bring the graph back at the next open.
         let _nobody_saves = self.indexer.saving.lock();
-        collection.rebuild();
+        collection.abandon_graphs();
         self.indexer.wake();
         collection.remove_checkpoint(&self.index_dir)
     }
 
     /// Writes the graphs to their checkpoints.
     pub(super) fn save_graphs(&self) {
-        if self.frozen {
-            return;
-        }
-        let _one_at_a_time = self.indexer.saving.lock();
         for collection in self.vectors.all() {
-            if let Err(error) = collection.save_graph(&self.index_dir) {
-                tracing::warn!(root = collection.root(), %error, "graph not saved; it will be built anew");
+            self.save_graph(&collection);
+        }
+    }
+
+    /// Writes the graphs of which much is not on disk, while there is room for that.
+    fn save_changed_graphs(&self, is_growing: bool) {
+        for collection in self.vectors.all() {
+            let Some(bytes) = collection.wants_save(is_growing) else { continue };
+            // Beside what the users need: it can be done without.
+            let has_room = self.has_room_beside(bytes);
+            if !has_room || !self.save_graph(&collection) {
+                collection.put_save_off();
             }
         }
+    }
+
+    /// Writes a graph to its checkpoint; whether that was possible.
+    fn save_graph(&self, collection: &Collection) -> bool {
+        if self.frozen {
+            return false;
+        }
+        let _one_at_a_time = self.indexer.saving.lock();
+        // Rows that the graph knows keep their numbers, and those that it has lost stay away, whatever happens next.
+        let saved = self.sync().and_then(|()| collection.save_graph(&self.index_dir));
+        if let Err(error) = &saved {
+            tracing::warn!(root = collection.root(), %error, "graph not saved; what it lacks on disk will be built anew");
+        }
+        // Its directory may have been removed meanwhile, and the checkpoint with it.
+        if self.vectors.existing(Ino(collection.root())).is_none()
+            && let Err(error) = collection.remove_checkpoint(&self.index_dir)
+        {
+            tracing::warn!(root = collection.root(), %error, "a graph's checkpoint outlives its collection");
+        }
+        saved.is_ok()
     }
 }

@@ -41,6 +41,12 @@ impl Volume {
         granted.map(|_| ()).ok_or(Error::NoSpace)
     }
 
+    /// Whether `bytes` that can be done without may be written, and as many are then still left for others.
+    pub(super) fn has_room_beside(&self, bytes: u64) -> bool {
+        let room = |space: Space| space.available.saturating_mul(space.block_bytes);
+        self.statfs().is_ok_and(|space| room(space) / 2 >= bytes)
+    }
+
     /// Blocks and inodes of the filesystem below the store; the reserve is not offered.
     ///
     /// # Errors

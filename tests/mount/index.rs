@@ -1,14 +1,14 @@
 //! Graphs shown, checked and built anew, while mounted; and what becomes of them when their files are damaged.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Mount, Random, VEXFS, errno, npy, run, text};
+use crate::harness::{Mount, Random, VEXFS, errno, npy, run, text, wait_for};
 
 const ROWS: usize = 500;
 
@@ -159,20 +159,65 @@ fn a_search_that_meets_damage_compares_every_vector() {
 }
 
 #[test]
-fn a_rebuild_gives_the_graph_up_and_its_file_and_builds_another() {
-    let (mut mount, rows) = mounted();
+fn a_rebuild_builds_another_graph_and_the_first_is_searched_until_then() {
+    let (mut mount, rows) = mounted_with(9000);
     let file = checkpoint(&mount);
-    let output = index(&mount, "rebuild", &["--wait"]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(!file.exists(), "a kill would bring the old graph back");
+    let written = || fs::metadata(&file).unwrap().ino();
+    let before = written();
+    let done = std::thread::scope(|scope| {
+        let rebuild = scope.spawn(|| index(&mount, "rebuild", &["--wait"]));
+        while !rebuild.is_finished() {
+            let answer = mount.ask_json("docs", &json!({"vector": rows[0]}));
+            assert_eq!((&answer["exact"], &answer["pending"]), (&json!(false), &json!(0)));
+        }
+        rebuild.join().unwrap()
+    });
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
     let docs = said(&mount, "show", 0)["collections"][0].clone();
-    assert_eq!((&docs["state"], &docs["graph"]["file_bytes"]), (&json!("ready"), &Value::Null));
-    assert_eq!(mount.ask_json("docs", &json!({"vector": rows[0]}))["exact"], false);
-    mount.sync();
-    assert!(file.exists());
+    assert_eq!((&docs["state"], &docs["graph"]["nodes"]), (&json!("ready"), &json!(9000)));
+    // It is saved without being asked for.
+    wait_for("the new graph's file", || written() != before);
     mount.kill();
     mount.start();
+    assert_eq!(said(&mount, "show", 0)["collections"][0]["pending"], 0);
     said(&mount, "verify", 0);
+}
+
+#[test]
+fn another_quant_takes_effect_while_the_graph_is_searched() {
+    let (mount, rows) = mounted_with(9000);
+    xattr::set(mount.path("docs"), "user.vexfs.quant", b"b1").unwrap();
+    assert_eq!(mount.ask_json("docs", &json!({"vector": rows[0]}))["exact"], false);
+    let graph = || said(&mount, "show", 0)["collections"][0].clone();
+    wait_for("the graph of the new quant", || graph()["pending"] == 0);
+    assert_eq!((&graph()["state"], &graph()["graph"]["quant"]), (&json!("ready"), &json!("b1")));
+    said(&mount, "verify", 0);
+}
+
+#[test]
+fn a_graph_that_nobody_asked_to_save_is_there_after_a_kill() {
+    let mut mount = Mount::new();
+    mount.mkdir("docs");
+    let mut random = Random(43);
+    let rows: Vec<_> = (0..6000).map(|_| random.vector(8)).collect();
+    fs::write(mount.path("docs/rows.npy"), npy(&rows)).unwrap();
+    let folder = mount.store().join("index");
+    let files = || -> Vec<_> {
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter_map(|path| Some(path.extension()?.to_str()?.to_owned())).collect()
+    };
+    // The last that is written.
+    wait_for("the graph's recall", || files().contains(&"recall".to_owned()));
+    mount.kill();
+    mount.start();
+    let docs = said(&mount, "show", 0)["collections"][0].clone();
+    assert_eq!((&docs["state"], &docs["pending"]), (&json!("ready"), &json!(0)));
+    assert_eq!(mount.json("docs/.vexfs/stats.json")["recall"]["measured_on"], 6000);
+    // A directory that goes takes its files along.
+    fs::remove_file(mount.path("docs/rows.npy")).unwrap();
+    fs::remove_dir(mount.path("docs")).unwrap();
+    mount.sync();
+    assert_eq!(files(), [""; 0]);
 }
 
 #[test]

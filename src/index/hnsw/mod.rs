@@ -184,6 +184,13 @@ impl Hnsw {
         self.nodes.codes.row_bytes().iter().sum()
     }
 
+    /// Bytes that a row takes, its code and its links on the lowest level; in a checkpoint about as many.
+    #[must_use]
+    pub fn node_bytes(&self) -> usize {
+        let Nodes { links, rows, about, .. } = &self.nodes;
+        links.row_bytes() + rows.row_bytes() + about.row_bytes() + self.code_bytes()
+    }
+
     /// The rows of all nodes, in no order.
     #[must_use]
     pub fn rows(&self) -> Vec<RowId> {

@@ -166,11 +166,12 @@ impl Volume {
         Ok(())
     }
 
-    /// Gives the graphs at and below `base` up, with their checkpoints, and has them built anew.
+    /// Has the graphs at and below `base` built anew. Those that are there serve until then.
     pub(super) fn rebuild_indexes(&self, base: Ino) -> Result<()> {
         for collection in self.collections_below(base)? {
-            self.rebuild_graph(&collection)?;
+            collection.rebuild();
         }
+        self.indexer.wake();
         Ok(())
     }
 
