@@ -4,6 +4,7 @@
 //! A graph that is to be built anew, because it was asked for or because the schema wants another, serves until its
 //! successor has as many rows; only a damaged one goes at once. Rows that come meanwhile are linked into both.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -11,7 +12,7 @@ use super::table::Reader;
 use super::{Collection, Graph};
 use crate::Result;
 use crate::index::hnsw::{Hnsw, Params};
-use crate::index::{self, RowId};
+use crate::index::{self, RowId, VectorSource as _};
 use crate::sync::ArcSwapOption;
 
 /// Share of nodes in a graph whose rows are gone, as 1/n, above which they are taken out.
@@ -28,7 +29,7 @@ pub const GRAPH_SEED: u64 = 0x5eed_0f7e_7f50;
 pub struct Snapshot {
     /// The rows.
     pub reader: Reader,
-    /// The graph, when there is one.
+    /// The graph, when there is one for vectors of the reader's dimension.
     pub graph: Option<Arc<Graph>>,
     /// The graph has every row of the reader below this; the others are to be scanned.
     pub watermark: RowId,
@@ -57,6 +58,8 @@ impl Collection {
             let reader = self.reader();
             // An emptied collection that numbers from 0 again would make old graph and new rows meet.
             if self.numbering() == numbering {
+                // The only file may have been replaced by one of another dimension since.
+                let graph = graph.filter(|graph| graph.hnsw.dim() == reader.dim());
                 return Snapshot { reader, graph, watermark, _era: era };
             }
         }
@@ -88,7 +91,7 @@ impl Collection {
             return Ok(self.give_up(&graph, graph.hnsw.damage().to_string()));
         }
         Ok(self.repair(&graph, threads)
-            || self.grow(&graph, threads, stop)?
+            || self.grow(&graph, true, (threads, stop))?
             || self.succeed(&graph, threads, stop)?
             || swept)
     }
@@ -103,7 +106,17 @@ impl Collection {
 
     /// Whether `graph` is to be followed by another.
     pub(super) fn wants_successor(&self, graph: &Graph) -> bool {
+        self.is_another_asked_for(graph) || graph.is_outgrown()
+    }
+
+    fn is_another_asked_for(&self, graph: &Graph) -> bool {
         self.wants_another.load(Ordering::Acquire) || graph.hnsw.params() != self.params()
+    }
+
+    /// Whether the graph that follows `graph` is to be begun now.
+    fn is_time_for_successor(&self, graph: &Graph) -> bool {
+        let waiting = || self.reader().count_live_from(graph.watermark());
+        self.is_another_asked_for(graph) || !graph.waits_for_more(waiting(), RowId(self.settled_end()))
     }
 
     /// Does a piece of the work on the graph that is to follow `graph`, which has every row. Returns whether there was
@@ -116,10 +129,14 @@ impl Collection {
         let numbering = self.numbering();
         let successor = self.successor.load_full().filter(|next| next.hnsw.params() == self.params());
         let Some(successor) = successor else {
+            if !self.is_time_for_successor(graph) {
+                return Ok(false);
+            }
             let Some(successor) = self.empty_graph()? else { return Ok(false) };
             return Ok(self.install(&self.successor, successor, numbering));
         };
-        if self.grow(&successor, threads, stop)? {
+        // Rows of yet another kind are for the one that follows.
+        if self.grow(&successor, false, (threads, stop))? {
             return Ok(true);
         }
         let _writer = self.writer.lock();
@@ -142,7 +159,7 @@ impl Collection {
         self.wants_another.store(false, Ordering::Release);
     }
 
-    fn empty_graph(&self) -> Result<Option<Graph>> {
+    pub(super) fn empty_graph(&self) -> Result<Option<Graph>> {
         let Some(dim) = self.dim() else { return Ok(None) };
         let reader = self.reader();
         let metric = self.schema().metric;
@@ -152,10 +169,13 @@ impl Collection {
         Ok(Some(Graph::new(hnsw, RowId(0))))
     }
 
-    /// Puts a graph into its `place` unless rows have been numbered anew since it was begun.
-    fn install(&self, place: &ArcSwapOption<Graph>, graph: Graph, numbering: u64) -> bool {
+    /// Puts a graph into its `place` unless rows have been numbered anew since it was begun, or are of another dimension or
+    /// metric.
+    pub(super) fn install(&self, place: &ArcSwapOption<Graph>, graph: Graph, numbering: u64) -> bool {
         let _writer = self.writer.lock();
-        let fits = self.numbering() == numbering;
+        let fits = self.numbering() == numbering
+            && self.table.dim() as usize == graph.hnsw.dim()
+            && self.schema().metric == graph.hnsw.metric();
         if fits {
             place.store(Some(Arc::new(graph)));
         }
@@ -173,6 +193,9 @@ impl Collection {
             }
             if Arc::strong_count(&repair.era) > 1 {
                 *pending = Some(repair);
+                return false;
+            }
+            if repair.reader.dim() != graph.hnsw.dim() {
                 return false;
             }
             let is_live = |row| repair.reader.row(row).is_some();
@@ -198,8 +221,14 @@ impl Collection {
         writer.staged.first().copied().unwrap_or(writer.next_row)
     }
 
-    /// Links the rows from the watermark on, one batch. Returns whether the watermark moved.
-    fn grow(&self, graph: &Graph, threads: usize, stop: &AtomicBool) -> Result<bool> {
+    /// Links the rows from the watermark on, one batch, unless `fitting` ones are wanted and these are not. Returns
+    /// whether the watermark moved.
+    pub(super) fn grow(
+        &self,
+        graph: &Graph,
+        fitting: bool,
+        (threads, stop): (usize, &AtomicBool),
+    ) -> Result<bool> {
         let settled = self.settled_end();
         let reader = self.reader();
         let begin = graph.watermark().0;
@@ -207,13 +236,25 @@ impl Collection {
         if begin >= settled {
             *self.damage.lock() = None;
         }
-        if begin >= end || stop.load(Ordering::Relaxed) {
+        let outgrown = || fitting && graph.is_outgrown();
+        // Of rows of another dimension it is not the graph any more.
+        let is_of_rows = reader.dim() == graph.hnsw.dim();
+        if begin >= end || stop.load(Ordering::Relaxed) || !is_of_rows || outgrown() {
             return Ok(false);
         }
-        let rows: Vec<RowId> = (begin..end).map(RowId).filter(|&row| reader.row(row).is_some()).collect();
+        let mut rows: Vec<RowId> = (begin..end).map(RowId).filter(|&row| reader.row(row).is_some()).collect();
+        graph.look_at(&rows, &reader);
+        if outgrown() {
+            return Ok(false);
+        }
         let _whole_batch = self.linking.lock();
-        // A batch is finished once begun: the rows of a graph are those below its watermark.
+        // A batch is finished once begun, unless memory is short: the rows of a graph are those below its watermark.
+        if graph.has_part_of_batch.swap(true, Ordering::Relaxed) {
+            let linked: BTreeSet<RowId> = graph.hnsw.rows().into_iter().collect();
+            rows.retain(|row| !linked.contains(row));
+        }
         graph.hnsw.insert_all(&rows, &reader, threads, || ())?;
+        graph.has_part_of_batch.store(false, Ordering::Relaxed);
         graph.note_changes(rows.len());
         graph.set_watermark(RowId(end));
         Ok(true)

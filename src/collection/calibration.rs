@@ -3,7 +3,7 @@
 //!
 //! `measure` samples stored rows, finds the true neighbours of each by a scan, and walks the graph for it at growing
 //! `ef`, as if it were a query. The outcome is a [`Calibration`]: derived state that lives with its graph, is
-//! begun when the graph has none, and is redone when as many rows as half of those measured have come or gone.
+//! begun when the graph has none, and is redone when as many rows as a quarter of those measured have come or gone.
 
 mod measure;
 mod saved;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Collection, Graph};
-use crate::index::{RowId, VectorSource as _};
+use crate::index::RowId;
 pub(super) use measure::Measuring;
 
 /// `ef` of a search whose graph is not calibrated yet.
@@ -223,11 +223,11 @@ impl Collection {
             })
     }
 
-    /// Whether as many rows as half of `rows` have come or gone since the graph's watermark was `watermark`.
+    /// Whether as many rows as a quarter of `rows` have come or gone since the graph's watermark was `watermark`.
     fn has_changed(&self, graph: &Graph, rows: u64, watermark: RowId) -> bool {
         let added = u64::from(graph.watermark().0.saturating_sub(watermark.0));
         let removed = (rows + added).saturating_sub(self.len());
-        (added + removed) * 2 > rows
+        (added + removed) * 4 > rows
     }
 
     /// Does a piece of the measuring, some 10 ms long. To be called when no linking work waits. Returns whether there
@@ -244,9 +244,7 @@ impl Collection {
             return false;
         }
         let snapshot = self.snapshot();
-        if !snapshot.graph.is_some_and(|now| std::ptr::eq(&*now, &*graph))
-            || snapshot.reader.dim() != graph.hnsw.dim()
-        {
+        if !snapshot.graph.is_some_and(|now| Arc::ptr_eq(&now, &graph)) {
             return false;
         }
         let begin = || Measuring::begin(snapshot.reader.clone(), snapshot.watermark);

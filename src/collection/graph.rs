@@ -1,9 +1,10 @@
 //! One graph of a collection: how far it has got, what is known of its recall, and how much of it is not on disk.
 
 use super::calibration::{Calibration, Measuring};
+use super::fit::Fit;
 use crate::index::RowId;
 use crate::index::hnsw::Hnsw;
-use crate::sync::{ArcSwapOption, AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::{ArcSwapOption, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 
 /// Bytes of rows that are not on disk for which a graph that still grows is saved, if it is not large.
 const UNSAVED_BYTES: u64 = 32 << 20;
@@ -30,6 +31,9 @@ pub struct Graph {
     /// The measuring of it that is under way.
     pub(super) measuring: Mutex<Option<Measuring>>,
     changes: Changes,
+    pub(super) fit: Fit,
+    /// Some rows from the watermark on may be linked: their batch was not finished.
+    pub(super) has_part_of_batch: AtomicBool,
 }
 
 /// Rows that were linked into a graph and rows that were taken out of it, counted together.
@@ -52,6 +56,8 @@ impl Graph {
             calibration: ArcSwapOption::empty(),
             measuring: Mutex::default(),
             changes: Changes::default(),
+            fit: Fit::default(),
+            has_part_of_batch: AtomicBool::new(false),
         }
     }
 

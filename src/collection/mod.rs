@@ -21,6 +21,7 @@ mod checkpoint;
 mod condition;
 mod file;
 mod filter;
+mod fit;
 mod graph;
 mod schema;
 mod table;

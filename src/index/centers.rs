@@ -9,6 +9,9 @@
 //! those before, until twice as many do not come much nearer; after k-means, groups that one center serves nearly as
 //! well are joined. So a cluster ends up with one center, however many seeds fell into it.
 //!
+//! A group may be one of clusters in its turn: twice as many seeds do not come much nearer before there is one for each
+//! cluster. So each is looked at by itself, as the whole was.
+//!
 //! Everything is a function of the rows: the same rows have the same centers.
 //!
 //! Sources: Arthur and Vassilvitskii 2007, "k-means++" (the seeds); Ward 1963, "Hierarchical grouping to optimize an
@@ -33,6 +36,8 @@ const WORTH: f64 = 0.25;
 const NEARER: f64 = 0.8;
 /// Groups are joined when that adds no more than this share to the squared distances within them.
 const JOINED: f64 = 0.2;
+/// Rows of the sample that a group has at least for it to be looked at by itself: of few, chance makes groups.
+const GROUP_ROWS: usize = 64;
 /// Rounds of k-means.
 const ROUNDS: usize = 3;
 
@@ -53,7 +58,7 @@ pub fn centers<S: VectorSource + ?Sized>(
     if mean.iter().any(|x| !x.is_finite()) {
         return Vec::new();
     }
-    sample.groups(&mean).unwrap_or(mean)
+    sample.groups(&mean, MAX_CENTERS).unwrap_or(mean)
 }
 
 /// Number `number` of the centers of vectors of `dim` elements that is nearest to `vector`; 0 when there are none.
@@ -139,19 +144,37 @@ impl Sample {
         means
     }
 
-    /// The means of groups, where they are worth having.
-    fn groups(&self, mean: &[f32]) -> Option<Vec<f32>> {
+    /// The means of at most `most` groups, where they are worth having.
+    fn groups(&self, mean: &[f32], most: usize) -> Option<Vec<f32>> {
         let thinned = self.rows().step_by(THINNED).flatten().copied().collect();
         let thinned = Sample { dim: self.dim, values: thinned };
-        thinned.seed(thinned.worth(mean)?)?;
+        thinned.seed(thinned.worth(mean)?, most)?;
         let worth = self.worth(mean)?;
-        let mut grouping = self.seed(worth)?;
+        let mut grouping = self.seed(worth, most)?;
         for _ in 0..ROUNDS {
             self.settle(&mut grouping);
         }
         grouping.centers = self.join(&grouping);
         self.settle(&mut grouping);
-        (grouping.potential() <= worth).then_some(grouping.centers)
+        (grouping.potential() <= worth).then(|| self.refine(&grouping, most))
+    }
+
+    /// The means of groups, or of the groups that one is made of; at most `most`.
+    fn refine(&self, grouping: &Grouping, most: usize) -> Vec<f32> {
+        let groups = grouping.centers.len() / self.dim;
+        if groups == 1 {
+            return grouping.centers.clone();
+        }
+        let mut means = Vec::new();
+        for (number, mean) in grouping.centers.chunks_exact(self.dim).enumerate() {
+            let own = self.rows().zip(&grouping.nearest).filter(|&(_, &nearest)| nearest == number);
+            let own = Sample { dim: self.dim, values: own.flat_map(|(row, _)| row).copied().collect() };
+            // Each of those behind it has one at least.
+            let left = most - means.len() / self.dim - (groups - number - 1);
+            let finer = if own.rows().len() < GROUP_ROWS { None } else { own.groups(mean, left) };
+            means.extend(finer.unwrap_or_else(|| mean.to_vec()));
+        }
+        means
     }
 
     /// The squared distances from centers that they may leave to be worth having. `None` where there is nothing to gain.
@@ -163,9 +186,9 @@ impl Sample {
 
     /// Rows as seeds, each with those that it is the nearest to. `None` when even the most of them leave more than is
     /// `worth`.
-    fn seed(&self, worth: f64) -> Option<Grouping> {
+    fn seed(&self, worth: f64, most: usize) -> Option<Grouping> {
         let rows = self.rows().len();
-        let most = MAX_CENTERS.min(rows / ROWS_PER_SEED);
+        let most = most.min(rows / ROWS_PER_SEED);
         let mut grouping =
             Grouping { centers: Vec::new(), nearest: vec![0; rows], squares: vec![f32::INFINITY; rows] };
         let mut random = Random(1);
@@ -392,6 +415,29 @@ mod tests {
                     let away = distance::l2_squared(&found[nearest * DIM..][..DIM], middle);
                     assert!(away < DIM as f32, "{clusters} clusters: {away} from the middle of one");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn clusters_of_clusters_have_a_center_each() {
+        for (groups, clusters) in [(2, 20), (3, 40), (20, 5)] {
+            let mut random = Random(9);
+            let mut middle = |of: f32| -> Vec<f32> { (0..DIM).map(|_| of * normal(&mut random)).collect() };
+            let outer: Vec<Vec<f32>> = (0..groups).map(|_| middle(100.0)).collect();
+            let middles: Vec<Vec<f32>> = (0..groups * clusters)
+                .map(|number| middle(4.0).iter().zip(&outer[number % groups]).map(|(x, y)| x + y).collect())
+                .collect();
+            let rows = (0..12_000).flat_map(|row| {
+                let middle = &middles[row % middles.len()];
+                middle.iter().map(|x| x + normal(&mut random)).collect::<Vec<f32>>()
+            });
+            let found = of(&Matrix::new(DIM, rows.collect()), Metric::L2);
+            let count = found.len() / DIM;
+            assert!(count <= middles.len() + middles.len() / 8, "{groups} x {clusters}: {count}");
+            for middle in &middles {
+                let away = distance::l2_squared(&found[nearest(&found, middle) * DIM..][..DIM], middle);
+                assert!(away < DIM as f32, "{groups} x {clusters}: {away} from the middle of one");
             }
         }
     }

@@ -232,6 +232,17 @@ impl Codec {
         }
     }
 
+    /// The squared distance of a vector, as it is compared, from what its code is relative to; 0 where that is the vector
+    /// itself. `values` is for the vector.
+    pub(super) fn residual(&self, vector: &[f32], values: &mut Vec<f32>) -> f32 {
+        if self.quant == Quant::None {
+            return 0.0;
+        }
+        self.prepare(vector, values);
+        take_off(self.center(centers::nearest(&self.centers, values)), values);
+        distance::dot(values, values)
+    }
+
     /// Makes the code of a vector.
     pub(super) fn encode(&self, vector: &[f32], draft: &mut Draft) {
         let Draft { head, near, far, values, rotated, bytes } = draft;

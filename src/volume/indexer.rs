@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
-use super::thread::Thread;
+use super::thread::{Thread, outlive};
 use crate::collection::Collection;
 use crate::namespace::Ino;
 use crate::pool::shallow::{aside, let_go};
@@ -77,29 +77,34 @@ impl Volume {
         Ok(self.indexer.thread.start("vexfs-indexer", work)?)
     }
 
-    /// One batch for every collection, or a piece of measuring where no batch waits anywhere. Returns whether there was something to do.
+    /// One batch for every collection, or a piece of measuring where no batch waits anywhere, and what is to be saved.
+    /// Returns whether there was something to do. A panic over one collection leaves the others theirs.
     fn index_round(&self, threads: usize) -> bool {
-        let mut worked = false;
-        for collection in self.vectors.all() {
-            let damages = store::damages();
-            self.vectors.withdraw_unreadable(&self.names, damages);
-            match collection.index_step(threads, &self.indexer.stop) {
-                Ok(did) => worked |= did,
-                Err(error) => tracing::error!(root = collection.root(), %error, "indexing failed"),
-            }
-            // What could not be read was linked as zeros.
-            if store::damages() != damages
-                && let Err(error) = self.abandon_graphs(&collection)
-            {
-                tracing::error!(root = collection.root(), %error, "giving a graph up");
-            }
+        let collections = self.vectors.all();
+        let each = |work: &dyn Fn(&Collection) -> bool| {
+            let outlived = |collection| outlive(&self.metrics, "indexing", || work(collection));
+            collections.iter().fold(false, |any, collection| any | outlived(collection).unwrap_or(false))
+        };
+        let worked = each(&|collection| self.index_step(collection, threads))
+            || each(&|collection| collection.calibrate_step(&self.indexer.stop));
+        each(&|collection| self.save_if_changed(collection, worked));
+        worked
+    }
+
+    /// Links a batch, or whatever else its graph waits for. Returns whether there was something to do.
+    fn index_step(&self, collection: &Collection, threads: usize) -> bool {
+        let damages = store::damages();
+        self.vectors.withdraw_unreadable(&self.names, damages);
+        let worked = collection.index_step(threads, &self.indexer.stop).unwrap_or_else(|error| {
+            tracing::error!(root = collection.root(), %error, "indexing failed");
+            false
+        });
+        // What could not be read was linked as zeros.
+        if store::damages() != damages
+            && let Err(error) = self.abandon_graphs(collection)
+        {
+            tracing::error!(root = collection.root(), %error, "giving a graph up");
         }
-        if !worked {
-            for collection in self.vectors.all() {
-                worked |= collection.calibrate_step(&self.indexer.stop);
-            }
-        }
-        self.save_changed_graphs(worked);
         worked
     }
 
@@ -165,16 +170,15 @@ impl Volume {
         }
     }
 
-    /// Writes the graphs of which much is not on disk, while there is room for that.
-    fn save_changed_graphs(&self, is_growing: bool) {
-        for collection in self.vectors.all() {
-            let Some(bytes) = collection.wants_save(is_growing) else { continue };
-            // Beside what the users need: it can be done without.
-            let has_room = self.has_room_beside(bytes);
-            if !has_room || !self.save_graph(&collection) {
-                collection.put_save_off();
-            }
+    /// Writes a graph of which much is not on disk, while there is room for that; whether that was done.
+    fn save_if_changed(&self, collection: &Collection, is_growing: bool) -> bool {
+        let Some(bytes) = collection.wants_save(is_growing) else { return false };
+        // It can be done without, unlike what the users need the room for.
+        let saved = self.has_room_beside(bytes) && self.save_graph(collection);
+        if !saved {
+            collection.put_save_off();
         }
+        saved
     }
 
     /// Writes a graph to its checkpoint; whether that was possible.

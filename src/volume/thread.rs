@@ -1,9 +1,12 @@
 //! A thread that works for a volume, and ends before it or with it.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, Builder, JoinHandle};
 
 use parking_lot::Mutex;
+
+use crate::metrics::Metrics;
 
 /// The thread, once it was started.
 #[derive(Debug, Default)]
@@ -37,11 +40,29 @@ impl Thread {
     }
 }
 
+/// Does a piece of work of a thread that goes on when that panics: it is counted and logged, and `None`.
+pub(super) fn outlive<T>(metrics: &Metrics, what: &str, work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    done.inspect_err(|_| {
+        metrics.panic();
+        tracing::error!("{what}: panic; what it was about is tried again");
+    })
+    .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn a_panic_is_counted_and_the_thread_goes_on() {
+        let metrics = Metrics::default();
+        assert_eq!(outlive(&metrics, "test", || panic!("on purpose")), None::<()>);
+        assert_eq!(outlive(&metrics, "test", || 7), Some(7));
+        assert_eq!(metrics.panics(), 1);
+    }
 
     #[test]
     fn it_is_waited_for_once_and_not_by_itself() {

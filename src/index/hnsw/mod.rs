@@ -31,7 +31,7 @@ use std::fmt;
 
 use super::centers::MAX_CENTERS;
 use super::codec::Codec;
-use super::{Quant, RowId};
+use super::{Quant, RowId, VectorSource};
 use crate::distance::Metric;
 use crate::pool::Pool;
 use crate::store::rows::pin;
@@ -189,6 +189,19 @@ impl Hnsw {
     pub fn node_bytes(&self) -> usize {
         let Nodes { links, rows, about, .. } = &self.nodes;
         links.row_bytes() + rows.row_bytes() + about.row_bytes() + self.code_bytes()
+    }
+
+    /// The squared distance of a row from the center that its code is, or would be, relative to; 0 of one without codes.
+    /// `None` when its vector is gone. `scratch` is for the vector.
+    pub fn residual<S: VectorSource + ?Sized>(
+        &self,
+        row: RowId,
+        source: &S,
+        scratch: &mut Vec<f32>,
+    ) -> Option<f32> {
+        let mut decoded = vec![0.0; self.dim];
+        let vector = source.vector(row, &mut decoded)?;
+        Some(self.codec.residual(vector, scratch))
     }
 
     /// The rows of all nodes, in no order.
