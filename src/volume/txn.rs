@@ -10,7 +10,7 @@ use super::open_files::OpenFile;
 use super::{Volume, durability};
 use crate::catalog::Batch;
 use crate::namespace::{Content, Ino, Inode, Mark};
-use crate::store::{BlobId, SlotRef};
+use crate::store::{BlobId, Slot, SlotRef};
 use crate::{Error, Result};
 
 /// A change that is being put together. Dropped without [`Volume::commit`] it leaves nothing behind.
@@ -25,6 +25,7 @@ pub(in crate::volume) struct Txn<'a> {
     volume: &'a Volume,
     releases: Vec<Release>,
     fresh_blobs: Vec<BlobId>,
+    fresh_slots: Vec<Arc<Slot>>,
     written_back: Vec<(Arc<OpenFile>, u64)>,
     /// Files whose vectors are read from a blob that is not known to be on disk.
     sealed: Vec<Ino>,
@@ -80,6 +81,7 @@ impl Volume {
             volume: self,
             releases: Vec::new(),
             fresh_blobs: Vec::new(),
+            fresh_slots: Vec::new(),
             written_back: Vec::new(),
             sealed: Vec::new(),
         })
@@ -98,6 +100,7 @@ impl Volume {
         if committed.is_ok() || self.check_poison().is_err() {
             // They are named now, or it is unknown whether that comes back after recovery.
             txn.fresh_blobs.clear();
+            txn.fresh_slots.clear();
         }
         committed?;
         self.vectors.publish(std::mem::take(&mut txn.changes));
@@ -178,6 +181,11 @@ impl Txn<'_> {
         self.fresh_blobs.push(id);
     }
 
+    /// The same for a slot.
+    pub(in crate::volume) fn wrote_slot(&mut self, slot: Arc<Slot>) {
+        self.fresh_slots.push(slot);
+    }
+
     /// The vectors of `ino` are read from the blob `id` from this commit on. Until the blob is on disk the file is
     /// marked, so that after a power cut its vectors are made of what is there.
     pub(in crate::volume) fn seals(&mut self, ino: Ino, id: BlobId) {
@@ -205,6 +213,9 @@ impl Drop for Txn<'_> {
         }
         for id in std::mem::take(&mut self.fresh_blobs) {
             self.volume.drop_blob(id);
+        }
+        for slot in std::mem::take(&mut self.fresh_slots) {
+            slot.doom();
         }
     }
 }

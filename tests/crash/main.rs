@@ -25,4 +25,5 @@ mod flushes;
 mod live;
 mod mutations;
 mod recording;
+mod refused;
 mod snapshots;

@@ -386,20 +386,10 @@ impl Vectors {
         }
     }
 
-    /// Takes the changes of a failed transaction back. Slots that it wrote are given up.
+    /// Takes the changes of a failed transaction back.
     pub(super) fn abandon(&self, changes: Vec<Change>) {
         for change in changes {
             if let Change::Add { collection, file } = change {
-                if let RowBytes::Slot(slot) = file.bytes() {
-                    // Unless the file had it before: then its record still names it.
-                    let known = self.members(Ino(file.number().0));
-                    let kept = known.iter().any(
-                        |member| matches!(&member.state, State::Valid { content, .. } if *content == Content::Slot(slot.at())),
-                    );
-                    if !kept && self.detached_slot(Ino(file.number().0), slot.at()).is_none() {
-                        slot.doom();
-                    }
-                }
                 collection.abandon(&Staged { added: vec![file], removed: Vec::new() });
             }
         }

@@ -216,11 +216,10 @@ impl Volume {
             Content::Inline => {
                 let bytes = self.names.inline(inode.ino)?.ok_or_else(|| missing_inline(inode.ino))?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(inode.ino, &bytes, &check);
+                    return self.prepare_text(txn, inode.ino, &bytes, &check);
                 }
                 let layout = check.layout(kind, &bytes)?;
-                let slot = self.store.write_slot(&bytes)?;
-                self.keep_promise_in_slot(inode.ino)?;
+                let slot = self.write_slot(txn, inode.ino, &bytes)?;
                 self.release_content(txn, inode.ino, inode.content);
                 inode.content = Content::Slot(slot.at());
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
@@ -229,7 +228,7 @@ impl Volume {
                 let slot = self.slot_of(inode.ino, at)?;
                 slot.verify()?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(inode.ino, slot.bytes(), &check);
+                    return self.prepare_text(txn, inode.ino, slot.bytes(), &check);
                 }
                 let layout = check.layout(kind, slot.bytes())?;
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
@@ -243,7 +242,7 @@ impl Volume {
                     map.check_read().and(compared).map_err(|error| self.store.note_damage(error))?;
                 }
                 if kind == FileKind::Text {
-                    let prepared = self.prepare_text(inode.ino, map.bytes(), &check);
+                    let prepared = self.prepare_text(txn, inode.ino, map.bytes(), &check);
                     return map.check_read().and(prepared);
                 }
                 let layout = check.layout(kind, map.bytes());
@@ -251,9 +250,8 @@ impl Volume {
                 map.check_read()?;
                 let layout = layout?;
                 if map.bytes().len() <= SLOT_MAX && !sealed {
-                    let slot = self.store.write_slot(map.bytes())?;
+                    let slot = self.write_slot(txn, inode.ino, map.bytes())?;
                     map.check_read()?;
-                    self.keep_promise_in_slot(inode.ino)?;
                     self.release_content(txn, inode.ino, inode.content);
                     inode.content = Content::Slot(slot.at());
                     return Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) });
@@ -280,7 +278,7 @@ impl Volume {
         }
     }
 
-    fn prepare_text(&self, ino: Ino, text: &[u8], check: &Check) -> Result<Prepared> {
+    fn prepare_text(&self, txn: &mut Txn<'_>, ino: Ino, text: &[u8], check: &Check) -> Result<Prepared> {
         let values = format::parse_text(text, &check.limits)?;
         let layout = Layout {
             dtype: Dtype::F32,
@@ -292,9 +290,16 @@ impl Volume {
         check.dim(layout.dim)?;
         format::check_vector(0, &values, check.cosine)?;
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let slot = self.store.write_slot(&bytes)?;
-        self.keep_promise_in_slot(ino)?;
+        let slot = self.write_slot(txn, ino, &bytes)?;
         Ok(Prepared { layout, content: Content::Slot(slot.at()), bytes: RowBytes::Slot(slot) })
+    }
+
+    /// Puts what vectors of `ino` are to be read from into a slot that goes with the transaction, if that fails.
+    fn write_slot(&self, txn: &mut Txn<'_>, ino: Ino, bytes: &[u8]) -> Result<Arc<Slot>> {
+        let slot = self.store.write_slot(bytes)?;
+        txn.wrote_slot(Arc::clone(&slot));
+        self.keep_promise_in_slot(ino)?;
+        Ok(slot)
     }
 
     /// The one handle of a slot: a member's, one that a search still holds, or a new one.
