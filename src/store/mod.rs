@@ -33,6 +33,7 @@ mod blob;
 mod check;
 mod damage;
 mod directory;
+mod handles;
 mod lock;
 mod quarantine;
 mod rest;
@@ -266,12 +267,13 @@ impl Store {
         self.slots.adopt(at)
     }
 
-    /// The long-lived handle of a live slot, for rows. The caller keeps one per slot (and clones its `Arc`).
-    /// Does not verify the checksum.
+    /// The long-lived handle of a live slot, for rows: the one that somebody has already, if there is one. Does not
+    /// verify the checksum.
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`] when the reference does not fit its segment, or the slot is free.
+    /// [`Error::Corrupt`] when the reference does not fit its segment, the slot is free, or its handle is of another
+    /// content.
     pub fn slot(&self, at: SlotRef) -> Result<Arc<Slot>> {
         self.slots.slot(at)
     }
@@ -289,8 +291,8 @@ impl Store {
         self.slots.read(at, range, into)
     }
 
-    /// Frees a slot that no [`Slot`] handle exists for (else use [`Slot::doom`]): into the quarantine. Called
-    /// after the commit that no longer names it has returned.
+    /// Frees a slot that no [`Slot`] handle was doomed for: into the quarantine, which it does not leave while somebody
+    /// has its handle. Called after the commit that no longer names it has returned.
     pub fn free_slot(&self, at: SlotRef) {
         self.slots.free(at);
     }
@@ -438,7 +440,7 @@ impl Store {
     }
 
     /// Makes space freed before `mark` usable again, unless a snapshot names it: removes blobs, returns slots to the
-    /// free list. A slot in a segment that is being read waits for the next call.
+    /// free list. A slot that has a handle, or is in a segment that is being read, waits for the next call.
     pub fn reclaim(&self, mark: u64) {
         self.slots.reclaim(mark);
         for id in self.home.quarantine.take_blobs(mark) {

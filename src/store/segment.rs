@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::damage::DamageLog;
 use super::directory::{create_file, open_file, sync_dir};
+use super::handles::Handles;
 use super::lock::Lock;
 use super::quarantine::Quarantine;
 use super::shared::Shared;
@@ -62,6 +63,7 @@ pub(super) struct Segment {
     watch: Watch,
     map: MmapRaw,
     taken: Taken,
+    handles: Handles,
     pins: AtomicU32,
     /// Open from the first write until the sync after the last one, so that a failed write-back is seen by
     /// that sync, and a large store does not need as many descriptors as it has segments.
@@ -157,6 +159,7 @@ impl Segment {
             watch: Watch::over(map.as_ptr(), map.len(), false),
             map,
             taken: Taken::new(slots),
+            handles: Handles::default(),
             pins: AtomicU32::new(0),
             file: Mutex::new(None),
         }
@@ -173,6 +176,11 @@ impl Segment {
     /// Which of its slots are taken.
     pub(super) fn taken(&self) -> &Taken {
         &self.taken
+    }
+
+    /// Who reads its slots.
+    pub(super) fn handles(&self) -> &Handles {
+        &self.handles
     }
 
     pub(super) fn damage(&self) -> &DamageLog {
@@ -220,6 +228,10 @@ impl Segment {
     pub(super) fn checksum_mismatch(&self, at: SlotRef, got: u64) -> Error {
         let what = format!("{} bytes with checksum {got:016x}, want {:016x}", at.len, at.checksum);
         self.corrupt(self.offset(at.slot), what)
+    }
+
+    pub(super) fn named_twice(&self, at: SlotRef) -> Error {
+        self.corrupt(self.offset(at.slot), "the slot named has two contents".into())
     }
 
     fn corrupt(&self, offset: u64, what: String) -> Error {

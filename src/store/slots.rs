@@ -171,7 +171,8 @@ impl Slots {
     pub(super) fn slot(&self, at: SlotRef) -> Result<Arc<Slot>> {
         let segment = self.segment(at.segment)?;
         segment.check_taken(at)?;
-        Ok(Arc::new(Slot::new(segment, at)))
+        let slot = Slot::of(&segment, at);
+        if slot.at() == at { Ok(slot) } else { Err(segment.named_twice(at)) }
     }
 
     pub(super) fn read(&self, at: SlotRef, range: Range<usize>, into: &mut Vec<u8>) -> Result<()> {
@@ -223,7 +224,7 @@ impl Slots {
             }
         }
         let at = SlotRef { segment: segment.number(), slot, len, checksum: xxh3_64(content) };
-        Ok(Arc::new(Slot::new(segment, at)))
+        Ok(Slot::of(&segment, at))
     }
 
     /// Takes a free slot of a class, making a segment when there is none.
@@ -294,24 +295,24 @@ impl Slots {
         slots.iter().map(stride).sum()
     }
 
-    /// Makes slots freed before `mark` free, unless a snapshot names them. Those in a segment that is being read
-    /// stay in the quarantine.
+    /// Makes slots freed before `mark` free, unless a snapshot names them. Those that have a handle, or are in a segment
+    /// that is being read, stay in the quarantine.
     pub(super) fn reclaim(&self, mark: u64) {
-        let mut pinned = Vec::new();
+        let mut in_use = Vec::new();
         for (stamp, freed) in self.home.quarantine.take_slots(mark) {
             if self.home.shared.hold_slot(freed) {
                 continue;
             }
             let segment = self.segments.read().get(&freed.segment).cloned();
             let segment = segment.expect("a slot was freed in this segment, and segments stay");
-            if segment.is_pinned() {
-                pinned.push((stamp, freed));
+            if segment.is_pinned() || segment.handles().has(freed.slot) {
+                in_use.push((stamp, freed));
             } else if let Some(class) = class_with_stride(segment.stride()) {
                 give_back(&self.classes[class], &segment, freed.slot);
             }
         }
-        if !pinned.is_empty() {
-            self.home.quarantine.put_back(pinned);
+        if !in_use.is_empty() {
+            self.home.quarantine.put_back(in_use);
         }
     }
 }
@@ -372,9 +373,13 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn new(segment: Arc<Segment>, at: SlotRef) -> Self {
-        let (doomed, sound) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { segment, checksum: at.checksum, slot: at.slot, len: at.len, doomed, sound }
+    /// The handle of a slot that is taken and written.
+    fn of(segment: &Arc<Segment>, at: SlotRef) -> Arc<Self> {
+        segment.handles().of(at.slot, || {
+            let (doomed, sound) = (AtomicBool::new(false), AtomicBool::new(false));
+            let segment = Arc::clone(segment);
+            Self { segment, checksum: at.checksum, slot: at.slot, len: at.len, doomed, sound }
+        })
     }
 
     /// The reference for the catalog.
@@ -386,9 +391,9 @@ impl Slot {
     /// The content, 64-byte aligned. Not verified: see [`check`](Self::check).
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the slot was written before this handle was made, and stays taken while the handle lives: it
-        // goes to the quarantine when the handle drops, or by `Store::free_slot`, whose callers promise that
-        // there is no handle. Only a slot that left the quarantine is written again.
+        // SAFETY: the slot was written before this handle was made, and stays taken while the handle lives: only a
+        // slot that left the quarantine is written again, and `reclaim` leaves it there while `Handles` has a handle
+        // of it, which is this one.
         unsafe { self.segment.bytes(self.slot, self.len) }
     }
 
@@ -437,6 +442,7 @@ impl Drop for Slot {
         if *self.doomed.get_mut() {
             quarantine(&self.segment, self.slot);
         }
+        self.segment.handles().forget(self.slot);
     }
 }
 

@@ -292,6 +292,53 @@ fn a_slot_handle_that_was_not_doomed_frees_nothing() {
 }
 
 #[test]
+fn a_slot_has_one_handle_however_often_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let written = store.write_slot(&[1; 64]).unwrap();
+    let asked = store.slot(written.at()).unwrap();
+    written.doom();
+    asked.doom();
+    drop(written);
+    let reclaim = || store.reclaim(store.freed_mark());
+    reclaim();
+    let other = store.write_slot(&[2; 64]).unwrap();
+    assert_eq!(asked.bytes(), [1; 64], "somebody reads it");
+    drop(asked);
+    reclaim();
+    let third = store.write_slot(&[3; 64]).unwrap();
+    assert_eq!([other.at().slot, third.at().slot], [1, 0]);
+    other.verify().unwrap();
+}
+
+#[test]
+fn a_slot_that_is_freed_while_somebody_reads_it_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let at = store.write_slot(&[1; 64]).unwrap().at();
+    let held = store.slot(at).unwrap();
+    store.free_slot(at);
+    store.reclaim(store.freed_mark());
+    assert_eq!(store.write_slot(&[2; 64]).unwrap().at().slot, 1);
+    assert_eq!(held.bytes(), [1; 64]);
+    drop(held);
+    store.reclaim(store.freed_mark());
+    assert_eq!(store.write_slot(&[3; 64]).unwrap().at().slot, 0);
+}
+
+#[test]
+fn a_slot_that_a_handle_has_is_named_by_no_other_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let slot = store.write_slot(&[1; 64]).unwrap();
+    let other = SlotRef { len: 32, ..slot.at() };
+    let expected = "segments/00000000.seg: offset 4096: the slot named has two contents";
+    assert_eq!(store.slot(other).unwrap_err().to_string(), expected);
+    drop(slot);
+    assert!(store.slot(other).is_ok());
+}
+
+#[test]
 fn a_slot_that_is_freed_twice_is_given_out_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -35,7 +35,7 @@ pub(in crate::volume) struct Txn<'a> {
 /// Space that no inode names once the transaction is committed.
 #[derive(Clone, Copy, Debug)]
 enum Release {
-    Slot(Ino, SlotRef),
+    Slot(SlotRef),
     Blob(BlobId),
 }
 
@@ -106,7 +106,7 @@ impl Volume {
         self.vectors.publish(std::mem::take(&mut txn.changes));
         for release in std::mem::take(&mut txn.releases) {
             match release {
-                Release::Slot(ino, at) => self.vectors.free_slot(ino, at),
+                Release::Slot(at) => self.store.free_slot(at),
                 Release::Blob(id) => self.drop_blob(id),
             }
         }
@@ -163,7 +163,7 @@ impl Volume {
             Content::Blob { id, sealed: false } => txn.releases.push(Release::Blob(id)),
             Content::Slot(_) | Content::Blob { sealed: true, .. }
                 if self.vectors.names_content(ino, &old) => {}
-            Content::Slot(at) => txn.releases.push(Release::Slot(ino, at)),
+            Content::Slot(at) => txn.releases.push(Release::Slot(at)),
             Content::Blob { id, sealed: true } => txn.releases.push(Release::Blob(id)),
         }
     }

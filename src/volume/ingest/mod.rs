@@ -17,8 +17,8 @@ mod settle;
 mod unreadable;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
@@ -31,7 +31,7 @@ use crate::collection::{Attributes, Collection, FileNumber, Kept, RowBytes, Sche
 use crate::format::{FileKind, Layout};
 use crate::metrics::Metrics;
 use crate::namespace::{Content, Ino, Time};
-use crate::store::{BlobId, BlobMap, Slot, SlotRef, Store};
+use crate::store::{BlobId, BlobMap, Store};
 
 /// A file's place in one collection.
 #[derive(Clone, Debug)]
@@ -130,8 +130,6 @@ pub(super) struct Vectors {
     /// The roots of directories that were asked for, and the state of the tree in which each was found.
     roots: DashMap<Ino, (u64, Ino)>,
     members: DashMap<Ino, Vec<Member>>,
-    /// Slots whose file has left its collections but keeps its content: a search may still read them.
-    detached: DashMap<Ino, Weak<Slot>>,
     pub(super) groups: Groups,
     /// Counts changes of the tree and its permissions, for what is derived from them.
     tree: AtomicU64,
@@ -151,7 +149,6 @@ impl Vectors {
             nested: DashMap::new(),
             roots: DashMap::new(),
             members: DashMap::new(),
-            detached: DashMap::new(),
             groups: Groups::default(),
             tree: AtomicU64::new(0),
             names: AtomicU64::new(0),
@@ -287,21 +284,6 @@ impl Vectors {
         })
     }
 
-    /// Frees a slot that a file has given up and no member names. A search may still be reading it.
-    pub(super) fn free_slot(&self, ino: Ino, at: SlotRef) {
-        let handle = self.detached.remove(&ino).and_then(|(_, weak)| weak.upgrade());
-        match handle.filter(|slot| slot.at() == at) {
-            Some(slot) => slot.doom(),
-            None => self.store.free_slot(at),
-        }
-    }
-
-    /// The handle that a search may still hold of a slot that its file kept.
-    fn detached_slot(&self, ino: Ino, at: SlotRef) -> Option<Arc<Slot>> {
-        let weak = self.detached.get(&ino)?;
-        weak.upgrade().filter(|slot| slot.at() == at)
-    }
-
     /// Counts a change of directories or permissions.
     pub(super) fn tree_changed(&self) {
         self.tree.fetch_add(1, Ordering::AcqRel);
@@ -374,15 +356,12 @@ impl Vectors {
         }
     }
 
-    /// After a removal: gives up what only the vectors named, and remembers what the file keeps.
+    /// After a removal: gives up what only the vectors named.
     fn release(&self, file: &VectorFile, release: Option<Content>) {
         match (file.bytes(), release) {
             (RowBytes::Slot(slot), Some(_)) => slot.doom(),
-            (RowBytes::Slot(slot), None) => {
-                self.detached.insert(Ino(file.number().0), Arc::downgrade(slot));
-            }
             (RowBytes::Blob(_), Some(Content::Blob { id, .. })) => self.store.drop_blob(id),
-            (RowBytes::Blob(_), _) => {}
+            (RowBytes::Slot(_) | RowBytes::Blob(_), _) => {}
         }
     }
 

@@ -225,7 +225,7 @@ impl Volume {
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
             }
             Content::Slot(at) => {
-                let slot = self.slot_of(inode.ino, at)?;
+                let slot = self.store.slot(at)?;
                 slot.verify()?;
                 if kind == FileKind::Text {
                     return self.prepare_text(txn, inode.ino, slot.bytes(), &check);
@@ -300,22 +300,6 @@ impl Volume {
         txn.wrote_slot(Arc::clone(&slot));
         self.keep_promise_in_slot(ino)?;
         Ok(slot)
-    }
-
-    /// The one handle of a slot: a member's, one that a search still holds, or a new one.
-    fn slot_of(&self, ino: Ino, at: crate::store::SlotRef) -> Result<Arc<Slot>> {
-        for member in self.vectors.members(ino) {
-            if let State::Valid { file, .. } = &member.state
-                && let RowBytes::Slot(slot) = file.bytes()
-                && slot.at() == at
-            {
-                return Ok(Arc::clone(slot));
-            }
-        }
-        match self.vectors.detached_slot(ino, at) {
-            Some(slot) => Ok(slot),
-            None => self.store.slot(at),
-        }
     }
 
     /// Stages a collection's record.
@@ -467,4 +451,41 @@ fn put_member(txn: &mut Txn<'_>, root: Ino, ino: Ino, kind: FileKind, key: &Grou
 /// The last row of a file.
 pub(in crate::volume) fn last_row(file: &VectorFile) -> RowId {
     RowId(file.first_row().0 + u32::try_from(file.rows().saturating_sub(1)).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{Caller, OpenFlags, VolumeOptions};
+
+    #[test]
+    fn vectors_of_two_kinds_read_a_slot_through_one_handle() {
+        let store = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+        let volume = Volume::open(options).unwrap();
+        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let flags = OpenFlags { read: true, write: true, truncate: true, ..OpenFlags::default() };
+        let dirs = [b"f", b"u"].map(|name| volume.mkdir(&caller, Ino::ROOT, name, 0o755).unwrap().ino);
+        let (attr, opened) = volume.create(&caller, dirs[0], b"a.f32", 0o644, flags).unwrap();
+        volume.link(&caller, attr.ino, dirs[1], b"a.u8").unwrap();
+        volume.write(&caller, opened.handle, 0, &1.0_f32.to_le_bytes()).unwrap();
+        volume.flush(&caller, opened.handle).unwrap();
+        volume.release(opened.handle).unwrap();
+        let slots: Vec<Arc<Slot>> = volume
+            .vectors
+            .members(attr.ino)
+            .iter()
+            .filter_map(|member| match &member.state {
+                State::Valid { file, .. } => Some(file),
+                State::Invalid(_) => None,
+            })
+            .filter_map(|file| match file.bytes() {
+                RowBytes::Slot(slot) => Some(Arc::clone(slot)),
+                RowBytes::Blob(_) => None,
+            })
+            .collect();
+        assert_eq!(slots.len(), 2);
+        assert!(Arc::ptr_eq(&slots[0], &slots[1]));
+        volume.close().unwrap();
+    }
 }
