@@ -227,7 +227,6 @@ impl Volume {
         drop(state);
         self.lent.insert(blob.id);
         self.unsynced.note(blob.id);
-        self.changed.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -261,7 +260,6 @@ impl Volume {
         let state = file.state();
         if let (true, Some(blob)) = (state.backing.is_live(), state.working()) {
             self.unsynced.note(blob.id);
-            self.changed.store(true, Ordering::Release);
         }
     }
 

@@ -117,7 +117,7 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// `Poisoned`, I/O errors; the volume is then poisoned.
+    /// `NoSpace`: it may be tried again. `Poisoned`, I/O errors; the volume is then poisoned.
     pub fn sync(&self) -> Result<()> {
         if self.frozen {
             return Ok(());
@@ -130,14 +130,9 @@ impl Volume {
         self.retry_unsettled();
         // The mark comes first: what is freed after it is not covered by this sync.
         let mark = self.store.freed_mark();
-        let changed = self.changed.swap(false, Ordering::AcqRel);
-        if changed {
-            self.sync_blobs(false)?;
-        }
+        self.sync_blobs(false)?;
         self.remove_stale_marks()?;
-        if changed || self.changed.swap(false, Ordering::AcqRel) {
-            self.persist()?;
-        }
+        self.persist()?;
         self.store.reclaim(mark);
         Ok(())
     }

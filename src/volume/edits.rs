@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
@@ -115,7 +114,6 @@ impl Volume {
         self.need_room_for(&edit, size)?;
         let result = edit.apply_to_blob(&blob.file, size);
         self.unsynced.note(blob.id);
-        self.changed.store(true, Ordering::Release);
         match result {
             Ok(done) => {
                 let now = Time::now();

@@ -135,8 +135,6 @@ pub struct Volume {
     /// Held by every change for as long as it takes, and by nobody else but a snapshot that is being taken.
     gate: RwLock<()>,
     snapshots: snapshots::Snapshots,
-    /// Whether something was committed or written since the last sync.
-    changed: AtomicBool,
     syncing: Mutex<()>,
     sync_mode: OnceLock<SyncMode>,
     flushes: flushes::Flushes,
@@ -256,7 +254,6 @@ impl Volume {
             active: AtomicUsize::new(0),
             gate: RwLock::new(()),
             snapshots: snapshots::Snapshots::default(),
-            changed: AtomicBool::new(true),
             syncing: Mutex::new(()),
             sync_mode: OnceLock::new(),
             flushes: flushes::Flushes::default(),

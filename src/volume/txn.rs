@@ -121,9 +121,7 @@ impl Volume {
 
     /// Applies a batch that needs nothing done after it.
     pub(super) fn commit_batch(&self, batch: Batch<'_>) -> Result<()> {
-        batch.commit().map_err(|error| self.commit_failed(error))?;
-        self.changed.store(true, Ordering::Release);
-        Ok(())
+        batch.commit().map_err(|error| self.commit_failed(error))
     }
 
     /// A commit has failed. Returns the error for the caller.

@@ -73,3 +73,17 @@ fn a_vector_keeps_its_bytes_when_it_was_not_let_back_into_its_collection() {
         volume.close().unwrap();
     });
 }
+
+/// Space is used again after the sync that covers its removal, and not after one that covered nothing.
+#[test]
+fn a_sync_does_what_the_one_before_was_refused() {
+    with_volume(|volume, recording, _| {
+        put(&volume, "a.f32", &vector(1.0)).unwrap();
+        volume.sync().unwrap();
+        volume.unlink(&ROOT, Ino::ROOT, b"a.f32").unwrap();
+        refused(recording, || volume.sync());
+        volume.sync().unwrap();
+        assert!(recording.counts().contains_key(&Call::Sync), "the removal is not on the disk");
+        volume.close().unwrap();
+    });
+}
