@@ -295,7 +295,7 @@ fn is_vector_file(links: &[Link]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write;
 
     use super::*;
@@ -317,10 +317,11 @@ mod tests {
     }
 
     /// Whether a thread waits for something, and has for a while.
-    fn sleeps(thread: i32) -> bool {
+    pub(in crate::volume) fn sleeps(thread: i32) -> bool {
         let state = || {
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
-            stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S'))
+            // It may have ended.
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+            stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S')))
         };
         (0..20).all(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));

@@ -159,6 +159,8 @@ impl Volume {
             if matches!(edit, Edit::Write { data, .. } if done < data.len() as u64) {
                 return Err(Error::NoSpace);
             }
+            // Not before all of it is written: a sync that came between would take it for one that is on the disk.
+            self.unsynced.note(blob.id);
             if inode.size > 0 {
                 self.keep_promise_in_blob(inode.ino, blob.id, &blob.file)?;
             }
@@ -166,14 +168,21 @@ impl Volume {
             (done, Some(blob))
         };
         let was_empty = inode.size == 0;
+        let ino = inode.ino;
         inode.size = edit.size_after(inode.size, done);
-        if was_empty || inode.size == 0 {
-            self.note_emptied(inode.ino);
+        let is_emptied = inode.size == 0;
+        if was_empty {
+            // Before the commit: a sync that comes between the two promises what is written.
+            self.note_emptied(ino);
         }
         if (old, inode.content) != (Content::Inline, Content::Inline) {
             self.release_content(&mut txn, inode.ino, old);
         }
         self.commit_dirty(txn, file, inode, working)?;
+        if is_emptied {
+            // Behind it: refused, what was promised is still there.
+            self.note_emptied(ino);
+        }
         Ok(done)
     }
 
@@ -194,7 +203,7 @@ impl Volume {
 
     /// A new blob with the first `keep` bytes of the content.
     fn fresh_blob(&self, txn: &mut Txn<'_>, file: &OpenFile, inode: &Inode, keep: u64) -> Result<OpenBlob> {
-        let blob = match inode.content {
+        match inode.content {
             Content::Blob { id, sealed } if keep > 0 => {
                 // The copy has no checksums: what is damaged would pass for sound.
                 match sealed {
@@ -205,18 +214,16 @@ impl Volume {
                 }
                 let (id, copy) = self.store.clone_blob(id).map_err(name_full_disk)?;
                 txn.made_blob(id);
-                OpenBlob::to_write(id, Arc::new(copy))
+                Ok(OpenBlob::to_write(id, Arc::new(copy)))
             }
             _ => {
                 let bytes = self.first_bytes(file, inode, keep)?;
                 let (id, fresh) = self.store.create_blob().map_err(name_full_disk)?;
                 txn.made_blob(id);
                 fresh.write_all_at(&bytes, 0).map_err(|error| name_full_disk(error.into()))?;
-                OpenBlob::to_write(id, Arc::new(fresh))
+                Ok(OpenBlob::to_write(id, Arc::new(fresh)))
             }
-        };
-        self.unsynced.note(blob.id);
-        Ok(blob)
+        }
     }
 
     /// Commits an inode whose content is being changed. From here on the content waits to be settled.

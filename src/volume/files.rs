@@ -269,7 +269,11 @@ impl Volume {
         if self.sync_mode() == SyncMode::Off {
             return Ok(());
         }
-        self.volatile.remove(&open.file.ino);
+        {
+            // A change under way that knows of no promise has been committed then, and is made durable here.
+            let _locked = self.names.lock(&[open.file.ino]);
+            self.volatile.remove(&open.file.ino);
+        }
         self.note_backed_file(&open.file);
         self.sync_content(&open.file)?;
         if open.file.state().has_overlay() {
@@ -297,5 +301,45 @@ impl Volume {
             }
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::backing::tests::sleeps;
+    use super::*;
+    use crate::volume::VolumeOptions;
+
+    #[test]
+    fn an_fsync_waits_for_a_change_that_knows_nothing_of_its_promise() {
+        let store = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+        let volume = Volume::open(options).unwrap();
+        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+        let (attr, opened) = volume.create(&caller, Ino::ROOT, b"f", 0o644, flags).unwrap();
+        volume.write(&caller, opened.handle, 0, b"promised").unwrap();
+        // As a write does that moves the bytes to a blob, and syncs that only if some of them were promised.
+        let changing = volume.names.lock(&[attr.ino]);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let syncing = scope.spawn(|| {
+                sender.send(nix::unistd::gettid().as_raw()).unwrap();
+                volume.fsync(opened.handle, false).unwrap();
+            });
+            let thread = receiver.recv().unwrap();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !syncing.is_finished() && !sleeps(thread) {
+                assert!(Instant::now() < deadline);
+            }
+            assert!(!syncing.is_finished());
+            drop(changing);
+            syncing.join().unwrap();
+        });
+        assert!(!volume.volatile.contains(&attr.ino));
+        volume.release(opened.handle).unwrap();
+        volume.close().unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vexfs::namespace::Ino;
-use vexfs::volume::{OpenFlags, RenameMode, Volume};
+use vexfs::volume::{OpenFlags, RenameMode, SetAttr, Volume};
 use vexfs::{Error, Result};
 
 use crate::image::Image;
@@ -84,6 +84,23 @@ fn a_sync_does_what_the_one_before_was_refused() {
         refused(recording, || volume.sync());
         volume.sync().unwrap();
         assert!(recording.counts().contains_key(&Call::Sync), "the removal is not on the disk");
+        volume.close().unwrap();
+    });
+}
+
+#[test]
+fn bytes_that_were_synced_are_kept_when_they_were_not_let_go() {
+    with_volume(|volume, recording, _| {
+        let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"f", 0o644, WRITE).unwrap();
+        volume.write(&ROOT, opened.handle, 0, &[1; 10_000]).unwrap();
+        volume.fsync(opened.handle, false).unwrap();
+        let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+        refused(recording, || volume.setattr(&ROOT, attr.ino, cut, None));
+        // They move to a blob now.
+        volume.write(&ROOT, opened.handle, 10_000, &[2; 10_000]).unwrap();
+        let flushes = recording.counts().get(&Call::Sync).copied();
+        assert!(flushes >= Some(1), "a commit names a copy that is not on the disk");
+        volume.release(opened.handle).unwrap();
         volume.close().unwrap();
     });
 }
