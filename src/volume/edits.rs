@@ -240,7 +240,8 @@ impl Volume {
         if !self.has_mark(file) {
             self.names.put_mark(&mut txn.batch, Mark::Dirty, inode.ino);
         }
-        self.commit(txn)?;
+        // A snapshot that is taken from here on ends the writing in place, which begins below.
+        self.commit_within(&mut txn)?;
         self.stale_marks.remove(&inode.ino);
         self.unsettled.remove(&inode.ino);
         let mut state = file.state();
@@ -542,6 +543,7 @@ fn copy_in_pieces(source: &File, from: u64, target: &File, to: u64, len: u64, mu
 
 #[cfg(test)]
 mod tests {
+    use super::super::backing::tests::sleeps;
     use super::*;
 
     #[test]
@@ -550,6 +552,39 @@ mod tests {
         assert_eq!(without_privileges(0o2755), 0o755);
         assert_eq!(without_privileges(0o2745), 0o2745);
         assert!(is_privileged(0o6711) && !is_privileged(0o2644) && !is_privileged(0o1777));
+    }
+
+    #[test]
+    fn no_snapshot_is_taken_before_the_blob_is_known_that_writes_go_to() {
+        use crate::namespace::Ino;
+        use crate::volume::{Caller, OpenFlags, VolumeOptions};
+        let store = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+        let volume = Volume::open(options).unwrap();
+        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+        let (attr, opened) = volume.create(&caller, Ino::ROOT, b"f", 0o644, flags).unwrap();
+        // The write waits for this behind its commit.
+        volume.unsettled.insert(attr.ino);
+        let unsettled = volume.unsettled.get(&attr.ino);
+        let before = volume.catalog.last_commit();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                sender.send(nix::unistd::gettid().as_raw()).unwrap();
+                volume.write(&caller, opened.handle, 0, &[7; 20_000]).unwrap();
+            });
+            let thread = receiver.recv().unwrap();
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+            while volume.catalog.last_commit() == before || !sleeps(thread) {
+                assert!(std::time::Instant::now() < deadline && !writing.is_finished());
+            }
+            assert!(volume.gate.try_write().is_none(), "a snapshot would name the blob");
+            drop(unsettled);
+            writing.join().unwrap();
+        });
+        volume.release(opened.handle).unwrap();
+        volume.close().unwrap();
     }
 
     #[test]

@@ -92,9 +92,15 @@ impl Volume {
     /// # Errors
     ///
     /// `NoSpace`: the change is not made. Other errors of the catalog; the volume is then poisoned.
-    #[inline(never)]
     #[expect(clippy::boxed_local, reason = "it goes on lying where it was made")]
     pub(in crate::volume) fn commit(&self, mut txn: Box<Txn<'_>>) -> Result<()> {
+        self.commit_within(&mut txn)
+    }
+
+    /// [`commit`](Self::commit) for a caller that has more to do before a snapshot may be taken: until it drops `txn`
+    /// the change is under way.
+    #[inline(never)]
+    pub(super) fn commit_within(&self, txn: &mut Txn<'_>) -> Result<()> {
         let batch = std::mem::replace(&mut txn.batch, txn.volume.catalog.batch());
         let committed = self.commit_batch(batch);
         if committed.is_ok() || self.check_poison().is_err() {
