@@ -49,8 +49,8 @@ impl Draft {
         self.snapshots.join(NEW)
     }
 
-    /// Gives it its name. The catalog is durable but for its own entry. When this returns the snapshot survives a
-    /// power cut.
+    /// Gives it its name. The catalog is durable but for its own entry. The snapshot survives a power cut when
+    /// [`Store::sync_snapshots`] has returned, and may do so before.
     ///
     /// # Errors
     ///
@@ -63,10 +63,9 @@ impl Draft {
             file.sync_all()?;
             sync_dir(&self.dir().join("index"))?;
             sync_dir(&self.dir())?;
-            fs::rename(self.dir(), self.snapshots.join(name))?;
-            self.is_published = true;
-            sync_dir(&self.snapshots)
+            fs::rename(self.dir(), self.snapshots.join(name))
         })();
+        self.is_published = published.is_ok();
         published.map_err(store_error)
     }
 }
@@ -191,8 +190,8 @@ impl Store {
         Ok(draft)
     }
 
-    /// Removes a snapshot. When this returns it does not come back, and its files are gone; what only it named is
-    /// free once the caller has said so.
+    /// Takes a snapshot its name. It does not come back when [`sync_snapshots`](Self::sync_snapshots) has returned; then
+    /// its [files go](Self::clear_removed), and what only it named is free once the caller has said so.
     ///
     /// # Errors
     ///
@@ -202,14 +201,28 @@ impl Store {
         let gone = snapshots.join(GONE);
         remove_dir(&gone).map_err(store_error)?;
         match fs::rename(snapshots.join(name), &gone) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NotFound),
-            other => other.map_err(store_error)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound),
+            other => other.map_err(store_error),
         }
-        sync_dir(&snapshots).map_err(store_error)?;
-        if let Err(error) = remove_dir(&gone) {
+    }
+
+    /// Makes the names of the snapshots durable.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors: a snapshot may then have the name that it had before, or the one that it was given. It must be left
+    /// as it is, with all that it names, until the store is opened again.
+    pub fn sync_snapshots(&self) -> Result<()> {
+        self.refuse_when_poisoned()?;
+        let synced = sync_dir(&self.home.dir.join(SNAPSHOTS)).map_err(store_error);
+        synced.inspect_err(|error| self.poison(error))
+    }
+
+    /// Removes the files of a snapshot that has lost its name for good.
+    pub fn clear_removed(&self) {
+        if let Err(error) = remove_dir(&self.home.dir.join(SNAPSHOTS).join(GONE)) {
             tracing::warn!(%error, "files of a snapshot that was removed stay until the next open");
         }
-        Ok(())
     }
 
     /// Puts the graphs of a snapshot in the place of those that are saved. Each is one that the store had at an

@@ -164,7 +164,7 @@ fn worked_on(seed: u64) -> Result<(Image, History, usize), String> {
 }
 
 /// What process death leaves: everything.
-fn all_of(tape: &Tape) -> Image {
+pub fn all_of(tape: &Tape) -> Image {
     let mut image = tape.start.clone();
     tape.events.iter().for_each(|event| image.apply(event));
     image

@@ -4,12 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vexfs::namespace::Ino;
-use vexfs::volume::{OpenFlags, RenameMode, SetAttr, Volume};
+use vexfs::volume::{OpenFlags, RenameMode, SetAttr, Views, Volume};
 use vexfs::{Error, Result};
 
+use crate::check::{FoundNode, list, read_tree};
+use crate::faults::all_of;
 use crate::image::Image;
+use crate::random::Random;
 use crate::recorder::{Call, Failure, Fault, Recording};
-use crate::workload::{ROOT, open};
+use crate::survivors::{Names, survivors};
+use crate::workload::{ROOT, open, resolve};
 
 const FULL: Fault = Fault { call: Call::Write, nth: 1, sticky: true, failure: Failure::Errno(libc::ENOSPC) };
 
@@ -103,4 +107,77 @@ fn bytes_that_were_synced_are_kept_when_they_were_not_let_go() {
         volume.release(opened.handle).unwrap();
         volume.close().unwrap();
     });
+}
+
+/// The names of the snapshots, each of which is as it was taken.
+fn sound_snapshots(volume: Arc<Volume>, files: &[(&str, &[u8])]) -> Vec<String> {
+    let dir = resolve(&volume, ".vexfs/snapshots").unwrap();
+    let views = Views::new(volume);
+    let names: Vec<String> = list(&views, dir).unwrap().into_iter().map(|(name, ..)| name).collect();
+    for name in &names {
+        let root = views.lookup(&ROOT, dir, name.as_bytes()).unwrap().ino;
+        let found = read_tree(&views, root).unwrap();
+        for (path, want) in files {
+            let FoundNode::File { content, .. } = &found.nodes[*path] else { panic!("{path} is a file") };
+            assert!(content.as_deref() == Some(want), "{path} in {name} is another");
+        }
+    }
+    names
+}
+
+/// Each of the syncs of taking or dropping a snapshot fails once.
+fn with_failing_syncs(call: impl Fn(&Volume) -> Result<()>, is_there: bool) {
+    let (vector_bytes, large) = (vector(1.0), vec![7; 100_000]);
+    let files = [("a.f32", &vector_bytes[..]), ("large", &large[..])];
+    for nth in 1.. {
+        let store = tempfile::tempdir().unwrap();
+        let recording = Recording::start(store.path(), Image::empty());
+        let volume = open(store.path()).unwrap();
+        for (name, content) in files {
+            put(&volume, name, content).unwrap();
+        }
+        if is_there {
+            take_snapshot(&volume).unwrap();
+        }
+        let fault = Fault { call: Call::Sync, nth, sticky: false, failure: Failure::Errno(libc::EIO) };
+        recording.set_fault(Some(fault));
+        let done = call(&volume);
+        recording.set_fault(None);
+        // What it named is let go of and its space used again, as far as changes go on.
+        let went_on = (|| {
+            for (name, _) in files {
+                volume.unlink(&ROOT, Ino::ROOT, name.as_bytes())?;
+            }
+            volume.sync()?;
+            put(&volume, "b.f32", &vector(2.0))?;
+            put(&volume, "c.f32", &vector(3.0))
+        })();
+        let tape = recording.tape();
+        let cut = survivors(&tape.start, &tape.events, Names::Ordered, &mut Random(nth as u64));
+        for image in [all_of(&tape), cut] {
+            let left = tempfile::tempdir().unwrap();
+            image.write_to(left.path());
+            let names = sound_snapshots(open(left.path()).unwrap(), &files);
+            assert!(done.is_err() || names.is_empty() == is_there);
+        }
+        if done.is_ok() {
+            went_on.unwrap();
+            assert!(nth > 1, "nothing was synced");
+            return;
+        }
+    }
+}
+
+fn take_snapshot(volume: &Volume) -> Result<()> {
+    volume.mkdir(&ROOT, resolve(volume, ".vexfs/snapshots")?, b"s", 0o755).map(|_| ())
+}
+
+#[test]
+fn a_snapshot_that_may_have_its_name_keeps_what_it_names() {
+    with_failing_syncs(take_snapshot, false);
+}
+
+#[test]
+fn a_snapshot_that_may_have_lost_its_name_keeps_what_it_names() {
+    with_failing_syncs(|volume| volume.rmdir(&ROOT, resolve(volume, ".vexfs/snapshots")?, b"s"), true);
 }

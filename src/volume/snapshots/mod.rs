@@ -15,7 +15,7 @@
 //! minute after the last use. Its searches go through the graphs that were saved last before it was taken, and
 //! compare what those lack: there is no indexer.
 //!
-//! **Dropping one** renames its directory away, then reads what the snapshots that are left name: what is held for
+//! **Dropping one** renames its directory away, durably, then reads what the snapshots that are left name: what is held for
 //! none of them is free. An open of the store finds out the same. What a snapshot names never changes, so it is kept
 //! beside its catalog once it was read ([`named`]); it is derived state, and nothing else about sharing is on the disk.
 //!
@@ -239,7 +239,8 @@ impl Volume {
         let name = OsString::from_vec(name.to_vec());
         let published = (|| {
             for id in unsynced {
-                self.store.sync_blob(id, &self.store.open_blob(id)?)?;
+                let synced = self.store.sync_blob(id, &self.store.open_blob(id)?);
+                synced.inspect_err(|error| self.poison("sync of a blob", error))?;
             }
             self.sync_slots()?;
             catalog::sync_copy(&draft.catalog_dir())?;
@@ -249,8 +250,15 @@ impl Volume {
             self.free_unnamed();
             return Err(error);
         }
+        self.sync_snapshot_names()?;
         let snapshot = self.snapshots.known.write().add(name, note)?;
         Ok(self.attr_of(&snapshot))
+    }
+
+    /// Makes it certain which snapshots there are. When that fails nothing is freed any more: one that has its name
+    /// after a power cut has what it names.
+    fn sync_snapshot_names(&self) -> Result<()> {
+        self.store.sync_snapshots().inspect_err(|error| self.poison("sync of the names of snapshots", error))
     }
 
     /// Commits what writers have only in memory, and has them work on copies from now on. The caller has stopped
@@ -299,6 +307,8 @@ impl Volume {
             return Err(error);
         }
         self.snapshots.known.write().by_name.remove(name);
+        self.sync_snapshot_names()?;
+        self.store.clear_removed();
         self.free_unnamed();
         self.sync()
     }
