@@ -203,7 +203,7 @@ pub enum Error {
         /// Why it is refused.
         why: String,
     },
-    /// A write or sync of ground state failed, so the volume refuses changes until it is reopened.
+    /// A commit or sync of ground state failed, so the volume refuses changes until it is reopened.
     #[error("volume is read-only after a failed write: {reason}")]
     Poisoned {
         /// The first failure.

@@ -450,7 +450,7 @@ fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
     bytes[offset..end].copy_from_slice(data);
 }
 
-/// Writes `data`; fewer bytes only when the disk filled up on the way.
+/// Writes `data`; fewer bytes only when the disk filled up or failed on the way, which the next write tells.
 fn write_blob(blob: &File, offset: u64, data: &[u8]) -> Result<u64> {
     let mut done = 0;
     while done < data.len() {

@@ -64,7 +64,7 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// `Poisoned` after a failed write of ground state, `ReadOnly` when the volume is read-only or closed.
+    /// `Poisoned` after a failed commit or sync of ground state, `ReadOnly` when the volume is read-only or closed.
     pub(in crate::volume) fn begin(&self) -> Result<Box<Txn<'_>>> {
         let txn = self.begin_repair();
         self.check_writable()?;

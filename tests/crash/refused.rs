@@ -181,3 +181,20 @@ fn a_snapshot_that_may_have_its_name_keeps_what_it_names() {
 fn a_snapshot_that_may_have_lost_its_name_keeps_what_it_names() {
     with_failing_syncs(|volume| volume.rmdir(&ROOT, resolve(volume, ".vexfs/snapshots")?, b"s"), true);
 }
+
+#[test]
+fn bytes_that_cannot_be_written_are_an_error_and_a_commit_that_cannot_is_the_end_of_changes() {
+    with_volume(|volume, recording, _| {
+        let handle = volume.create(&ROOT, Ino::ROOT, b"f", 0o644, WRITE).unwrap().1.handle;
+        volume.write(&ROOT, handle, 0, &[1; 100_000]).unwrap();
+        let failing = Fault { sticky: false, failure: Failure::Errno(libc::EIO), ..FULL };
+        recording.set_fault(Some(failing));
+        assert!(matches!(volume.write(&ROOT, handle, 0, &[2; 1000]), Err(Error::Io(_))));
+        assert_eq!(volume.refusal(), None);
+        volume.write(&ROOT, handle, 0, &[3; 1000]).unwrap();
+        recording.set_fault(Some(failing));
+        assert!(volume.mkdir(&ROOT, Ino::ROOT, b"d", 0o755).is_err());
+        assert!(volume.refusal().is_some());
+        assert!(matches!(volume.write(&ROOT, handle, 0, &[4; 1000]), Err(Error::Poisoned { .. })));
+    });
+}
