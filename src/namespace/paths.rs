@@ -81,6 +81,25 @@ impl Namespace {
         }
         Err(cycle(dir))
     }
+
+    /// The directories above `dir`, the nearest first, without the root.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when a directory on the way is gone, `Corrupt` for a cycle.
+    pub fn above(&self, dir: Ino) -> Result<Vec<Ino>> {
+        let mut above = Vec::new();
+        let mut at = dir;
+        while at != Ino::ROOT {
+            if above.len() > DEPTH_MAX {
+                return Err(cycle(dir));
+            }
+            at = self.inode(at)?.parent;
+            above.push(at);
+        }
+        above.pop();
+        Ok(above)
+    }
 }
 
 fn cycle(dir: Ino) -> Error {
@@ -114,5 +133,9 @@ mod tests {
         assert!(tree.names.is_below(b, b).unwrap());
         assert!(tree.names.is_below(b, Ino::ROOT).unwrap());
         assert!(!tree.names.is_below(a, b).unwrap());
+        let c = tree.make(b, b"c", Kind::Directory).ino;
+        assert_eq!(tree.names.above(c).unwrap(), [b, a]);
+        assert_eq!(tree.names.above(a).unwrap(), []);
+        assert_eq!(tree.names.above(Ino::ROOT).unwrap(), []);
     }
 }

@@ -26,6 +26,7 @@ mod awaited;
 mod backing;
 mod content;
 mod control;
+mod covered;
 mod dirs;
 mod durability;
 mod edits;
@@ -148,6 +149,7 @@ pub struct Volume {
     pace: pace::Pace,
     crew: Crew,
     allowed_below: query::AllowedCache,
+    below: covered::Below,
     paths: query::Paths,
     similar_answers: vector_attrs::SimilarAnswers,
     mountpoint: Option<PathBuf>,
@@ -267,6 +269,7 @@ impl Volume {
             pace: pace::Pace::default(),
             crew: Crew::new(std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1)),
             allowed_below: query::AllowedCache::new(),
+            below: covered::Below::default(),
             paths: query::Paths::new(),
             similar_answers: vector_attrs::SimilarAnswers::new(),
             mountpoint: None,

@@ -1,4 +1,4 @@
-//! Searching: which collections a directory covers, what the caller may see of them, and the paths of hits.
+//! Searching: in which collections, what the caller may see of them, and the paths of hits.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -205,32 +205,6 @@ impl Volume {
     pub(super) fn request_limits(&self, base: Ino) -> Result<RequestLimits> {
         let schema = self.vectors.collection(self.collection_root(base)?).schema();
         Ok(RequestLimits { max_k: schema.max_k, max_dim: schema.max_dim, max_bytes: schema.max_query })
-    }
-
-    /// The collections with vectors in the subtree of `base`.
-    pub(super) fn covered(&self, base: Ino) -> Result<Vec<Arc<Collection>>> {
-        let own = self.collection_root(base)?;
-        let mut covered = Vec::new();
-        for collection in self.vectors.all() {
-            let root = Ino(collection.root());
-            if !collection.is_empty() && (root == own || self.names.is_below(root, base)?) {
-                covered.push(collection);
-            }
-        }
-        // The directory's own collection decides the metric where several have vectors.
-        if let Some(at) = covered.iter().position(|collection| collection.root() == own.0) {
-            covered[..=at].rotate_right(1);
-        }
-        Ok(covered)
-    }
-
-    /// What a change of would make an answer about `base` another one.
-    pub(super) fn search_version(&self, base: Ino) -> Result<Vec<(u64, u64)>> {
-        let covered = self.covered(base)?;
-        let mut version: Vec<(u64, u64)> =
-            covered.iter().map(|collection| (collection.root(), collection.version())).collect();
-        version.push((self.vectors.tree(), self.vectors.names()));
-        Ok(version)
     }
 
     /// The collections in which vectors of `dim` elements are looked for, with one metric: `metric` where one of them

@@ -11,6 +11,7 @@ mod attributes;
 mod checking;
 mod conditions;
 mod contents;
+mod covered;
 mod fixtures;
 mod names;
 mod passthrough;
