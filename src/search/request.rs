@@ -149,6 +149,16 @@ impl RequestLimits {
         let dim = u32::try_from(got).ok().filter(|&dim| dim <= limit);
         dim.ok_or(Error::TooLarge { what: "dimension", got, limit: limit.into() })
     }
+
+    /// Checks what the records of an answer take: `k` of 8 bytes for each query vector.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] above the largest request.
+    pub fn check_answer(&self, vectors: u64, k: u32) -> Result<()> {
+        let (got, limit) = (vectors.saturating_mul(u64::from(k)).saturating_mul(8), self.max_bytes);
+        if got > limit { Err(Error::TooLarge { what: "answer of bytes", got, limit }) } else { Ok(()) }
+    }
 }
 
 impl Options {
@@ -299,14 +309,12 @@ impl Line {
         let (limit, text) = (json.max, json.r#where.as_deref());
         let options =
             Options::from_json((json.k, json.ef), (json.recall, json.exact), (limit, text), limits)?;
-        let k = u64::from(options.k.unwrap_or(DEFAULT_K));
         if dim == 0 || json.rows == 0 {
             return Err(Error::Request(format!("{} rows x dim {dim}, want at least 1 x 1", json.rows)));
         }
         // Both the values that follow and the answer's records are bounded.
-        let bytes = json.rows.saturating_mul(u64::from(dim)).saturating_mul(dtype.size_bytes() as u64);
-        let answer = json.rows.saturating_mul(k).saturating_mul(8);
-        let got = bytes.max(answer);
+        limits.check_answer(json.rows, options.k.unwrap_or(DEFAULT_K))?;
+        let got = json.rows.saturating_mul(u64::from(dim)).saturating_mul(dtype.size_bytes() as u64);
         if got > limits.max_bytes {
             return Err(Error::TooLarge { what: "request of bytes", got, limit: limits.max_bytes });
         }

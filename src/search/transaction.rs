@@ -6,7 +6,8 @@
 //!
 //! A JSON request ends with its newline, or where a read finds that what was written is a whole JSON object. A
 //! binary request ends after the bytes that its header line announced. Writes only collect: the kernel lets one
-//! write to the file through at a time, and reads side by side.
+//! write to the file through at a time, and reads side by side. What a line asks is looked at when it is answered: a
+//! request in memory can be many times as large as its line.
 //!
 //! [`answer_one`] is all of it in one step, for who asks about one vector and would rather not wait twice.
 
@@ -25,12 +26,11 @@ pub trait Answers {
     fn answer(&mut self, request: &Request) -> Result<Vec<Answer>>;
 }
 
-/// A request that has arrived whole, or what is answered in its place.
+/// A request that has arrived whole.
 #[derive(Debug)]
 enum Arrived {
-    Json(Request),
+    Json(Box<[u8]>),
     Binary { request: Request, k: usize },
-    Refused(Vec<u8>),
 }
 
 /// One handle's state.
@@ -39,7 +39,7 @@ pub struct Transaction {
     incoming: Vec<u8>,
     /// A binary request whose body has not arrived whole.
     header: Option<Header>,
-    /// Requests that wait for a read, and how many bytes of them were written.
+    /// Requests that wait for a read, and how many bytes they take.
     arrived: Vec<Arrived>,
     arrived_bytes: u64,
     answer: Vec<u8>,
@@ -57,13 +57,8 @@ impl Transaction {
     pub fn write(&mut self, bytes: &[u8], limits: &RequestLimits) -> Result<()> {
         self.answer.clear();
         self.begin = None;
-        // A header line comes on top of the largest body.
-        let limit = limits.max_bytes + HEADER_MAX as u64;
-        let got = self.arrived_bytes + self.incoming.len() as u64 + bytes.len() as u64;
-        if got > limit {
-            *self = Self::default();
-            return Err(Error::TooLarge { what: "request of bytes", got, limit: limits.max_bytes });
-        }
+        let waiting = self.incoming.len() + bytes.len();
+        self.check_room(waiting, limits).inspect_err(|_| *self = Self::default())?;
         let taken = if self.incoming.is_empty() {
             // What is whole is taken from where it lies: a batch is some hundred kilobytes.
             self.advance(bytes, limits).map(|rest| self.incoming.extend_from_slice(rest))
@@ -100,7 +95,7 @@ impl Transaction {
             self.take_line(&line, limits)?;
         }
         if !self.arrived.is_empty() {
-            self.answer_all(answers).inspect_err(|_| *self = Self::default())?;
+            self.answer_all(limits, answers).inspect_err(|_| *self = Self::default())?;
         }
         if self.answer.is_empty() {
             return Ok(());
@@ -116,8 +111,8 @@ impl Transaction {
     #[must_use]
     pub fn waiting(&self) -> usize {
         let arrived = self.arrived.iter().map(|arrived| match arrived {
-            Arrived::Json(request) | Arrived::Binary { request, .. } => request.target.vectors(),
-            Arrived::Refused(_) => 0,
+            Arrived::Json(_) => 1,
+            Arrived::Binary { request, .. } => request.target.vectors(),
         });
         arrived.sum::<usize>() + usize::from(!self.incoming.is_empty())
     }
@@ -130,17 +125,17 @@ impl Transaction {
     }
 
     #[inline(never)]
-    fn answer_all(&mut self, answers: &mut dyn Answers) -> Result<()> {
+    fn answer_all(&mut self, limits: &RequestLimits, answers: &mut dyn Answers) -> Result<()> {
         self.arrived_bytes = 0;
         for arrived in &std::mem::take(&mut self.arrived) {
             let got = self.answer.len() as u64;
             match arrived {
                 // Small requests can have large answers.
-                Arrived::Json(_) | Arrived::Refused(_) if got > ANSWER_MAX => {
+                Arrived::Json(_) if got > ANSWER_MAX => {
                     let error = Error::TooLarge { what: "answer of bytes", got, limit: ANSWER_MAX };
                     self.answer.extend(render::json_error(&error));
                 }
-                Arrived::Json(request) => match answers.answer(request) {
+                Arrived::Json(line) => match parse_request(line, limits).and_then(|it| answers.answer(&it)) {
                     Ok(answer) => self.answer.extend(render::json(&answer)),
                     Err(error @ Error::Interrupted) => return Err(error),
                     Err(error) => self.answer.extend(render::json_error(&error)),
@@ -148,7 +143,6 @@ impl Transaction {
                 Arrived::Binary { request, k } => {
                     self.answer.extend(render::records(&answers.answer(request)?, *k));
                 }
-                Arrived::Refused(line) => self.answer.extend_from_slice(line),
             }
         }
         Ok(())
@@ -159,7 +153,7 @@ impl Transaction {
         let mut rest = bytes;
         loop {
             if let Some(header) = self.header.take() {
-                let Some(after) = self.take_body(header, rest) else { break };
+                let Some(after) = self.take_body(header, rest, limits)? else { break };
                 rest = after;
             } else {
                 let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { break };
@@ -172,15 +166,19 @@ impl Transaction {
     }
 
     /// Takes what its header announced, if `bytes` has all of it, and returns what is behind.
-    fn take_body<'b>(&mut self, header: Header, bytes: &'b [u8]) -> Option<&'b [u8]> {
+    fn take_body<'b>(
+        &mut self,
+        header: Header,
+        bytes: &'b [u8],
+        limits: &RequestLimits,
+    ) -> Result<Option<&'b [u8]>> {
         let Some((body, after)) = bytes.split_at_checked(header.body_bytes()) else {
             self.header = Some(header);
-            return None;
+            return Ok(None);
         };
         let k = header.options.k.unwrap_or(DEFAULT_K) as usize;
-        self.arrived.push(Arrived::Binary { request: header.with_body(body), k });
-        self.arrived_bytes += body.len() as u64;
-        Some(after)
+        self.keep(Arrived::Binary { request: header.with_body(body), k }, body.len(), limits)?;
+        Ok(Some(after))
     }
 
     #[inline(never)]
@@ -188,19 +186,39 @@ impl Transaction {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let arrived = match Line::parse(line, limits) {
-            Ok(Line::Header(header)) => {
-                self.header = Some(header);
-                return Ok(());
-            }
-            Ok(Line::Request(request)) => Arrived::Json(request),
-            // What follows a bad header is no text: the write fails.
-            Err(error) if has_dtype(line) => return Err(error),
-            Err(error) => Arrived::Refused(render::json_error(&error)),
-        };
+        // What follows a bad header is no text: the write fails.
+        if has_dtype(line)
+            && let Line::Header(header) = Line::parse(line, limits)?
+        {
+            self.header = Some(header);
+            return Ok(());
+        }
+        self.keep(Arrived::Json(line.into()), line.len(), limits)
+    }
+
+    /// Has a request of so many bytes wait. Many small ones take more room than what was written.
+    fn keep(&mut self, arrived: Arrived, bytes: usize, limits: &RequestLimits) -> Result<()> {
         self.arrived.push(arrived);
-        self.arrived_bytes += line.len() as u64;
-        Ok(())
+        self.arrived_bytes += (size_of::<Arrived>() + bytes) as u64;
+        self.check_room(0, limits)
+    }
+
+    /// Whether so many bytes may wait beside the requests that do.
+    fn check_room(&self, more: usize, limits: &RequestLimits) -> Result<()> {
+        let got = self.arrived_bytes + more as u64;
+        // A header line comes on top of the largest body.
+        match got > limits.max_bytes + HEADER_MAX as u64 {
+            true => Err(Error::TooLarge { what: "request of bytes", got, limit: limits.max_bytes }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[inline(never)]
+fn parse_request(line: &[u8], limits: &RequestLimits) -> Result<Request> {
+    match Line::parse(line, limits)? {
+        Line::Request(request) => Ok(request),
+        Line::Header(_) => Err(Error::Request("a header's dtype is written without escapes".into())),
     }
 }
 
@@ -229,7 +247,7 @@ pub fn answer_one(
         }
         let (got, want) = (rest.len(), header.body_bytes());
         rest = asked
-            .take_body(header, rest)
+            .take_body(header, rest, limits)?
             .ok_or_else(|| Error::Request(format!("{got} bytes of values, the header announces {want}")))?;
     }
     if asked.arrived.is_empty() {
@@ -239,7 +257,7 @@ pub fn answer_one(
     if behind > 0 {
         return Err(Error::Request(format!("{behind} bytes behind the first line's request, want 0")));
     }
-    asked.answer_all(answers)?;
+    asked.answer_all(limits, answers)?;
     match asked.answer.len() {
         got if got > room => {
             Err(Error::TooLarge { what: "answer of bytes", got: got as u64, limit: room as u64 })
@@ -412,6 +430,33 @@ mod tests {
         }
         assert!(refused);
         transaction.write(b"\n{\"vector\":[1]}\n", &LIMITS).unwrap();
+    }
+
+    #[test]
+    fn small_lines_take_no_more_room_than_large_ones() {
+        for line in [&b"x\n"[..], b"{\"like\":\"a\",\"where\":\"a in (1,2,3,4,5)\"}\n"] {
+            let mut transaction = Transaction::default();
+            let (mut taken, mut most) = (0, 0);
+            while transaction.write(line, &LIMITS).is_ok() {
+                taken += 1;
+                let kept = transaction.arrived.iter().map(|arrived| match arrived {
+                    Arrived::Json(line) => size_of::<Arrived>() + line.len(),
+                    Arrived::Binary { .. } => unreachable!("no header was written"),
+                });
+                most = kept.sum();
+                assert!(taken < 10_000, "lines without an end are taken");
+            }
+            assert!(taken > 10 && most <= (1 << 12) + HEADER_MAX, "{taken} lines take {most} bytes");
+            assert!(transaction.arrived.is_empty(), "the handle begins anew");
+            // As in many writes, so in one.
+            let error = transaction.write(&line.repeat(taken + 1), &LIMITS).unwrap_err();
+            assert!(
+                matches!(error, Error::TooLarge { what: "request of bytes", limit: 4096, .. }),
+                "{error}"
+            );
+            transaction.write(&line.repeat(10), &LIMITS).unwrap();
+            assert_eq!(read_all(&mut transaction).iter().filter(|&&byte| byte == b'\n').count(), 10);
+        }
     }
 
     #[test]

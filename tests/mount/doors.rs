@@ -753,6 +753,30 @@ fn a_request_beyond_the_limit_is_refused_before_it_is_held() {
 }
 
 #[test]
+fn a_dropped_query_whose_answer_is_beyond_the_limit_is_refused_with_both_numbers() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    configure(&mount, "docs", "[collection]\nmetric = \"l2\"\n[limits]\nmax_query = 100000\n");
+    mount.put("docs/a.f32", &[1.0]);
+    // 2000 vectors in 2008 bytes: 160,000 bytes of answers for the 10 nearest, 32,000 for two.
+    let query = [&2000u32.to_le_bytes()[..], &1u32.to_le_bytes(), &[7; 2000]].concat();
+    fs::write(mount.path("docs/.vexfs/queries/q.u8bin"), query).unwrap();
+    let answer =
+        |element: &str| fs::metadata(mount.path(format!("docs/.vexfs/{element}results/q.u8bin/ids.ivecs")));
+    assert_eq!(errno(answer("")), libc::EMSGSIZE);
+    let errors = fs::read_to_string(mount.path("docs/.vexfs/errors.jsonl")).unwrap();
+    assert!(errors.contains("queries/q.u8bin"), "{errors}");
+    assert!(errors.contains("answer of bytes 160000, the limit is 100000"), "{errors}");
+    assert_eq!(errno(answer("@k=7/")), libc::EMSGSIZE);
+    assert_eq!(answer("@k=2/").unwrap().len(), 2000 * (1 + 2) * 4);
+    // What is dropped in its place is not accused.
+    fs::write(mount.path("docs/.vexfs/queries/q.u8bin"), [&[1, 0, 0, 0, 1, 0, 0, 0][..], &[7]].concat())
+        .unwrap();
+    assert_eq!(answer("").unwrap().len(), (1 + 10) * 4);
+    assert_eq!(fs::read_to_string(mount.path("docs/.vexfs/errors.jsonl")).unwrap(), "");
+}
+
+#[test]
 fn a_text_query_says_that_there_is_no_embedder() {
     let mount = Mount::new();
     mount.mkdir("docs");

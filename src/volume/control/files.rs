@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::results::query_path;
 use super::{Access, Node, SAVED_BYTES, SAVED_QUERIES, SavedQuery, What};
 use crate::collection::Schema;
 use crate::namespace::{Ino, Kind};
@@ -304,7 +305,7 @@ impl Volume {
                     return Ok(());
                 }
                 let parsed = self.parse_saved(*base, query);
-                let path = format!(".vexfs/queries/{}", String::from_utf8_lossy(&query.name));
+                let path = query_path(&query.name);
                 let mut request = query.request.lock();
                 request.0 += 1;
                 match parsed {

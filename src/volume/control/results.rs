@@ -149,8 +149,17 @@ impl Volume {
             return Err(Error::PermissionDenied);
         }
         let (generation, request) = query.request.lock().clone();
-        let request = request.ok_or(Error::Invalid("the query is not complete"))?;
-        self.set(caller, parent, name, generation, Source::Query(request))
+        let Request { target, options } = request.ok_or(Error::Invalid("the query is not complete"))?;
+        let options = merged(&options, &parent.options);
+        // A small file can have a million vectors, whose answers are large.
+        let (vectors, k) = (target.vectors() as u64, options.k.unwrap_or(DEFAULT_K));
+        let checked = self.request_limits(parent.base)?.check_answer(vectors, k);
+        checked.inspect_err(|error| {
+            let path = query_path(name);
+            self.control.forget_notes(parent.base, &path);
+            self.control.note(parent.base, &path, error);
+        })?;
+        self.set(caller, parent, name, generation, Source::Query(Request { target, options }))
     }
 
     /// The child of an ordinary directory that a name below `similar/` or `rows/` stands for.
@@ -209,16 +218,17 @@ impl Volume {
             Source::File { ino, row, name } => {
                 vec![self.neighbors_of(caller, set.base, *ino, *row, name, &set.options)?]
             }
-            Source::Query(request) => {
-                let options = merged(&request.options, &set.options);
-                let target = request.target.clone();
-                self.search(caller, set.base, &Request { target, options })?
-            }
+            Source::Query(request) => self.search(caller, set.base, request)?,
         };
         let found = Arc::new(FoundSet::new(answers, set.previous.clone()));
         // Whoever was first has said what the set is.
         Ok(Arc::clone(set.found.get_or_init(|| found)))
     }
+}
+
+/// What is wrong with a dropped query is noted of this path.
+pub(super) fn query_path(name: &[u8]) -> String {
+    format!(".vexfs/queries/{}", String::from_utf8_lossy(name))
 }
 
 /// The options of a path element over those of the request itself.
