@@ -1,9 +1,10 @@
 //! The row table: row number -> file and row within it, read without a lock.
 //!
 //! Rows lie in chunks that are never moved. A chunk whose rows are all of one file, as nearly all of a large file's
-//! are, says so once; others have a place for each row. Either is filled once; the list of chunks is an immutable
-//! vector behind an atomic pointer. Rows of dead files are dropped by exchanging their chunk for a copy without them
-//! ([`Table::sweep`]); a reader keeps the chunks that it began with.
+//! are, says so once; others have a place for each row. Either is filled once; the list of chunks is immutable, behind
+//! an atomic pointer. Rows of dead files are dropped by exchanging their chunk for a copy without them
+//! ([`Table::sweep`]), or for none when nothing is left; a reader keeps the chunks that it began with. So numbers that
+//! are not in use cost a word for each 512, and no search looks at them.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicU32;
@@ -84,8 +85,11 @@ impl Chunk {
         self.whole.get().into_iter().chain(each).map(|place| &place.file)
     }
 
-    /// A copy without the rows of files that are over at `version`.
-    fn without_dead(&self, version: u64) -> Self {
+    /// A copy without the rows of files that are over at `version`; none when there are no others.
+    fn without_dead(&self, version: u64) -> Option<Self> {
+        if self.files().all(|file| file.is_over(version)) {
+            return None;
+        }
         let copy = Self::new();
         for at in 0..CHUNK {
             let Some(row) = self.row(at).filter(|row| !row.file.is_over(version)) else { continue };
@@ -93,14 +97,46 @@ impl Chunk {
             let norm = self.inverse_norms[at].load(Ordering::Relaxed);
             copy.inverse_norms[at].store(norm, Ordering::Relaxed);
         }
-        copy
+        Some(copy)
+    }
+}
+
+/// The chunks of a table by their numbers.
+#[derive(Debug, Default)]
+struct Chunks {
+    list: Vec<Option<Arc<Chunk>>>,
+    /// The numbers of those that there are, in order, as few ranges as can be.
+    present: Vec<Range<usize>>,
+}
+
+impl Chunks {
+    fn new(list: Vec<Option<Arc<Chunk>>>) -> Self {
+        let mut present: Vec<Range<usize>> = Vec::new();
+        for (number, _) in list.iter().enumerate().filter(|(_, chunk)| chunk.is_some()) {
+            match present.last_mut() {
+                Some(last) if last.end == number => last.end += 1,
+                _ => present.push(number..number + 1),
+            }
+        }
+        Self { list, present }
+    }
+
+    #[inline]
+    fn get(&self, number: usize) -> Option<&Arc<Chunk>> {
+        self.list.get(number)?.as_ref()
+    }
+
+    /// The first chunk that there is from `number` on.
+    fn next(&self, number: usize) -> Option<usize> {
+        let behind = self.present.partition_point(|range| range.end <= number);
+        self.present.get(behind).map(|range| range.start.max(number))
     }
 }
 
 /// The rows of a collection.
 #[derive(Debug)]
 pub(super) struct Table {
-    chunks: ArcSwap<Vec<Arc<Chunk>>>,
+    chunks: ArcSwap<Chunks>,
     /// Version and dimension, which change together: `version << DIM_BITS | dim`.
     state: AtomicU64,
     /// Behind the last row that was placed. The last chunk has room for many more, which no search is to look at.
@@ -135,7 +171,7 @@ impl Table {
     /// Empties the table; readers keep what they have.
     pub(super) fn reset(&self) {
         let _exchange = self.exchange.lock();
-        self.chunks.store(Arc::new(Vec::new()));
+        self.chunks.store(Arc::default());
         self.end.store(0, Ordering::Release);
     }
 
@@ -145,21 +181,23 @@ impl Table {
         let first = file.first_row().0 as usize;
         let end = first + usize::try_from(file.rows()).expect("row numbers are u32");
         let mut chunks = self.chunks.load_full();
-        if chunks.len() * CHUNK < end {
-            let mut longer = Vec::with_capacity(end.div_ceil(CHUNK));
-            longer.extend(chunks.iter().cloned());
-            longer.resize_with(end.div_ceil(CHUNK), || Arc::new(Chunk::new()));
-            chunks = Arc::new(longer);
+        let wanted = first / CHUNK..end.div_ceil(CHUNK);
+        if wanted.clone().any(|number| chunks.get(number).is_none()) {
+            let mut list = Vec::with_capacity(chunks.list.len().max(wanted.end));
+            list.extend(chunks.list.iter().cloned());
+            list.resize(list.len().max(wanted.end), None);
+            for chunk in &mut list[wanted] {
+                chunk.get_or_insert_with(|| Arc::new(Chunk::new()));
+            }
+            chunks = Arc::new(Chunks::new(list));
             self.chunks.store(Arc::clone(&chunks));
         }
         let (mut row, mut index) = (first, 0);
         while row < end {
             let rows = row % CHUNK..CHUNK.min(row % CHUNK + end - row);
             let count = rows.len();
-            assert!(
-                chunks[row / CHUNK].place(rows, file, index),
-                "one of {count} rows from {row} was given twice"
-            );
+            let chunk = chunks.get(row / CHUNK).expect("those of the file were made");
+            assert!(chunk.place(rows, file, index), "one of {count} rows from {row} was given twice");
             row += count;
             index += u32::try_from(count).expect("a chunk has 512 rows");
         }
@@ -176,15 +214,24 @@ impl Table {
         let version = self.version();
         let chunks = self.chunks.load_full();
         let has_dead = |chunk: &Chunk| chunk.files().any(|file| file.is_over(version));
-        let dirty: Vec<usize> = (0..chunks.len()).filter(|&i| has_dead(&chunks[i])).collect();
-        if !dirty.is_empty() {
-            let mut swept = Vec::clone(&chunks);
-            for &i in &dirty {
-                swept[i] = Arc::new(chunks[i].without_dead(version));
+        let mut swept = chunks.list.clone();
+        let mut dirty = 0;
+        for chunk in &mut swept {
+            if let Some(dead) = chunk.take_if(|chunk| has_dead(chunk)) {
+                *chunk = dead.without_dead(version).map(Arc::new);
+                dirty += 1;
             }
-            self.chunks.store(Arc::new(swept));
         }
-        dirty.len()
+        if dirty > 0 {
+            self.chunks.store(Arc::new(Chunks::new(swept)));
+        }
+        dirty
+    }
+
+    /// How many chunks there are.
+    #[cfg(test)]
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.load().list.iter().flatten().count()
     }
 
     pub(super) fn reader(&self) -> Reader {
@@ -206,7 +253,7 @@ impl Table {
 #[derive(Clone, Debug)]
 pub struct Reader {
     version: u64,
-    chunks: Arc<Vec<Arc<Chunk>>>,
+    chunks: Arc<Chunks>,
     end: RowId,
     dim: usize,
 }
@@ -249,6 +296,13 @@ impl Reader {
         Some((self.chunks.get(row / CHUNK)?, row % CHUNK))
     }
 
+    /// The first number behind `row` that a chunk has.
+    fn next_number(&self, row: u32) -> u32 {
+        let behind = row as usize + 1;
+        let first = self.chunks.next(behind / CHUNK).map(|number| behind.max(number * CHUNK));
+        first.and_then(|first| u32::try_from(first).ok()).unwrap_or(u32::MAX)
+    }
+
     /// Where the row lies. A collection that has changed its dimension may still have rows of the old one: they are
     /// none of this reader's.
     #[inline]
@@ -271,7 +325,7 @@ impl Reader {
         std::iter::from_fn(move || {
             while next < end {
                 let Some(place) = self.place(RowId(next)) else {
-                    next += 1;
+                    next = self.next_number(next);
                     continue;
                 };
                 let rows = next..place.file.row_range().end.min(end);

@@ -934,6 +934,35 @@ fn rows_are_found_in_files_that_share_chunks_and_in_one_that_fills_some() {
 }
 
 #[test]
+fn numbers_that_nobody_has_any_more_take_no_memory_and_are_stepped_over() {
+    let bench = Bench::new();
+    let kept = bench.add(1, 3);
+    for number in 2..40 {
+        let file = bench.add(number, 5000);
+        bench.remove(&file);
+    }
+    assert_eq!(bench.collection.table.chunks(), (3 + 38 * 5000usize).div_ceil(512));
+    bench.collection.table.sweep();
+    assert_eq!((bench.collection.table.chunks(), bench.visible()), (1, vec![0, 1, 2]));
+    let reader = bench.collection.reader();
+    assert_eq!((reader.end(), reader.count_live_from(RowId(1000))), (RowId(190_003), 0));
+    assert!(reader.row(RowId(1000)).is_none() && reader.inverse_norm(RowId(1000)) == 0.0);
+    // What comes next fills the last chunk, which is gone, and one more.
+    let last = bench.add(50, 600);
+    assert_eq!((last.first_row(), bench.collection.table.chunks()), (RowId(190_003), 3));
+    let found: Vec<u32> = bench.visible();
+    assert_eq!((found.len(), found[3], found[602]), (603, 190_003, 190_602));
+    let reader = bench.collection.reader();
+    assert_eq!(reader.live_from(RowId(3)).next(), Some(RowId(190_003)));
+    assert_eq!(reader.count_live_from(RowId(190_600)), 3);
+    // As it is opened again.
+    let opened = bench.reopened(Schema::default(), 0, &[kept, last]);
+    assert_eq!((opened.table.chunks(), opened.reader().count_live_from(RowId(0))), (3, 603));
+    let all: Vec<u32> = opened.reader().live_from(RowId(0)).map(|row| row.0).collect();
+    assert_eq!(all, found);
+}
+
+#[test]
 fn a_sweep_keeps_what_dies_with_a_version_that_is_not_published_yet() {
     let bench = Bench::new();
     let file = bench.add(1, 2);
