@@ -1,7 +1,8 @@
-//! Lines of comma-separated fields (RFC 4180).
+//! Lines of comma-separated fields (RFC 4180). A byte order mark in front is no part of the first.
 
 use std::io::{self, BufRead};
 
+use super::without_mark;
 use crate::{Error, Result};
 
 /// Longest record that is read: 16,384 numbers take a fiftieth of it.
@@ -48,6 +49,10 @@ impl<R: BufRead> CsvReader<R> {
             self.line = self.next_line;
             if !self.read_record(&mut text)? {
                 return Ok(false);
+            }
+            if self.line == 1 {
+                let mark = text.len() - without_mark(&text).len();
+                text.drain(..mark);
             }
             if !text.is_empty() {
                 break;
@@ -152,6 +157,16 @@ mod tests {
         let want = want.map(|(line, fields)| (line, fields.iter().map(|&field| field.to_owned()).collect()));
         assert_eq!(got, Vec::from(want));
         assert!(records(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_field() {
+        for text in [&b"\xef\xbb\xbf1,2\n3,4"[..], b"\xef\xbb\xbf\"1\",2\n3,4", b"\xef\xbb\xbf\n1,2\n3,4\n"] {
+            let got: Vec<Vec<String>> =
+                records(text).unwrap().into_iter().map(|(_, fields)| fields).collect();
+            assert_eq!(got, [["1", "2"], ["3", "4"]], "{}", text.escape_ascii());
+        }
+        assert_eq!(records(b"1\n\xef\xbb\xbf2").unwrap()[1].1, ["\\xef\\xbb\\xbf2"]);
     }
 
     #[test]

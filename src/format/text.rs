@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// Parses one vector of text numbers.
 ///
 /// Numbers are decimal (`1`, `-1.5`, `1e-3`, `.5`) and separated by white space, by a comma, or both; square
-/// brackets may surround them. `nan`, `inf` and numbers beyond the range of f32 are parsed as what they are, for
+/// brackets may surround them, and a byte order mark may come first. `nan`, `inf` and numbers beyond the range of f32 are parsed as what they are, for
 /// [`check_vector`](super::check_vector) to refuse with their column.
 ///
 /// # Errors
@@ -25,7 +25,7 @@ pub fn parse_text(bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
 ///
 /// As [`parse_text`].
 pub fn parse_numbers<T: FromStr>(bytes: &[u8], limits: &Limits) -> Result<Vec<T>> {
-    let trimmed = bytes.trim_ascii();
+    let trimmed = without_mark(bytes).trim_ascii();
     let list = match (trimmed.strip_prefix(b"["), trimmed.strip_suffix(b"]")) {
         (Some(open), Some(_)) => open.strip_suffix(b"]"),
         (None, None) => Some(trimmed),
@@ -59,6 +59,12 @@ pub fn parse_numbers<T: FromStr>(bytes: &[u8], limits: &Limits) -> Result<Vec<T>
     Ok(values)
 }
 
+/// Text without the UTF-8 byte order mark that it may begin with.
+#[must_use]
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 fn number<T: FromStr>(token: &[u8]) -> Option<T> {
     str::from_utf8(token).ok()?.parse().ok()
 }
@@ -80,6 +86,8 @@ mod tests {
             "[1, -1.5, 1e-3, 0.5]\n",
             " [ 1.\n -1.5 +1E-3 .5 ] ",
             "1\n-1.5\n0.001\n5e-1\n",
+            "\u{feff}1 -1.5 1e-3 .5",
+            "\u{feff}[1, -1.5, 1e-3, .5]",
         ] {
             assert_eq!(parsed(text).unwrap(), [1.0, -1.5, 0.001, 0.5], "{text:?}");
         }

@@ -166,6 +166,11 @@ fn lines_and_archives_of_other_programs_are_read() {
     data("plain.csv", b"1,2\n3,4\n");
     data("named.csv", b"x,y\n5,6\r\n");
     data("chosen.csv", b"id,v0,name,v1\n9,7,\"a,b\",8\n");
+    data("marked.csv", b"\xef\xbb\xbf1,2\n3,4\n");
+    data("marked_names.csv", b"\xef\xbb\xbfv1,v0\n6,5\n");
+    data("year.csv", b"2024,v0,v1\n9,7,8\n");
+    data("marked.vec", b"\xef\xbb\xbf1 2\n");
+    data("marked_lists.jsonl", b"\xef\xbb\xbf[1.5,2]\n[3,4]\n");
     data("lists.jsonl", b"[1.5,2]\n\n{\"embedding\":[3,4],\"text\":\"x\"}\n");
     let header = br#"{"w":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]}}"#;
     data(
@@ -179,6 +184,13 @@ fn lines_and_archives_of_other_programs_are_read() {
     };
     for (file, row, want) in [
         ("plain.npy", 1, [3.0, 4.0]),
+        ("marked.npy", 0, [1.0, 2.0]),
+        ("marked.npy", 1, [3.0, 4.0]),
+        ("marked_names.npy", 0, [5.0, 6.0]),
+        ("year.npy", 0, [7.0, 8.0]),
+        ("marked.vec", 0, [1.0, 2.0]),
+        ("marked_lists.npy", 0, [1.5, 2.0]),
+        ("marked_lists.npy", 1, [3.0, 4.0]),
         ("named.npy", 0, [5.0, 6.0]),
         ("chosen.npy", 0, [7.0, 8.0]),
         ("lists.npy", 0, [1.5, 2.0]),
@@ -204,6 +216,8 @@ fn bad_input_is_named_with_its_place_and_leaves_nothing() {
         ("r.csv", b"1,2\n3,4,5\n".to_vec(), "r.csv: line 2: 3 columns, the first line has 2"),
         ("w.csv", b"a,b\n1,x\n".to_vec(), "w.csv: line 2: column 2: 'x' is not a number"),
         ("e.csv", b"a,b\n".to_vec(), "e.csv: no vectors"),
+        ("h.csv", b"1,\n3,4\n".to_vec(), "h.csv: line 1: column 2: '' is not a number, others are"),
+        ("h.csv", b"\n1,2x\n3,4\n".to_vec(), "h.csv: line 2: column 2: '2x' is not a number, others are"),
         ("b.jsonl", b"[1,2]\n{\"vector\":[1,2}\n".to_vec(), "b.jsonl: line 2: "),
         ("d.jsonl", b"[1,2]\n[1,2,3]\n".to_vec(), "d.jsonl: line 2: dimension 3, the first vector has 2"),
         ("o.jsonl", b"[1,1e39]\n".to_vec(), "o.jsonl: line 1: row 0, column 1: value is inf"),

@@ -7,6 +7,7 @@ use std::io::{BufRead, Read};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::format::without_mark;
 use crate::{Error, Result};
 
 /// Longest line that is read. 16,384 numbers take a hundredth of it, the attributes of a file at most a half.
@@ -53,7 +54,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Shows every line that is not empty, with its number from 1 on and its length in bytes.
+/// Shows every line that is not empty, with its number from 1 on. A byte order mark is no part of the first.
 ///
 /// # Errors
 ///
@@ -71,8 +72,9 @@ pub(super) fn each(mut input: impl BufRead, mut on_line: impl FnMut(u64, &[u8]) 
                 Error::TooLarge { what: "line of bytes", got: line.len() as u64, limit: MAX_LINE as u64 };
             return Err(at(number, error));
         }
-        if !line.trim_ascii().is_empty() {
-            on_line(number, &line)?;
+        let text = if number == 1 { without_mark(&line) } else { &line };
+        if !text.trim_ascii().is_empty() {
+            on_line(number, text)?;
         }
     }
     Ok(())
@@ -111,7 +113,7 @@ mod tests {
     #[test]
     fn lines_are_counted_with_those_that_are_empty() {
         let mut seen = Vec::new();
-        each(&b"a\n\n  \nb"[..], |number, line| {
+        each(&b"\xef\xbb\xbfa\n\n  \nb"[..], |number, line| {
             seen.push((number, line.to_vec()));
             Ok(())
         })

@@ -166,15 +166,23 @@ impl Job<'_> {
         let mut chosen: Option<Vec<usize>> = None;
         let mut vector = Vec::new();
         while records.advance().map_err(|error| npy.job.bad(error))? {
-            let is_first = chosen.is_none();
-            let columns = chosen.get_or_insert_with(|| value_columns(&records));
             let fields: Vec<&[u8]> = records.fields().collect();
-            if is_first && fields.iter().any(|field| number(field).is_none()) {
-                continue;
-            }
-            vector.clear();
             let line = records.line();
-            for &column in columns.iter() {
+            let columns = match &mut chosen {
+                Some(columns) => columns,
+                None => {
+                    let first = first_line(&fields);
+                    let First { columns, is_names } =
+                        first.map_err(|error| npy.job.bad(lines::at(line, error)))?;
+                    let columns = chosen.insert(columns);
+                    if is_names {
+                        continue;
+                    }
+                    columns
+                }
+            };
+            vector.clear();
+            for &column in &*columns {
                 let value = fields.get(column).copied().and_then(number).ok_or_else(|| {
                     let field = fields.get(column).copied().unwrap_or_default();
                     let what = format!("column {}: '{}' is not a number", column + 1, field.escape_ascii());
@@ -272,11 +280,33 @@ fn number(field: &[u8]) -> Option<f32> {
     str::from_utf8(field.trim_ascii()).ok()?.parse().ok()
 }
 
-/// The columns of a first line in which the values are: `v0`, `v1`, ... where they have names, else all.
-fn value_columns(first: &CsvReader<impl std::io::BufRead>) -> Vec<usize> {
-    let find = |name: &str| first.fields().position(|field| field == name.as_bytes());
-    let named: Vec<usize> = (0..).map_while(|value| find(&format!("v{value}"))).collect();
-    if named.is_empty() { (0..first.fields().count()).collect() } else { named }
+/// What the first line says.
+struct First {
+    /// Where the values are.
+    columns: Vec<usize>,
+    /// Whether it has names, and no values.
+    is_names: bool,
+}
+
+/// The values are in the columns `v0`, `v1`, ... where the first line has such names, else in all.
+fn first_line(fields: &[&[u8]]) -> Result<First> {
+    let find = |name: &str| fields.iter().position(|field| *field == name.as_bytes());
+    let columns: Vec<usize> = (0..).map_while(|value| find(&format!("v{value}"))).collect();
+    if !columns.is_empty() {
+        return Ok(First { columns, is_names: true });
+    }
+    let columns = (0..fields.len()).collect();
+    let no_number = fields.iter().position(|field| number(field).is_none());
+    match no_number {
+        None => Ok(First { columns, is_names: false }),
+        // As a vector with a damaged value it would be lost without a word.
+        Some(column) if fields.iter().any(|field| number(field).is_some()) => Err(Error::Format(format!(
+            "column {}: '{}' is not a number, others are: want numbers only, or names only",
+            column + 1,
+            fields[column].escape_ascii()
+        ))),
+        Some(_) => Ok(First { columns, is_names: true }),
+    }
 }
 
 /// Whether columns are all from the first on.
