@@ -76,6 +76,9 @@ pub struct Neighbor {
     pub key: f32,
 }
 
+/// Above the key that rounding leaves of equal vectors under cosine.
+const NEARLY_SAME: f32 = 1e-6;
+
 /// A query prepared for one metric: for cosine, its inverse norm.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
@@ -99,7 +102,8 @@ impl<'a> Query<'a> {
     }
 
     /// Distance key of `row`, `None` if the row is gone: the squared distance for L2, the negated dot product for
-    /// Ip, and 1 - cos within 0..=2 for Cosine. Never NaN. `scratch` has [`VectorSource::dim`] elements.
+    /// Ip, and 1 - cos within 0..=2 for Cosine, exactly 0 for an equal vector. Never NaN. `scratch` has
+    /// [`VectorSource::dim`] elements.
     ///
     /// # Panics
     ///
@@ -115,11 +119,14 @@ impl<'a> Query<'a> {
                 let scale = self.inverse_norm * source.inverse_norm(row);
                 // Within this range neither the dot product nor any of its partial sums can overflow, and what
                 // underflows is below the rounding error.
-                if scale > 1e-30 && scale < 1e30 {
+                let key = if scale > 1e-30 && scale < 1e30 {
                     (1.0 - distance::dot(self.vector, vector) * scale).clamp(0.0, 2.0)
                 } else {
                     distance::cosine_f64(self.vector, vector)
-                }
+                };
+                // Of equal vectors the dot product is the square that both norms come of: what is left is the rounding
+                // of roots, quotients and products, at most 2^-21.
+                if key < NEARLY_SAME && self.vector == vector { 0.0 } else { key }
             }
         };
         // A dot product that overflows in both directions has no value; such a row is as far as can be.
@@ -144,6 +151,26 @@ mod tests {
         assert!(key(Metric::Cosine, &[1.0, 2.0], &[-2.0, 1.0]).to_bits() == 1.0f32.to_bits());
         assert!((key(Metric::Cosine, &[1.0, 2.0], &[-3.0, -6.0]) - 2.0).abs() < 1e-6);
         assert!(key(Metric::Ip, &[1.0, 0.0], &[0.0, -1.0]).is_sign_positive());
+    }
+
+    #[test]
+    fn a_copy_is_at_no_distance_under_cosine_whatever_its_length_and_size() {
+        let mut seed = 1u32;
+        let mut random = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        for dim in [1, 2, 3, 16, 96, 100, 384, 1000, 16_384] {
+            for scale in [1e-18f32, 1e-3, 1.0, 7e5, 1e15] {
+                for _ in 0..20 {
+                    let vector: Vec<f32> = (0..dim).map(|_| random() * scale).collect();
+                    assert_eq!(key(Metric::Cosine, &vector, &vector), 0.0, "{dim} elements of {scale}");
+                }
+            }
+        }
+        // What is not equal is told as it is computed.
+        assert!(key(Metric::Cosine, &[1.0, 0.0], &[1.0, 1e-3]) > 0.0);
+        assert_eq!(key(Metric::Cosine, &[0.0, 1.0], &[-0.0, 1.0]), 0.0);
     }
 
     #[test]

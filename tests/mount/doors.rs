@@ -487,6 +487,36 @@ fn distances_are_what_the_metrics_name_says() {
 }
 
 #[test]
+fn a_copy_is_at_no_distance_whichever_way_it_is_found() {
+    let mount = Mount::new();
+    let mut random = Random(11);
+    let vectors: Vec<Vec<f32>> = (0..100).map(|_| random.vector(96)).collect();
+    for (metric, quant) in [("cosine", "none"), ("cosine", "sq8"), ("l2", "none")] {
+        let dir = format!("{metric}-{quant}");
+        mount.mkdir(&dir);
+        let index = format!("exact_below = 20\nquant = \"{quant}\"\n");
+        configure(&mount, &dir, &format!("[collection]\nmetric = \"{metric}\"\n[index]\n{index}"));
+        fs::write(mount.path(&dir).join("originals.npy"), npy(&vectors)).unwrap();
+        fs::write(mount.path(&dir).join("copies.npy"), npy(&vectors)).unwrap();
+        mount.sync();
+        for row in 0..100 {
+            for exact in [false, true] {
+                let mut request = json!({"like": "originals.npy", "row": row, "k": 2, "max": 0});
+                request["exact"] = exact.into();
+                let answer = mount.ask_json(&dir, &request);
+                assert_eq!(answer["exact"], exact, "{dir}: {answer}");
+                let found: Vec<_> = hits(&answer).into_iter().map(|hit| (hit.path, hit.row)).collect();
+                assert_eq!(found, [("copies.npy".to_owned(), row)], "{dir}: {answer}");
+                assert_eq!(answer["hits"][0]["distance"], 0.0);
+            }
+        }
+        mount.put(&format!("{dir}/a.f32"), &vectors[0]);
+        mount.put(&format!("{dir}/b.f32"), &vectors[0]);
+        assert_eq!(mount.attribute(&format!("{dir}/a.f32"), "user.vexfs.distance.b.f32"), "0");
+    }
+}
+
+#[test]
 fn ties_are_broken_by_path_then_row() {
     let mount = Mount::new();
     for dir in ["docs", "docs/b"] {
