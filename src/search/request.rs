@@ -12,12 +12,15 @@ use crate::{Error, Result};
 /// Hits that are returned when the request does not say how many.
 pub const DEFAULT_K: u32 = 10;
 
+/// Largest `ef`.
+pub const MAX_EF: u32 = 10_000;
+
 /// How to search; `None` means the collection's own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// How many hits, 1..=`max_k`.
     pub k: Option<u32>,
-    /// Candidates considered by the graph, 1..=10000; raised to `k`.
+    /// Candidates considered by the graph, 1..=[`MAX_EF`]; raised to `k`.
     pub ef: Option<u32>,
     /// Share of the true neighbours to find, above 0 and up to 1. Not together with `ef` or `exact`.
     pub recall: Option<f64>,
@@ -169,7 +172,7 @@ impl Options {
         (max, text): (Option<f32>, Option<&str>),
         limits: &RequestLimits,
     ) -> Result<Self> {
-        let (k, ef) = (count("k", k, limits.max_k)?, count("ef", ef, limits.max_k)?);
+        let (k, ef) = (count("k", k, limits.max_k)?, count("ef", ef, MAX_EF)?);
         let condition = text.map(condition::parse).transpose()?.map(Arc::new);
         let options = Self { k, ef, recall, exact, max, condition, explain: false };
         options.check(limits)?;
@@ -183,11 +186,11 @@ impl Options {
     /// [`Error::TooLarge`] above a limit, [`Error::Request`] for zero, a `max` that is not a number, a `recall`
     /// that is no share, or one together with `ef` or `exact`.
     pub fn check(&self, limits: &RequestLimits) -> Result<()> {
-        for (name, value) in [("k", self.k), ("ef", self.ef)] {
+        for (what, value, limit) in [("k", self.k, limits.max_k), ("ef", self.ef, MAX_EF)] {
             match value {
-                Some(0) => return Err(Error::Request(format!("{name} is 0, want at least 1"))),
-                Some(value) if name == "k" && value > limits.max_k => {
-                    return Err(Error::TooLarge { what: "k", got: value.into(), limit: limits.max_k.into() });
+                Some(0) => return Err(Error::Request(format!("{what} is 0, want at least 1"))),
+                Some(value) if value > limit => {
+                    return Err(Error::TooLarge { what, got: value.into(), limit: limit.into() });
                 }
                 _ => {}
             }
@@ -477,6 +480,15 @@ mod tests {
     }
 
     #[test]
+    fn the_widest_walk_is_allowed_and_no_wider_one() {
+        assert!(parse(r#"{"vector":[1],"ef":10000}"#).is_ok());
+        let element = |text| Options::parse_element(text).unwrap().check(&LIMITS);
+        assert!(element("@ef=10000").is_ok());
+        let error = element("@ef=10001").unwrap_err();
+        assert_eq!(error.to_string(), "ef 10001, the limit is 10000");
+    }
+
+    #[test]
     fn recall_is_read_in_both_json_forms() {
         for line in [
             r#"{"vector":[1],"recall":0.95,"exact":false}"#,
@@ -519,6 +531,11 @@ mod tests {
             (r#"{"dtype":"f32","rows":1,"dim":4,"recall":2}"#, "recall is 2, want"),
             (r#"{"vector":[1],"k":101}"#, "k 101, the limit is 100"),
             (r#"{"vector":[1],"k":99999999999}"#, "k 99999999999, the limit is 100"),
+            (r#"{"vector":[1],"ef":0}"#, "ef is 0"),
+            (r#"{"vector":[1],"ef":10001}"#, "ef 10001, the limit is 10000"),
+            (r#"{"vector":[1],"ef":4294967295}"#, "ef 4294967295, the limit is 10000"),
+            (r#"{"vector":[1],"ef":99999999999}"#, "ef 99999999999, the limit is 10000"),
+            (r#"{"dtype":"f32","rows":1,"dim":4,"ef":10001}"#, "ef 10001, the limit is 10000"),
             (r#"{"vector":[1,2,3,4,5,6,7,8,9]}"#, "dimension 9, the limit is 8"),
             (r#"{"dtype":"f32","rows":0,"dim":4}"#, "0 rows x dim 4"),
             (r#"{"dtype":"c64","rows":1,"dim":4}"#, "c64"),
