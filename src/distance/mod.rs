@@ -141,6 +141,14 @@ pub(crate) fn cosine_f64(a: &[f32], b: &[f32]) -> f32 {
     distance
 }
 
+/// The Euclidean distance in double precision. For vectors so near that the square leaves the range of f32.
+pub(crate) fn l2_f64(a: &[f32], b: &[f32]) -> f32 {
+    let squares = a.iter().zip(b).map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2));
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
+    let distance = squares.sum::<f64>().sqrt() as f32;
+    distance
+}
+
 /// Name of the variant in use: `avx512`, `avx2`, `neon` or `scalar`.
 #[must_use]
 pub fn variant() -> &'static str {

@@ -3,8 +3,8 @@
 //! The index knows row numbers, vectors and distances. It does not know what a file or a collection is: the
 //! vectors come from a [`VectorSource`], and what may be returned is decided by the caller's `accept`.
 //!
-//! Inside the index a distance is the metric's *key*: the squared distance for L2 (same order, no root);
-//! `Metric::finish` turns keys into the reported distance.
+//! Inside the index a distance is the metric's *key*: the squared distance for L2 (same order, no root).
+//! [`Query::distance`] turns keys into the reported distance.
 
 mod centers;
 mod codec;
@@ -76,6 +76,9 @@ pub struct Neighbor {
     pub key: f32,
 }
 
+/// Squared distances below it may have lost digits of their terms.
+const TINY: f32 = 1e-30;
+
 /// Above the key that rounding leaves of equal vectors under cosine.
 const NEARLY_SAME: f32 = 1e-6;
 
@@ -102,7 +105,8 @@ impl<'a> Query<'a> {
     }
 
     /// Distance key of `row`, `None` if the row is gone: the squared distance for L2, the negated dot product for
-    /// Ip, and 1 - cos within 0..=2 for Cosine, exactly 0 for an equal vector. Never NaN. `scratch` has
+    /// Ip, and 1 - cos within 0..=2 for Cosine, exactly 0 for an equal vector. Never NaN. Squared distances below
+    /// 1e-30, for which f32 lacks digits, are all 0: [`distance`](Self::distance) tells such rows apart. `scratch` has
     /// [`VectorSource::dim`] elements.
     ///
     /// # Panics
@@ -112,7 +116,10 @@ impl<'a> Query<'a> {
     pub fn key<S: VectorSource + ?Sized>(&self, source: &S, row: RowId, scratch: &mut [f32]) -> Option<f32> {
         let vector = source.vector(row, scratch)?;
         let key = match self.metric {
-            Metric::L2 => distance::l2_squared(self.vector, vector),
+            Metric::L2 => match distance::l2_squared(self.vector, vector) {
+                key if key < TINY => 0.0,
+                key => key,
+            },
             // Not `-dot`: orthogonal vectors have the key 0, not -0.
             Metric::Ip => 0.0 - distance::dot(self.vector, vector),
             Metric::Cosine => {
@@ -131,6 +138,22 @@ impl<'a> Query<'a> {
         };
         // A dot product that overflows in both directions has no value; such a row is as far as can be.
         Some(if key.is_nan() { f32::INFINITY } else { key })
+    }
+
+    /// The distance, as the metric's name says, of a row whose key is known.
+    #[inline]
+    pub fn distance<S: VectorSource + ?Sized>(
+        &self,
+        source: &S,
+        neighbor: Neighbor,
+        scratch: &mut [f32],
+    ) -> f32 {
+        match self.metric {
+            Metric::L2 if neighbor.key == 0.0 => source
+                .vector(neighbor.row, scratch)
+                .map_or(0.0, |vector| distance::l2_f64(self.vector, vector)),
+            Metric::L2 | Metric::Ip | Metric::Cosine => self.metric.finish(neighbor.key),
+        }
     }
 }
 
@@ -171,6 +194,19 @@ mod tests {
         // What is not equal is told as it is computed.
         assert!(key(Metric::Cosine, &[1.0, 0.0], &[1.0, 1e-3]) > 0.0);
         assert_eq!(key(Metric::Cosine, &[0.0, 1.0], &[-0.0, 1.0]), 0.0);
+    }
+
+    #[test]
+    fn vectors_too_near_for_the_square_tie_by_key_and_have_a_distance() {
+        for (x, y) in [(3e-25f32, 4e-25f32), (3e-23, 4e-23), (3e-17, 4e-17), (3e-14, 4e-14), (0.0, 1e-45)] {
+            let matrix = Matrix::new(3, vec![7.0, x, y]);
+            let query = Query::new(Metric::L2, &[7.0, 0.0, 0.0]);
+            let key = query.key(&matrix, RowId(0), &mut []).unwrap();
+            let want = (f64::from(x).powi(2) + f64::from(y).powi(2)).sqrt();
+            let got = query.distance(&matrix, Neighbor { row: RowId(0), key }, &mut []);
+            assert!((f64::from(got) / want - 1.0).abs() < 1e-6, "{got:e}, want {want:e}");
+            assert_eq!(key == 0.0, want < 1e-15, "{key:e}");
+        }
     }
 
     #[test]

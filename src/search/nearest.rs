@@ -360,12 +360,18 @@ pub fn nearest(
     let pending =
         if wants_graph && graph.is_some_and(|graph| graph.hnsw.is_damaged()) { total } else { pending };
     let mut near = Vec::with_capacity(neighbors.len());
-    let found = neighbors.iter().filter_map(|&neighbor| search.resolve(neighbor));
+    let row = &mut context.scratch.row;
+    row.resize(vector.len(), 0.0);
+    let found = neighbors.iter().filter_map(|&neighbor| search.resolve(neighbor, row));
     near.extend(
         found
             .filter(|near| exclude != Some((near.file, near.index)))
             .filter(|near| options.max.is_none_or(|max| near.distance <= max)),
     );
+    // Where keys tie, distances may yet differ.
+    if !near.is_sorted_by(|a, b| a.distance <= b.distance) {
+        near.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row)));
+    }
     Ok(Found { near, way, walked_in_vain, pending, explained, unknown: Vec::new() })
 }
 
@@ -482,14 +488,15 @@ struct Search<'a> {
 
 impl Search<'_> {
     #[inline(never)]
-    fn resolve(&self, neighbor: Neighbor) -> Option<Near> {
-        let found = self.rows.snapshot.reader.row(neighbor.row)?;
+    fn resolve(&self, neighbor: Neighbor, scratch: &mut [f32]) -> Option<Near> {
+        let reader = &self.rows.snapshot.reader;
+        let found = reader.row(neighbor.row)?;
         Some(Near {
             file: found.file.number(),
             multi: found.file.rows() > 1,
             index: found.index,
             row: neighbor.row,
-            distance: self.query.metric.finish(neighbor.key),
+            distance: self.query.distance(reader, neighbor, scratch),
         })
     }
 

@@ -15,7 +15,7 @@ use crate::collection::{Allowed, Collection, FileNumber, Filter};
 use crate::distance::{self, Metric};
 use crate::format;
 use crate::index::flat::Matrix;
-use crate::index::{Query, RowId};
+use crate::index::{Neighbor, Query, RowId};
 use crate::metrics::SearchKind;
 use crate::namespace::{Ino, Inode, Kind};
 use crate::search::explain::Explained;
@@ -167,9 +167,11 @@ impl Volume {
         }
         let (mut a, mut b) = (vec![0.0; file.dim() as usize], vec![0.0; file.dim() as usize]);
         let other = Matrix::new(to.dim() as usize, to.sound_row(to_row.into(), &mut b)?.to_vec());
-        let key = Query::new(metric, file.sound_row(row.into(), &mut a)?).key(&other, RowId(0), &mut []);
+        let query = Query::new(metric, file.sound_row(row.into(), &mut a)?);
+        let key = query.key(&other, RowId(0), &mut []).unwrap_or(f32::INFINITY);
+        let distance = query.distance(&other, Neighbor { row: RowId(0), key }, &mut []);
         file.bytes().check_read().and(to.bytes().check_read())?;
-        Ok(metric.finish(key.unwrap_or(f32::INFINITY)))
+        Ok(distance)
     }
 
     /// The vector file version behind `ino`, its metric, and the row meant.

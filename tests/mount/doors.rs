@@ -517,6 +517,37 @@ fn a_copy_is_at_no_distance_whichever_way_it_is_found() {
 }
 
 #[test]
+fn vectors_that_are_nearer_than_f32_has_squares_for_have_their_distance_and_rank() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    configure(&mount, "docs", "[collection]\nmetric = \"l2\"\n");
+    mount.put("docs/origin.f32", &[1.0, 0.0]);
+    mount.put("docs/z.f32", &[1.0, 3e-25]);
+    for name in ["b", "copy"] {
+        mount.put(&format!("docs/{name}.f32"), &[1.0, if name == "b" { 1e-22 } else { 0.0 }]);
+    }
+    mount.put("docs/a.f32", &[1.0, 2e-16]);
+    mount.put("docs/far.f32", &[1.0, 1e-3]);
+    let want = [("copy.f32", 0.0), ("z.f32", 3e-25), ("b.f32", 1e-22), ("a.f32", 2e-16), ("far.f32", 1e-3)];
+    for k in 1..=5 {
+        for request in [json!({"like": "origin.f32", "k": k}), json!({"vector": [1, 0], "k": k + 1})] {
+            let answer = mount.ask_json("docs", &request);
+            let mut hits = answer["hits"].as_array().unwrap().clone();
+            hits.retain(|hit| hit["path"] != "origin.f32");
+            for (hit, (path, distance)) in hits.iter().zip(want) {
+                let told = hit["distance"].as_f64().unwrap();
+                assert!(hit["path"] == path && (told - distance).abs() <= distance * 1e-6, "{answer}");
+            }
+            assert_eq!(hits.len(), k);
+        }
+    }
+    let near = mount.ask_json("docs", &json!({"like": "origin.f32", "max": 1e-23}));
+    assert_eq!(near["hits"].as_array().unwrap().len(), 2, "{near}");
+    let told: f64 = mount.attribute("docs/origin.f32", "user.vexfs.distance.b.f32").parse().unwrap();
+    assert!((told / 1e-22 - 1.0).abs() < 1e-6, "{told}");
+}
+
+#[test]
 fn ties_are_broken_by_path_then_row() {
     let mount = Mount::new();
     for dir in ["docs", "docs/b"] {
