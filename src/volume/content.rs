@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::Volume;
 use super::ingest::Why;
 use super::open_files::{OpenBlob, OpenFile};
-use crate::namespace::{Content, Ino, Inode, Mark};
+use crate::namespace::{Content, Ino, Inode, Kind, Mark};
 use crate::store::{BlobId, BlobMap};
 use crate::{Error, Result};
 
@@ -304,6 +304,10 @@ impl Volume {
         let mut txn = self.begin_repair();
         match self.names.inode(ino) {
             Ok(inode) => {
+                if inode.kind == Kind::Directory {
+                    // Whoever asked the open directory about its collection has made one.
+                    self.directory_removed(&mut txn, ino);
+                }
                 self.release_content(&mut txn, ino, inode.content);
                 self.names.destroy(&mut txn.batch, &inode)?;
             }

@@ -203,7 +203,7 @@ impl Volume {
         if !frozen {
             volume.snapshots.hold(&volume.store)?;
             volume.store.sweep()?;
-            volume.recover(torn, found.damaged)?;
+            volume.recover(torn, found)?;
         }
         if volume.read_only.is_none() {
             volume.store.upgrade()?;

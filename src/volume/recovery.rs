@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Volume;
-use super::ingest::{Damaged, Why};
+use super::ingest::{Found, Why};
 use crate::catalog::{Catalog, Table};
 use crate::namespace::{Content, Ino, Inode, Kind, Mark, Namespace, Time};
 use crate::store::Store;
@@ -57,10 +57,13 @@ fn blob_len(store: &Store, inode: &Inode) -> Result<Option<u64>> {
 
 impl Volume {
     /// Finishes what the last run left: orphans go, content that was being written is settled as it is.
-    pub(super) fn recover(&self, torn: Vec<Ino>, damaged: Damaged) -> Result<()> {
+    pub(super) fn recover(&self, torn: Vec<Ino>, found: Found) -> Result<()> {
         let mut batch = self.catalog.batch();
-        for (key, member) in damaged {
+        for (key, member) in found.damaged {
             batch.put(Table::Vectors, key, member);
+        }
+        for key in found.stray {
+            batch.remove(Table::Collections, key);
         }
         batch.remove(Table::Meta, CLEAN);
         self.commit_batch(batch)?;

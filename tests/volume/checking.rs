@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use vexfs::Error;
 use vexfs::catalog::{Batch, Catalog, Table};
+use vexfs::volume::XattrMode;
 use vexfs::volume::check::{Fate, Repair, Report, fsck};
 
 use crate::support::*;
@@ -393,4 +394,23 @@ fn a_journal_whose_last_commits_lost_a_part_is_as_sound_to_fsck_as_it_is_to_open
         assert_eq!(torn.get("kept").unwrap(), b"was synced");
         assert!(torn.stat("lost").map_or(true, |attr| attr.size == 0));
     }
+}
+
+#[test]
+fn a_configuration_without_a_directory_does_not_keep_the_store_from_opening() {
+    let (store, known) = closed();
+    let fs = Fs::on(store);
+    let docs = fs.ino("docs").unwrap();
+    fs.volume.setxattr(&ROOT, docs, b"user.vexfs.recall", b"0.9", XattrMode::Either).unwrap();
+    let store = fs.shut();
+    let catalog = Catalog::open(&store.path().join("catalog")).unwrap();
+    let record = catalog.get(Table::Collections, &key(&[known.docs], b"")).unwrap().unwrap().to_vec();
+    drop(catalog);
+    tamper(store.path(), |batch| {
+        for nowhere in [1 << 40, known.note] {
+            batch.put(Table::Collections, key(&[nowhere], b""), &record);
+        }
+    });
+    // Opened and closed it is sound again, which `reopen` checks.
+    assert_rest(&Fs::on(store).reopen(), &[]);
 }

@@ -268,3 +268,25 @@ fn a_new_vector_file_that_was_written_and_not_closed_is_settled_after_a_kill() {
     assert_eq!(attribute("v.f32", b"user.vexfs.dim"), "16");
     assert_eq!(attribute("empty.f32", b"user.vexfs.status"), "invalid: empty file");
 }
+
+#[test]
+fn a_removed_directory_that_is_open_takes_no_configuration() {
+    let fs = Fs::new();
+    let configure = |dir| fs.volume.setxattr(&ROOT, dir, b"user.vexfs.recall", b"0.95", XattrMode::Either);
+    for parent in ["", "top/"] {
+        let path = format!("{parent}d");
+        fs.mkdir(&path).unwrap();
+        let dir = fs.ino(&path).unwrap();
+        let config = fs.open(&format!("{path}/.vexfs/config"), TRUNCATE).unwrap();
+        fs.volume.write(&ROOT, config, 0, b"[index]\nrecall = 0.9\n").unwrap();
+        let open = fs.volume.open_dir(&ROOT, dir).unwrap();
+        fs.rmdir(&path).unwrap();
+        assert!(matches!(error(configure(dir)), Error::NotFound));
+        assert!(matches!(error(fs.volume.flush(&ROOT, config)), Error::NotFound));
+        assert_eq!(fs.volume.getxattr(&ROOT, dir, b"user.vexfs.count").unwrap(), b"0");
+        fs.volume.release(config).unwrap();
+        fs.volume.release_dir(open);
+        fs.mkdir("top").ok();
+    }
+    assert_eq!(fs.reopen().list(""), ["top"]);
+}

@@ -17,10 +17,13 @@ impl Volume {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`](crate::Error::Config) when dimension or metric of a collection with vectors would change.
+    /// [`Error::Config`](crate::Error::Config) when dimension or metric of a collection with vectors would change;
+    /// `NotFound` for a directory that was removed and is still open.
     pub(in crate::volume) fn configure(&self, dir: Ino, schema: Schema) -> Result<()> {
         // Everything below may be settled anew: nobody else changes names or content meanwhile.
         let _all = self.names.lock_all();
+        // Its record would outlive it.
+        self.names.directory(dir)?;
         let root = self.collection_root(dir)?;
         let mut txn = self.begin()?;
         if root == dir {

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 
 pub(super) use groups::{GroupKey, Groups};
-pub(super) use restore::{Damaged, Found, ino_at, vector_contents};
+pub(super) use restore::{Found, ino_at, vector_contents};
 pub(super) use settle::{Why, last_row};
 
 use crate::Error;

@@ -10,7 +10,7 @@ use crate::catalog::{Catalog, Table};
 use crate::collection::{Collection, RowBytes, VectorFile};
 use crate::format::{Layout, record};
 use crate::index::RowId;
-use crate::namespace::{Content, Ino, Namespace};
+use crate::namespace::{Content, Ino, Inode, Namespace};
 use crate::{Error, Result};
 
 /// What the members of one volume share while they are put back.
@@ -22,6 +22,9 @@ struct Restored {
     damaged: Damaged,
 }
 
+/// Keys of records of collections whose directory is gone.
+pub(in crate::volume) type Stray = Vec<[u8; 8]>;
+
 /// Keys and records of members whose vectors cannot be read, as the catalog is to have them: the next open may not
 /// look again.
 pub(in crate::volume) type Damaged = Vec<([u8; 16], Vec<u8>)>;
@@ -31,6 +34,8 @@ pub(in crate::volume) type Damaged = Vec<([u8; 16], Vec<u8>)>;
 pub(in crate::volume) struct Found {
     /// Members whose vectors cannot be read.
     pub(in crate::volume) damaged: Damaged,
+    /// Collections without a directory, which are not put back.
+    pub(in crate::volume) stray: Stray,
     /// Collections whose graph's checkpoint is not used, and why.
     pub(in crate::volume) without_graph: Vec<(Ino, Error)>,
 }
@@ -46,9 +51,19 @@ impl Vectors {
         index_dir: &Path,
         verify: bool,
     ) -> Result<Found> {
+        let mut stray = Stray::new();
         for pair in catalog.scan(Table::Collections, &[], None) {
             let (key, value) = pair?;
-            self.restore_collection(names, ino_at(&key, 0)?, record::decode("collections", &value)?)?;
+            let root = ino_at(&key, 0)?;
+            match names.directory(root) {
+                Ok(dir) => self.restore_collection(&dir, record::decode("collections", &value)?),
+                // One record too many must not keep the store from being mounted.
+                Err(error @ (Error::NotFound | Error::NotDirectory)) => {
+                    tracing::error!(root = root.0, %error, "a collection without a directory is left out");
+                    stray.push(root.0.to_be_bytes());
+                }
+                Err(error) => return Err(error),
+            }
         }
         let mut restored = Restored::default();
         for pair in catalog.scan(Table::Vectors, &[], None) {
@@ -66,16 +81,16 @@ impl Vectors {
                 without_graph.push((root, error));
             }
         }
-        Ok(Found { damaged: restored.damaged, without_graph })
+        Ok(Found { damaged: restored.damaged, stray, without_graph })
     }
 
-    fn restore_collection(&self, names: &Namespace, root: Ino, entry: CollectionRecord) -> Result<()> {
-        if entry.schema.is_some() && root != Ino::ROOT && names.inode(root)?.parent != Ino::ROOT {
+    fn restore_collection(&self, dir: &Inode, entry: CollectionRecord) {
+        let root = dir.ino;
+        if entry.schema.is_some() && root != Ino::ROOT && dir.parent != Ino::ROOT {
             self.nest(root);
         }
         let collection = Collection::new(root.0, entry.schema.unwrap_or_default(), entry.numbering);
         self.collections.insert(root, Arc::new(collection));
-        Ok(())
     }
 
     fn restore_member(
