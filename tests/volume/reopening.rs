@@ -290,3 +290,35 @@ fn a_removed_directory_that_is_open_takes_no_configuration() {
     }
     assert_eq!(fs.reopen().list(""), ["top"]);
 }
+
+#[test]
+fn a_directory_with_a_configuration_stays_a_collection_wherever_it_is_moved() {
+    let mut fs = Fs::new();
+    for dir in ["plain", "own", "top"] {
+        fs.mkdir(dir).unwrap();
+        fs.put(&format!("{dir}/v.f32"), &pattern(64, 1));
+    }
+    let own = fs.ino("own").unwrap();
+    // A configuration like the default is one.
+    fs.volume.setxattr(&ROOT, own, b"user.vexfs.recall", b"0.95", XattrMode::Either).unwrap();
+    let count = |fs: &Fs, path: &str| {
+        let value = fs.volume.getxattr(&ROOT, fs.ino(path).unwrap(), b"user.vexfs.count").unwrap();
+        String::from_utf8(value.to_vec()).unwrap()
+    };
+    fs.rename("plain", "top/plain").unwrap();
+    fs.rename("own", "top/own").unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            (count(&fs, "top"), count(&fs, "top/plain"), count(&fs, "top/own")),
+            ("2".into(), "2".into(), "1".into())
+        );
+        fs = fs.reopen();
+    }
+    fs.rename("top/own", "own").unwrap();
+    fs = fs.reopen();
+    fs.rename("own", "top/plain/own").unwrap();
+    for _ in 0..2 {
+        assert_eq!((count(&fs, "top"), count(&fs, "top/plain/own")), ("2".into(), "1".into()));
+        fs = fs.reopen();
+    }
+}

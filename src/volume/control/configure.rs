@@ -82,8 +82,8 @@ impl Volume {
             Err(error) => return Err(error),
         };
         let moved_down = inode.parent != Ino::ROOT;
-        let own = self.vectors.existing(dir).map(|own| own.schema());
-        if moved_down && own.is_some_and(|schema| *schema != Schema::default()) {
+        // As opening the volume decides.
+        if moved_down && self.collection_record(dir.0)?.schema.is_some() {
             // It brings its configuration along and stays a collection of its own.
             self.vectors.nest(dir);
         } else {

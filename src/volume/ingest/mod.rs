@@ -94,9 +94,9 @@ enum MemberState {
 
 /// Record of a collection in the catalog, under its directory.
 #[derive(Debug, Default, bincode::Encode, bincode::Decode)]
-struct CollectionRecord {
+pub(super) struct CollectionRecord {
     /// The configuration, where one was written.
-    schema: Option<Schema>,
+    pub(super) schema: Option<Schema>,
     /// See [`Collection::numbering`].
     numbering: u64,
 }

@@ -304,14 +304,18 @@ impl Volume {
 
     /// Stages a collection's record.
     pub(in crate::volume) fn put_collection(&self, txn: &mut Txn<'_>, collection: &Collection) -> Result<()> {
-        let key = collection.root().to_be_bytes();
-        let before: CollectionRecord = match self.catalog.get(Table::Collections, &key)? {
-            Some(bytes) => record::decode("collections", &bytes)?,
-            None => CollectionRecord::default(),
-        };
+        let before = self.collection_record(collection.root())?;
         let entry = CollectionRecord { numbering: collection.numbering(), ..before };
-        txn.batch.put(Table::Collections, key, record::encode(&entry));
+        txn.batch.put(Table::Collections, collection.root().to_be_bytes(), record::encode(&entry));
         Ok(())
+    }
+
+    /// A collection's record, by the number of its directory.
+    pub(in crate::volume) fn collection_record(&self, root: u64) -> Result<CollectionRecord> {
+        match self.catalog.get(Table::Collections, &root.to_be_bytes())? {
+            Some(bytes) => record::decode("collections", &bytes),
+            None => Ok(CollectionRecord::default()),
+        }
     }
 
     /// Stages a collection's record with a configuration.
