@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -296,6 +297,40 @@ fn whoever_may_write_the_root_may_take_and_drop() {
             .status
             .success()
     );
+}
+
+#[test]
+fn a_directory_that_is_closed_while_too_many_searches_wait_does_not_stay_open() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    let mut random = Random(11);
+    let rows: Vec<_> = (0..4000).map(|_| random.vector(64)).collect();
+    fs::write(mount.path("docs/rows.npy"), npy(&rows)).unwrap();
+    let control = take(&mount, "s").join("docs/.vexfs");
+    let open: Vec<_> = (0..20).map(|_| File::open(&control).unwrap()).collect();
+    let mut request = b"{\"dtype\":\"f32\",\"rows\":400,\"dim\":64,\"k\":3}\n".to_vec();
+    request.extend(rows[..400].iter().flat_map(|row| f32_bytes(row)));
+    // More than the threads of the search pool and its queue have room for.
+    let room = 65 * std::thread::available_parallelism().unwrap().get().max(2);
+    let asking: Vec<_> = (0..room + 60).map(|_| mount.query_file("docs")).collect();
+    asking.iter().for_each(|mut query| query.write_all(&request).unwrap());
+    let refused = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for query in &asking {
+            scope.spawn(|| {
+                while let Err(error) = query.read_at(&mut [0; 8], 0) {
+                    assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+                    refused.store(true, Ordering::Relaxed);
+                    std::thread::yield_now();
+                }
+            });
+        }
+        crate::harness::wait_for("a search to be refused", || refused.load(Ordering::Relaxed));
+        drop(open);
+    });
+    crate::harness::wait_for("the snapshot to be in use no longer", || {
+        fs::remove_dir(mount.path(".vexfs/snapshots/s")).is_ok()
+    });
 }
 
 /// Bytes that blobs below a directory take of the disk.
