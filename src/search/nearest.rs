@@ -118,8 +118,8 @@ pub enum Way {
 /// The nearest rows of a collection.
 #[derive(Debug)]
 pub struct Found {
-    /// Nearest first, then by row. There may be more than `k`, with ties at the end among others: the caller, who
-    /// knows paths, cuts.
+    /// In order of their keys, then of their rows. There may be more than `k`, with ties at the end among others: the
+    /// caller, who knows paths, sorts and cuts.
     pub near: Vec<Near>,
     /// How they were found.
     pub way: Way,
@@ -368,10 +368,6 @@ pub fn nearest(
             .filter(|near| exclude != Some((near.file, near.index)))
             .filter(|near| options.max.is_none_or(|max| near.distance <= max)),
     );
-    // Where keys tie, distances may yet differ.
-    if !near.is_sorted_by(|a, b| a.distance <= b.distance) {
-        near.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row)));
-    }
     Ok(Found { near, way, walked_in_vain, pending, explained, unknown: Vec::new() })
 }
 
