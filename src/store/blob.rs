@@ -24,7 +24,7 @@ use super::damage::DamageLog;
 use super::directory::{create_file, make_dir, open_file, sync_dir};
 use super::sums::{Made, Sums};
 use super::watch::Watch;
-use super::{BlobId, io as store_error};
+use super::{BlobId, BlobSums, io as store_error};
 use crate::{Error, Result};
 
 /// Bytes copied at once where the kernel cannot copy by itself.
@@ -203,8 +203,9 @@ impl Blobs {
         let too_large =
             Error::TooLarge { what: "blob to be mapped, bytes", got: len, limit: isize::MAX as u64 };
         let len = usize::try_from(len).ok().filter(|&len| isize::try_from(len).is_ok()).ok_or(too_large)?;
-        // SAFETY: callers map sealed blobs only, which nobody writes or shortens any more, and the store
-        // directory keeps other users out. Removing the file leaves the mapping valid.
+        // SAFETY: callers map sealed blobs only, or what they are about to seal, with its inode locked and not where
+        // the kernel has had it to write: nobody writes or shortens them any more, and the store directory keeps other
+        // users out. Removing the file leaves the mapping valid.
         let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(store_error)?;
         let watch = Watch::over(map.as_ptr(), map.len(), false);
         Ok(map_of(Some(watch), Some(map)))
@@ -219,11 +220,11 @@ impl Blobs {
         Sums::read(&self.sums_path(id), id)
     }
 
-    pub(super) fn seal(&self, id: BlobId, bytes: &[u8]) -> Result<()> {
+    pub(super) fn seal(&self, id: BlobId, BlobSums { sums, len }: &BlobSums) -> Result<()> {
         // By another name first: those of a blob at rest stay until these are there.
         let path = self.sums_path(id);
         let new = path.with_extension("sealing");
-        Sums::of(Made::Sealing, bytes).write(&new, id).map_err(store_error)?;
+        Sums::new(Made::Sealing, sums.clone(), *len).write(&new, id).map_err(store_error)?;
         fs::rename(&new, &path).map_err(store_error)?;
         self.note_entry(id);
         Ok(())
@@ -417,7 +418,8 @@ fn read_and_write(source: &File, target: &File, mut at: u64, end: u64) -> io::Re
     Ok(())
 }
 
-/// A blob mapped for reading. The mapped blob must not be written or shrunk any more (a sealed version).
+/// A blob mapped for reading. The mapped blob must not be written or shrunk any more: it is sealed, or is about to be
+/// and nobody writes it meanwhile.
 #[derive(Debug)]
 pub struct BlobMap {
     id: BlobId,
@@ -473,16 +475,30 @@ impl BlobMap {
         }
     }
 
+    /// [`check`](Self::check) of the whole blob, which was read.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn check_sums(&self, read: &BlobSums) -> Result<()> {
+        match &self.sums {
+            Some(sums) => sums.compare(read).map_err(|offset| self.differs(sums, offset)),
+            None => Ok(()),
+        }
+    }
+
     #[cold]
     fn compare(&self, sums: &Sums, from: usize, to: usize) -> Result<()> {
-        sums.check(self.bytes(), from, to).map_err(|offset| {
-            let file = format!("blobs/{}", relative_path(self.id));
-            let what = match self.bytes().len() == sums.len() {
-                true => "the checksum of what begins here does not match".to_owned(),
-                false => format!("{} bytes, want {}", self.bytes().len(), sums.len()),
-            };
-            self.damage.note(Error::Corrupt { file, offset: offset as u64, what })
-        })
+        sums.check(self.bytes(), from, to).map_err(|offset| self.differs(sums, offset))
+    }
+
+    fn differs(&self, sums: &Sums, offset: usize) -> Error {
+        let file = format!("blobs/{}", relative_path(self.id));
+        let what = match self.bytes().len() == sums.len() {
+            true => "the checksum of what begins here does not match".to_owned(),
+            false => format!("{} bytes, want {}", self.bytes().len(), sums.len()),
+        };
+        self.damage.note(Error::Corrupt { file, offset: offset as u64, what })
     }
 }
 

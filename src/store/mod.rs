@@ -36,6 +36,7 @@ mod directory;
 mod handles;
 mod lock;
 mod quarantine;
+mod reading;
 mod rest;
 pub mod rows;
 mod segment;
@@ -58,6 +59,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags};
 use parking_lot::Mutex;
 
 pub use self::blob::BlobMap;
+pub use self::reading::{BlobReader, BlobSums};
 pub use self::rest::{Pages, RestDraft, Rested};
 pub use self::shared::Named;
 pub use self::slots::Slot;
@@ -367,7 +369,16 @@ impl Store {
         self.blobs.clone_blob(id)
     }
 
-    /// Maps a sealed blob for reading.
+    /// Reads a blob, sealed or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] when its file is missing; I/O errors.
+    pub fn read_blob(&self, id: BlobId) -> Result<BlobReader> {
+        BlobReader::new(id, self.blobs.open_blob(id, false)?)
+    }
+
+    /// Maps for reading a blob that is sealed, or about to be: nobody writes it.
     ///
     /// # Errors
     ///
@@ -376,16 +387,16 @@ impl Store {
         self.blobs.map(id).map(Arc::new)
     }
 
-    /// Makes the checksums of a blob that nobody writes any more, from its bytes: whoever maps or reads it from now on
+    /// Gives a blob that nobody writes any more the checksums that were made of it: whoever maps or reads it from now on
     /// [checks](BlobMap::check) it. They are durable with the next [`sync_blob`](Self::sync_blob) of it; before a
     /// commit that relies on the seal is, the caller calls that.
     ///
     /// # Errors
     ///
     /// [`Error::NoSpace`], I/O errors.
-    pub fn seal_blob(&self, id: BlobId, bytes: &[u8]) -> Result<()> {
+    pub fn seal_blob(&self, id: BlobId, sums: &BlobSums) -> Result<()> {
         self.refuse_when_closed()?;
-        self.blobs.seal(id, bytes)
+        self.blobs.seal(id, sums)
     }
 
     /// Keeps an error that is damage for [`damage`](Self::damage). What handles and maps find is kept without that.

@@ -27,7 +27,7 @@ use super::blob::{Blobs, relative_path};
 use super::check::read_up_to;
 use super::directory::sync_dir;
 use super::sums::{CHUNK, Made, Sums};
-use super::{BlobId, Store, io as store_error};
+use super::{BlobId, BlobSums, Store, io as store_error};
 use crate::{Error, Result};
 
 /// Most blobs that are remembered as compared; beyond, all are forgotten and compared again.
@@ -96,6 +96,15 @@ impl Rested {
     /// [`Error::Corrupt`].
     pub fn compare_all(&self, bytes: &[u8]) -> Result<()> {
         self.sums.check(bytes, 0, bytes.len()).map_err(|offset| differs(self.id, offset))
+    }
+
+    /// The same for a blob that was read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`].
+    pub fn compare_sums(&self, read: &BlobSums) -> Result<()> {
+        self.sums.compare(read).map_err(|offset| differs(self.id, offset))
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::BlobId;
+use super::{BlobId, BlobSums};
 
 /// Bytes that one checksum covers.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -42,11 +42,6 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Computes those of `bytes`.
-    pub(super) fn of(made: Made, bytes: &[u8]) -> Self {
-        Self::new(made, bytes.chunks(CHUNK).map(xxh3_64).collect(), bytes.len())
-    }
-
     /// Those that were computed of `len` bytes, chunk by chunk.
     pub(super) fn new(made: Made, sums: Box<[u64]>, len: usize) -> Self {
         let words = sums.len().div_ceil(64);
@@ -134,9 +129,25 @@ impl Sums {
         Ok(())
     }
 
+    /// Compares those of the whole blob as it was read. The error is the offset of the first chunk that differs.
+    pub(super) fn compare(&self, read: &BlobSums) -> Result<(), usize> {
+        if read.len != self.len {
+            return Err(read.len.min(self.len));
+        }
+        let mut read = read.sums.iter().enumerate();
+        match read.find(|&(chunk, &sum)| !self.is_sum(chunk, sum)) {
+            Some((chunk, _)) => Err(chunk * CHUNK),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the chunk of this number is `bytes`, which is known from then on.
     pub(super) fn is_chunk(&self, chunk: usize, bytes: &[u8]) -> bool {
-        let is_sound = self.sums.get(chunk).is_some_and(|&sum| sum == xxh3_64(bytes));
+        self.is_sum(chunk, xxh3_64(bytes))
+    }
+
+    fn is_sum(&self, chunk: usize, sum: u64) -> bool {
+        let is_sound = self.sums.get(chunk).is_some_and(|&known| known == sum);
         if is_sound {
             let bit = 1 << (chunk % 64);
             let before = self.sound[chunk / 64].fetch_or(bit, Ordering::AcqRel);
@@ -158,12 +169,16 @@ fn head(made: Made, id: BlobId) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn sums_of(made: Made, bytes: &[u8]) -> Sums {
+        Sums::new(made, bytes.chunks(CHUNK).map(xxh3_64).collect(), bytes.len())
+    }
+
     #[test]
     fn a_table_comes_back_and_finds_the_chunk_that_differs() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sums");
         let mut bytes: Vec<u8> = (0..3 * CHUNK + 100).map(|i| u8::try_from(i % 251).unwrap()).collect();
-        Sums::of(Made::Rest, &bytes).write(&path, BlobId(7)).unwrap();
+        sums_of(Made::Rest, &bytes).write(&path, BlobId(7)).unwrap();
         let sums = Sums::read(&path, BlobId(7)).unwrap();
         assert!(!sums.known(0, 1));
         assert_eq!(sums.check(&bytes, CHUNK, CHUNK + 1), Ok(()));
@@ -179,10 +194,27 @@ mod tests {
     }
 
     #[test]
+    fn the_chunks_of_a_blob_that_was_read_from_end_to_end_are_known() {
+        let bytes = vec![7; 2 * CHUNK + 100];
+        let sums = sums_of(Made::Rest, &bytes);
+        let read = |at: usize, len: usize| {
+            let mut bytes = bytes[..len].to_vec();
+            bytes[at] ^= 1;
+            BlobSums { sums: bytes.chunks(CHUNK).map(xxh3_64).collect(), len }
+        };
+        assert_eq!(sums.compare(&read(0, 100)), Err(100));
+        assert_eq!(sums.compare(&read(CHUNK + 5, bytes.len())), Err(CHUNK));
+        assert!(!sums.all_known());
+        let same = BlobSums { sums: bytes.chunks(CHUNK).map(xxh3_64).collect(), len: bytes.len() };
+        assert_eq!(sums.compare(&same), Ok(()));
+        assert!(sums.all_known());
+    }
+
+    #[test]
     fn a_damaged_table_and_one_of_another_blob_say_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sums");
-        Sums::of(Made::Sealing, &[7; 100_000]).write(&path, BlobId(7)).unwrap();
+        sums_of(Made::Sealing, &[7; 100_000]).write(&path, BlobId(7)).unwrap();
         assert!(Sums::read(&path, BlobId(8)).is_none());
         let bytes = fs::read(&path).unwrap();
         for at in 0..bytes.len() {

@@ -190,6 +190,11 @@ impl Txn<'_> {
         self.fresh_slots.push(slot);
     }
 
+    /// `id` was made for this transaction and turned out to be of no use: it goes in any case.
+    pub(super) fn gives_up_blob(&mut self, id: BlobId) {
+        self.releases.push(Release::Blob(id));
+    }
+
     /// The vectors of `ino` are read from the blob `id` from this commit on. Until the blob is on disk the file is
     /// marked, so that after a power cut its vectors are made of what is there.
     pub(in crate::volume) fn seals(&mut self, ino: Ino, id: BlobId) {

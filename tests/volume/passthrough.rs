@@ -113,3 +113,47 @@ fn a_snapshot_never_changes_while_the_kernel_writes_the_file_by_itself() {
     drop(views);
     fs.shut();
 }
+
+#[test]
+fn vectors_of_a_file_that_may_still_be_written_unseen_are_read_from_a_copy() {
+    let fs = Fs::new();
+    fs.volume.set_passthrough(true);
+    let status = |path: &str| {
+        let status = fs.volume.getxattr(&ROOT, fs.ino(path).unwrap(), b"user.vexfs.status").unwrap();
+        String::from_utf8(status.to_vec()).unwrap()
+    };
+    let blobs = || {
+        fs.volume.sync().unwrap();
+        let dirs = std::fs::read_dir(fs.store().join("blobs")).unwrap();
+        dirs.flat_map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap())
+            .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "blob"))
+            .count()
+    };
+    let (rows, dim) = (5000_u32, 16_u32);
+    let content: Vec<u8> = [rows, dim]
+        .into_iter()
+        .chain((0..rows * dim).map(|_| 1f32.to_bits()))
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    let end = content.len() as u64 - 4;
+    let nan = f32::NAN.to_le_bytes();
+    for (name, is_valid) in [("sound", true), ("refused", false)] {
+        let before = format!("{name}.bin");
+        fs.put(&before, &content);
+        let opened = fs.volume.open_file(&ROOT, fs.ino(&before).unwrap(), WRITE).unwrap();
+        // As long as it lives, it is as if pages were mapped.
+        let blob = opened.backing.clone().unwrap();
+        if !is_valid {
+            blob.write_all_at(&nan, end).unwrap();
+        }
+        fs.close(opened.handle);
+        let had = blobs();
+        let after = format!("{name}.fbin");
+        fs.rename(&before, &after).unwrap();
+        blob.write_all_at(&nan, end).unwrap();
+        assert_eq!(status(&after).starts_with("invalid: row 4999"), !is_valid, "{}", status(&after));
+        assert_eq!(fs.get(&after).unwrap() == content, is_valid);
+        assert_eq!(blobs(), had, "what is not used is given up");
+    }
+    fs.shut();
+}

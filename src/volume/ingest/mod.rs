@@ -12,6 +12,7 @@
 
 pub(super) mod check;
 mod groups;
+mod reading;
 mod restore;
 mod settle;
 mod unreadable;

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::reading::{Check, Reading};
 use super::{Change, CollectionRecord, GroupKey, Member, MemberRecord, MemberState, Problem, State, number};
 use crate::catalog::Table;
 use crate::collection::{Collection, OnInvalid, RowBytes, Schema, VectorFile};
-use crate::distance::Metric;
 use crate::format::{self, Dtype, FileKind, Layout, record};
 use crate::index::RowId;
 use crate::namespace::{Content, Ino, Inode, Kind, Link};
-use crate::store::{SLOT_MAX, Slot};
+use crate::store::{BlobId, SLOT_MAX, Slot};
 use crate::volume::content::missing_inline;
 use crate::volume::{Txn, Volume};
 use crate::{Error, Result};
@@ -233,49 +233,90 @@ impl Volume {
                 let layout = check.layout(kind, slot.bytes())?;
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
             }
-            Content::Blob { id, sealed } => {
+            Content::Blob { id, sealed: true } if kind != FileKind::Text => {
+                let Reading { layout, sums } = self.read_through(id, true, kind, &check)?;
                 let map = self.store.map_blob(id)?;
-                if sealed {
-                    map.check(0, map.bytes().len())?;
-                } else if let Some(rested) = self.store.rested(id) {
-                    let compared = rested.compare_all(map.bytes());
-                    map.check_read().and(compared).map_err(|error| self.store.note_damage(error))?;
-                }
-                if kind == FileKind::Text {
-                    let prepared = self.prepare_text(txn, inode.ino, map.bytes(), &check);
-                    return map.check_read().and(prepared);
-                }
-                let layout = check.layout(kind, map.bytes());
-                // A page that cannot be read looks like zeros.
-                map.check_read()?;
+                sums.map_or(Ok(()), |sums| map.check_sums(&sums))?;
                 let layout = layout?;
-                if map.bytes().len() <= SLOT_MAX && !sealed {
-                    let slot = self.write_slot(txn, inode.ino, map.bytes())?;
-                    map.check_read()?;
-                    self.release_content(txn, inode.ino, inode.content);
-                    inode.content = Content::Slot(slot.at());
-                    return Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) });
-                }
-                let own = self.blob_to_seal(txn, id)?;
-                let map = if own == id { map } else { self.store.map_blob(own)? };
-                if own != id {
-                    // What was checked may have changed before it was copied.
-                    check.layout(kind, map.bytes())?;
-                    self.keep_promise_in_blob(inode.ino, own, &self.store.open_blob(own)?)?;
-                    self.release_content(txn, inode.ino, inode.content);
-                }
-                if own != id || !sealed {
-                    self.store.seal_blob(own, map.bytes())?;
-                    // The checksums are not on disk yet, whether the bytes are or not, and every commit that is made
-                    // durable from here on may rely on them.
-                    self.unsynced.note(own);
-                    self.unsynced.seal(own);
-                }
-                txn.seals(inode.ino, own);
-                inode.content = Content::Blob { id: own, sealed: true };
+                txn.seals(inode.ino, id);
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Blob(map) })
             }
+            Content::Blob { id, .. } if kind != FileKind::Text && inode.size <= SLOT_MAX as u64 => {
+                // Read once: what is checked is what is kept, whoever may still write the blob through mapped pages.
+                let bytes = self.store.read_blob(id)?.head(SLOT_MAX)?;
+                if let Some(rested) = self.store.rested(id) {
+                    rested.compare_all(&bytes).map_err(|error| self.store.note_damage(error))?;
+                }
+                let layout = check.layout(kind, &bytes)?;
+                let slot = self.write_slot(txn, inode.ino, &bytes)?;
+                self.release_content(txn, inode.ino, inode.content);
+                inode.content = Content::Slot(slot.at());
+                Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
+            }
+            Content::Blob { id, sealed } => {
+                let own = if sealed { id } else { self.blob_to_seal(txn, id)? };
+                let prepared = match kind {
+                    FileKind::Text => self.prepare_text_blob(txn, inode.ino, (own, sealed), &check),
+                    _ => self.prepare_blob(txn, inode, own, kind, &check),
+                };
+                if own != id && inode.content != (Content::Blob { id: own, sealed: true }) {
+                    txn.gives_up_blob(own);
+                }
+                prepared
+            }
         }
+    }
+
+    /// [`prepare`](Self::prepare) of what is sealed now: the blob `own`, a file's content or a copy of it that nobody
+    /// else writes.
+    fn prepare_blob(
+        &self,
+        txn: &mut Txn<'_>,
+        inode: &mut Inode,
+        own: BlobId,
+        kind: FileKind,
+        check: &Check,
+    ) -> Result<Prepared> {
+        let rested = self.store.rested(own);
+        let Reading { layout, sums } = self.read_through(own, rested.is_some(), kind, check)?;
+        if let (Some(rested), Some(sums)) = (rested, &sums) {
+            rested.compare_sums(sums).map_err(|error| self.store.note_damage(error))?;
+        }
+        let layout = layout?;
+        let sums = sums.expect("what is accepted was read to its end");
+        if !matches!(inode.content, Content::Blob { id, .. } if id == own) {
+            self.keep_promise_in_blob(inode.ino, own, &self.store.open_blob(own)?)?;
+            self.release_content(txn, inode.ino, inode.content);
+        }
+        self.store.seal_blob(own, &sums)?;
+        // The checksums are not on disk yet, whether the bytes are or not, and every commit that is made durable from
+        // here on may rely on them.
+        self.unsynced.note(own);
+        self.unsynced.seal(own);
+        txn.seals(inode.ino, own);
+        inode.content = Content::Blob { id: own, sealed: true };
+        let map = self.store.map_blob(own)?;
+        map.check_sums(&sums)?;
+        Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Blob(map) })
+    }
+
+    fn prepare_text_blob(
+        &self,
+        txn: &mut Txn<'_>,
+        ino: Ino,
+        (id, sealed): (BlobId, bool),
+        check: &Check,
+    ) -> Result<Prepared> {
+        let map = self.store.map_blob(id)?;
+        if sealed {
+            map.check(0, map.bytes().len())?;
+        } else if let Some(rested) = self.store.rested(id) {
+            let compared = rested.compare_all(map.bytes());
+            map.check_read().and(compared).map_err(|error| self.store.note_damage(error))?;
+        }
+        let prepared = self.prepare_text(txn, ino, map.bytes(), check);
+        // A page that cannot be read looks like zeros.
+        map.check_read().and(prepared)
     }
 
     fn prepare_text(&self, txn: &mut Txn<'_>, ino: Ino, text: &[u8], check: &Check) -> Result<Prepared> {
@@ -394,45 +435,6 @@ impl Volume {
             self.names.put_inode(&mut txn.batch, &inode);
         }
         Ok(())
-    }
-}
-
-/// What a collection demands of content.
-struct Check {
-    cosine: bool,
-    limits: format::Limits,
-    /// The dimension that the file must have, if anything else decides it.
-    dim: Option<u32>,
-}
-
-impl Check {
-    fn of(collection: &Collection, ino: Ino) -> Self {
-        let schema = collection.schema();
-        let limits = format::Limits { max_dim: schema.max_dim, ..format::Limits::default() };
-        Self { cosine: schema.metric == Metric::Cosine, limits, dim: collection.dim_for(number(ino)) }
-    }
-
-    /// Checked before the values, so that a file of another dimension is told so whatever is in it.
-    fn dim(&self, got: u32) -> Result<()> {
-        match self.dim {
-            Some(expected) if expected != got => Err(Error::Dimension { expected, got }),
-            _ => Ok(()),
-        }
-    }
-
-    fn layout(&self, kind: FileKind, bytes: &[u8]) -> Result<Layout> {
-        let layout =
-            format::layout(kind, bytes, &self.limits).map_err(|error| match (error, kind, self.dim) {
-                // The bytes are no whole number of elements: what the collection wants says more.
-                (Error::Format(_), FileKind::Raw(dtype), Some(dim)) if !bytes.is_empty() => {
-                    let want = dim as usize * dtype.size_bytes();
-                    Error::Format(format!("{} bytes, want {want} (dim {dim}, {})", bytes.len(), dtype.name()))
-                }
-                (error, ..) => error,
-            })?;
-        self.dim(layout.dim)?;
-        format::validate(&layout, bytes, self.cosine, |_, _| {})?;
-        Ok(layout)
     }
 }
 
