@@ -1,7 +1,7 @@
 //! Requests in, answers out: each is converted, handed to the volume, and its result sent back.
 //!
-//! [`answer!`] decides where a request is worked on: here, on the worker that received it, or in the search pool
-//! when the volume says that it may run a search. What goes to the pool takes copies of the request's bytes with
+//! [`answer!`] decides where a request is worked on: here, on the worker that received it, in the search pool when the
+//! volume says that it may run a search, or in that for settling when a large file is read. What goes to a pool takes copies of the request's bytes with
 //! it, because the worker reads the next request into the same memory.
 //!
 //! A panic in a handler is logged and its caller gets EIO; the worker and the mount live on.
@@ -26,9 +26,9 @@ use super::answer::{Answer, Fail, GENERATION, Open, is_change, xattr};
 use super::ask::is_ask;
 use super::convert::{self, caller};
 use super::errno::errno;
+use super::job_pool::{JobPool, Turn};
 use super::mount::{Ending, MountOptions};
 use super::passthrough::Passthrough;
-use super::search_pool::{SearchPool, Turn};
 use super::surplus::Surplus;
 use crate::metrics::{Op, Worker};
 use crate::namespace::Ino;
@@ -68,16 +68,21 @@ const CAPABILITIES: [InitFlags; 7] = [
 /// the work uses is `Copy`. The work gets the [`Server`] and the reply, for answers that are filled piecemeal.
 macro_rules! answer {
     ($door:ident, $op:expr, $reply:ident, search: $may_search:expr, bytes: [$($bytes:ident),*],
+     |$server:ident, $out:pat_param| $work:expr) => {
+        answer!($door, $op, $reply, pool: $door.searching($may_search), bytes: [$($bytes),*],
+            |$server, $out| $work)
+    };
+    ($door:ident, $op:expr, $reply:ident, pool: $pool:expr, bytes: [$($bytes:ident),*],
      |$server:ident, $out:pat_param| $work:expr) => {{
         let started = Instant::now();
-        if $may_search {
+        if let Some(pool) = $pool {
             let server = Arc::clone(&$door.server);
             $(let $bytes = {
                 let mut copy = server.volume.buffers().take($bytes.len());
                 copy.extend_from_slice($bytes);
                 copy
             };)*
-            $door.pool.submit(Box::new(move |turn| match turn {
+            pool.submit(Box::new(move |turn| match turn {
                 Turn::Run => {
                     $(let $bytes: &[u8] = &$bytes;)*
                     server.answer((Worker::Search, $op), started, $reply, |$server, $out| $work);
@@ -113,7 +118,8 @@ fn is_stale(op: Op, error: &Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Door {
     server: Arc<Server>,
-    pool: SearchPool,
+    searches: JobPool,
+    settling: JobPool,
     ending: Arc<Ending>,
 }
 
@@ -184,7 +190,7 @@ impl Server {
         })
     }
 
-    /// The queue of the search pool is full.
+    /// The queue of a pool is full, or the pool was stopped.
     fn refuse<R: Fail>(&self, op: Op, started: Instant, reply: R) {
         reply.error(Errno::EAGAIN);
         self.volume.metrics().op(op, started.elapsed(), false);
@@ -286,7 +292,12 @@ impl Door {
         options: &MountOptions,
     ) -> std::io::Result<Self> {
         let server = Server::new(volume, options.stack_probe);
-        Ok(Self { server: Arc::new(server), pool: SearchPool::start()?, ending })
+        Ok(Self {
+            server: Arc::new(server),
+            searches: JobPool::for_searches()?,
+            settling: JobPool::for_settling()?,
+            ending,
+        })
     }
 
     /// Gives those who tell the kernel something by themselves the means to, for the session that is made with this
@@ -306,6 +317,15 @@ impl Door {
     fn may_search(&self, ino: INodeNo) -> bool {
         self.server.volume.may_search(Ino(ino.0))
     }
+
+    /// Where a request is worked on, if not here.
+    fn searching(&self, may_search: bool) -> Option<&JobPool> {
+        may_search.then_some(&self.searches)
+    }
+
+    fn settling(&self, takes_long: bool) -> Option<&JobPool> {
+        takes_long.then_some(&self.settling)
+    }
 }
 
 impl Filesystem for Door {
@@ -322,8 +342,11 @@ impl Filesystem for Door {
     }
 
     fn destroy(&mut self) {
-        if !self.pool.stop(super::mount::GRACE) {
+        if !self.searches.stop(super::mount::GRACE) {
             tracing::warn!("searches are still running, their answers are lost");
+        }
+        if !self.settling.stop(super::mount::GRACE) {
+            tracing::warn!("large files are still being read, which closing the volume goes on with");
         }
         self.ending.session_ended();
     }
@@ -377,7 +400,9 @@ impl Filesystem for Door {
             atime: atime.map(convert::set_time),
             mtime: mtime.map(convert::set_time),
         };
-        answer!(self, Op::Setattr, reply, search: self.may_search(ino), bytes: [], |server, _| {
+        let takes_long = size.is_some_and(|size| self.server.volume.resize_takes_long(Ino(ino.0), size));
+        let pool = self.searching(self.may_search(ino)).or_else(|| self.settling(takes_long));
+        answer!(self, Op::Setattr, reply, pool: pool, bytes: [], |server, _| {
             server.volume.setattr(&caller, Ino(ino.0), set, handle.map(|handle| Handle(handle.0)))
         });
     }
@@ -453,7 +478,10 @@ impl Filesystem for Door {
     ) {
         let (caller, name, new_name) = (caller(request), name.as_bytes(), new_name.as_bytes());
         let search = self.may_search(parent) || self.may_search(new_parent);
-        answer!(self, Op::Rename, reply, search: search, bytes: [name, new_name], |server, _| {
+        let (from, to) = ((Ino(parent.0), name), (Ino(new_parent.0), new_name));
+        let takes_long = self.server.volume.rename_takes_long(from, to);
+        let pool = self.searching(search).or_else(|| self.settling(takes_long));
+        answer!(self, Op::Rename, reply, pool: pool, bytes: [name, new_name], |server, _| {
             let mode = convert::rename_mode(flags)?;
             server.volume.rename(&caller, (Ino(parent.0), name), (Ino(new_parent.0), new_name), mode)
         });
@@ -462,7 +490,9 @@ impl Filesystem for Door {
     fn link(&self, request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (caller, name) = (caller(request), name.as_bytes());
         let search = self.may_search(ino) || self.may_search(parent);
-        answer!(self, Op::Link, reply, search: search, bytes: [name], |server, _| {
+        let takes_long = self.server.volume.link_takes_long(Ino(ino.0), Ino(parent.0), name);
+        let pool = self.searching(search).or_else(|| self.settling(takes_long));
+        answer!(self, Op::Link, reply, pool: pool, bytes: [name], |server, _| {
             server.volume.link(&caller, Ino(ino.0), Ino(parent.0), name)
         });
     }
@@ -543,7 +573,9 @@ impl Filesystem for Door {
     ) {
         let caller = caller(request);
         let search = self.server.volume.close_may_search(Handle(handle.0));
-        answer!(self, Op::Flush, reply, search: search, bytes: [], |server, _| {
+        let takes_long = self.server.volume.close_takes_long(Handle(handle.0));
+        let pool = self.searching(search).or_else(|| self.settling(takes_long));
+        answer!(self, Op::Flush, reply, pool: pool, bytes: [], |server, _| {
             server.volume.flush(&caller, Handle(handle.0))
         });
     }
@@ -559,7 +591,8 @@ impl Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         // Searches nothing: a snapshot with a handle is open. Nobody sees it refused, and the handle would stay.
-        answer!(self, Op::Release, reply, search: false, bytes: [], |server, _| {
+        let pool = self.settling(self.server.volume.close_takes_long(Handle(handle.0)));
+        answer!(self, Op::Release, reply, pool: pool, bytes: [], |server, _| {
             let released = server.volume.release(Handle(handle.0));
             server.passthrough.released(ino, Handle(handle.0));
             released

@@ -13,10 +13,10 @@ mod convert;
 mod dispatch;
 mod errno;
 mod floor;
+mod job_pool;
 mod mount;
 pub mod mounts;
 mod passthrough;
-mod search_pool;
 mod surplus;
 
 pub use attach::{remount, unmount};

@@ -54,9 +54,14 @@ impl Volume {
         if set.is_only_size() { self.stored_attr(ino) } else { self.set_record(ino, &set) }
     }
 
+    /// Whether setting this size may take long: without a writer a vector file is complete after it.
+    pub fn resize_takes_long(&self, ino: Ino, size: u64) -> bool {
+        self.takes_long(ino, size)
+    }
+
     #[inline(never)]
     fn resize(&self, caller: &Caller, ino: Ino, size: u64) -> Result<()> {
-        let _locked = self.names.lock(&[ino]);
+        let locked = self.names.lock(&[ino]);
         match self.names.inode(ino)?.kind {
             Kind::File => {}
             Kind::Directory => return Err(Error::IsDirectory),
@@ -64,11 +69,16 @@ impl Volume {
         }
         let file = self.files.hold(ino);
         let mut result = self.edit_locked(&file, Edit::Resize { size }, caller.uid == 0).map(|_| ());
-        let is_complete = {
+        drop(locked);
+        let is_complete = || {
             let state = file.state();
             state.dirty && !state.has_writers() && !state.orphan
         };
-        if result.is_ok() && is_complete {
+        if result.is_ok() && is_complete() {
+            self.read_ahead(&file);
+        }
+        let _locked = self.names.lock(&[ino]);
+        if result.is_ok() && is_complete() {
             result = self.complete(&file);
         }
         self.let_go(&file);

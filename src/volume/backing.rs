@@ -212,6 +212,7 @@ impl Volume {
         self.unsettled.remove(&file.ino);
         let mut state = file.state();
         state.dirty = true;
+        state.edits += 1;
         if state.working().is_none_or(|working| working.id != blob.id) {
             state.set_working(Some(OpenBlob::to_write(blob.id, Arc::clone(&blob.file))));
         }
@@ -290,7 +291,7 @@ impl Volume {
     }
 }
 
-fn is_vector_file(links: &[Link]) -> bool {
+pub(super) fn is_vector_file(links: &[Link]) -> bool {
     links.iter().any(|link| format::recognise(&link.name).is_some())
 }
 

@@ -112,6 +112,7 @@ impl Volume {
         let size = known.map_or_else(|| blob.file.metadata().map(|metadata| metadata.len()), Ok)?;
         let edit = edit.at_size(size)?;
         self.need_room_for(&edit, size)?;
+        file.state().edits += 1;
         let result = edit.apply_to_blob(&blob.file, size);
         self.unsynced.note(blob.id);
         match result {

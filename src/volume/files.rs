@@ -6,7 +6,7 @@
 use super::backing::Mode;
 use super::content::Finish;
 use super::edits::Edit;
-use super::open_files::OpenFile;
+use super::open_files::{OpenFile, OpenHandle};
 use super::{Attr, Caller, Handle, OpenFlags, Opened, SyncMode, Volume, control};
 use crate::namespace::{Content, Ino, Inode, Kind};
 use crate::{Error, Result};
@@ -201,6 +201,7 @@ impl Volume {
         if !open.flags.write || matches!(open.mode, Mode::Backed(_)) {
             return Ok(());
         }
+        self.read_ahead_of_close(&open);
         open.close();
         let how = {
             let state = open.file.state();
@@ -223,6 +224,7 @@ impl Volume {
             return self.control_release(handle);
         }
         let open = self.files.remove_handle(handle)?;
+        self.read_ahead_of_close(&open);
         let file = &open.file;
         let _locked = self.names.lock(&[file.ino]);
         let is_left_dirty = {
@@ -235,6 +237,23 @@ impl Volume {
         let completed = if is_left_dirty { self.complete(file) } else { Ok(()) };
         self.let_go(file);
         completed
+    }
+
+    /// If this may be the last writer's close, the content is complete.
+    fn read_ahead_of_close(&self, open: &OpenHandle) {
+        let is_last = {
+            let state = open.file.state();
+            open.flags.write && state.is_unsettled() && !state.orphan && state.has_one_writer()
+        };
+        if is_last {
+            self.read_ahead(&open.file);
+        }
+    }
+
+    /// Whether closing or ending this handle may take long, so that a worker that answers `stat` must not do it.
+    pub fn close_takes_long(&self, handle: Handle) -> bool {
+        let Ok(open) = self.files.handle(handle) else { return false };
+        open.flags.write && open.file.state().is_unsettled() && self.takes_long(open.file.ino, 0)
     }
 
     /// Settles what the last writer left. A failure is tried again later: the mark on disk stays. Vectors'

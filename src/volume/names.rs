@@ -3,7 +3,10 @@
 //! A change looks up what it is about, locks that, and looks again: when the names have changed meanwhile it
 //! begins anew.
 
+use std::sync::Arc;
+
 use super::ingest::Why;
+use super::open_files::OpenFile;
 use super::{Attr, CONTROL_NAME, Caller, RenameMode, Txn, Volume, control};
 use crate::namespace::{Child, Content, Ino, Inode, Kind, Link, Mark, NAME_MAX, NewInode, Time};
 use crate::pool::shallow::aside;
@@ -213,11 +216,19 @@ impl Volume {
         }
         self.check_writable()?;
         self.need_room(0)?;
+        let to = Link { parent, name: name.to_vec() };
+        let read = self.hold_and_read(ino, &to);
+        let linked = self.link_stored(ino, to);
+        self.let_go_of_read(read);
+        linked
+    }
+
+    fn link_stored(&self, ino: Ino, to: Link) -> Result<Attr> {
+        let (parent, name) = (to.parent, &*to.name.clone());
         let _locked = self.names.lock(&[ino, parent]);
         let directory = self.names.directory(parent)?;
         let mut txn = self.begin()?;
         let mut inode = self.inode_for(&mut txn, ino)?;
-        let to = Link { parent, name: name.to_vec() };
         if inode.kind == Kind::File {
             self.forbid_link(&inode, &to)?;
         }
@@ -308,8 +319,38 @@ impl Volume {
         let from = Link { parent: from.0, name: from.1.to_vec() };
         let to = Link { parent: to.0, name: to.1.to_vec() };
         crate::namespace::check_name(&to.name)?;
-        while !self.try_rename(&from, &to, mode)? {}
-        Ok(())
+        let read =
+            self.vector_to_be(from.parent, &from.name, &to).and_then(|ino| self.hold_and_read(ino, &to));
+        let mut renamed = Ok(false);
+        while matches!(renamed, Ok(false)) {
+            renamed = self.try_rename(&from, &to, mode);
+        }
+        self.let_go_of_read(read);
+        renamed.map(|_| ())
+    }
+
+    /// Whether this rename may take long: what is renamed is a large file that becomes a vector file of a collection.
+    pub fn rename_takes_long(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> bool {
+        let to = Link { parent: to.0, name: to.1.to_vec() };
+        self.vector_to_be(from.0, from.1, &to).is_some_and(|ino| self.naming_takes_long(ino, &to))
+    }
+
+    /// The same of one more name.
+    pub fn link_takes_long(&self, ino: Ino, parent: Ino, name: &[u8]) -> bool {
+        self.naming_takes_long(ino, &Link { parent, name: name.to_vec() })
+    }
+
+    /// What `name` names, if it is going to have the name of a vector file.
+    fn vector_to_be(&self, parent: Ino, name: &[u8], to: &Link) -> Option<Ino> {
+        crate::format::recognise(&to.name)?;
+        self.names.lookup(parent, name).ok().flatten().map(|child| child.ino)
+    }
+
+    fn let_go_of_read(&self, read: Option<Arc<OpenFile>>) {
+        if let Some(file) = read {
+            let _locked = self.names.lock(&[file.ino]);
+            self.let_go(&file);
+        }
     }
 
     /// Renames, unless the names changed while they were being locked; whether it is done.

@@ -13,6 +13,7 @@ use dashmap::mapref::entry::Entry as Slot;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::backing::{Backing, Mode};
+use super::ingest::Ahead;
 use super::types::{Handle, OpenFlags};
 use super::{Volume, control};
 use crate::namespace::{Content, Ino, Inode, Link, Time};
@@ -82,6 +83,10 @@ pub(super) struct State {
     pub(super) links: Option<Vec<Link>>,
     overlay: Option<Overlay>,
     version: u64,
+    /// How often the bytes of a blob were about to be changed in place, or the kernel was about to get it to write.
+    pub(super) edits: u64,
+    /// What reading the content has shown before the file was locked to settle it.
+    pub(super) ahead: Option<Box<Ahead>>,
     /// What of it the kernel reads and writes by itself.
     pub(super) backing: Backing,
 }
@@ -90,6 +95,11 @@ impl State {
     /// Whether somebody may still write who has not been closed.
     pub(super) fn has_writers(&self) -> bool {
         self.writers > self.closed
+    }
+
+    /// Whether at most one may.
+    pub(super) fn has_one_writer(&self) -> bool {
+        self.writers <= self.closed + 1
     }
 
     /// Whether the close of the last writer has something to settle.

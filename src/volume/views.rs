@@ -35,6 +35,11 @@ fn snapshot_of(number: u64) -> u32 {
     u32::try_from((number & MASK) >> SHIFT).expect("the mask has few bits")
 }
 
+/// Whether what has this number is stored in the volume itself.
+fn is_own(number: u64) -> bool {
+    number >> SHIFT == 0
+}
+
 /// An inode of a snapshot, as the kernel knows it.
 pub(super) fn outer(ino: Ino, snapshot: u32) -> Ino {
     Ino(ino.0 | u64::from(snapshot) << SHIFT)
@@ -203,6 +208,27 @@ impl Views {
     #[must_use]
     pub fn close_may_search(&self, handle: Handle) -> bool {
         self.handle_may_search(handle, || self.0.close_may_search(handle))
+    }
+
+    /// Nothing of a snapshot changes, so this is about the volume alone, as its likes.
+    #[must_use]
+    pub fn close_takes_long(&self, handle: Handle) -> bool {
+        is_own(handle.0) && self.0.close_takes_long(handle)
+    }
+
+    #[must_use]
+    pub fn resize_takes_long(&self, ino: Ino, size: u64) -> bool {
+        is_own(ino.0) && self.0.resize_takes_long(ino, size)
+    }
+
+    #[must_use]
+    pub fn rename_takes_long(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) -> bool {
+        is_own(from.0.0 | to.0.0) && self.0.rename_takes_long(from, to)
+    }
+
+    #[must_use]
+    pub fn link_takes_long(&self, ino: Ino, parent: Ino, name: &[u8]) -> bool {
+        is_own(ino.0 | parent.0) && self.0.link_takes_long(ino, parent, name)
     }
 
     fn handle_may_search(&self, handle: Handle, in_volume: impl FnOnce() -> bool) -> bool {

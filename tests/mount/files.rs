@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memmap2::{Mmap, MmapMut};
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
@@ -566,4 +567,61 @@ fn sizes_and_times_follow_writes_without_a_close() {
         );
     }
     assert_eq!(io::copy(&mut File::open(&path).unwrap(), &mut io::sink()).unwrap(), 24_097);
+}
+
+/// What makes the content of a file complete, and how.
+type Way = (&'static str, fn(File, &Path));
+
+#[test]
+fn others_go_on_while_a_large_file_is_read_at_its_close() {
+    // One worker: were the file read there, nothing else would be answered meanwhile.
+    let mount = Mount::with_options(&["-o", "threads=1"]);
+    let docs = mount.mkdir("docs");
+    xattr::set(&docs, "user.vexfs.metric", b"l2").unwrap();
+    let (rows, dim) = (1_u32 << 16, 16_384_u32);
+    let ways: [Way; 3] = [
+        ("close", |file, _| drop(file)),
+        ("rename", |file, path| {
+            drop(file);
+            fs::rename(path, path.with_extension("u8bin")).unwrap();
+        }),
+        ("truncate", |file, path| {
+            let len = file.metadata().unwrap().len();
+            file.set_len(len - 1).unwrap();
+            drop(file);
+            nix::unistd::truncate(path, i64::try_from(len).unwrap()).unwrap();
+        }),
+    ];
+    for (way, complete) in ways {
+        let vector = docs.join(way).with_extension("u8bin");
+        let path = if way == "rename" { vector.with_extension("tmp") } else { vector.clone() };
+        let file = open(&path);
+        file.write_all_at(&[rows.to_le_bytes(), dim.to_le_bytes()].concat(), 0).unwrap();
+        file.set_len(8 + u64::from(rows) * u64::from(dim)).unwrap();
+        let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        let answered = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begun.store(true, Ordering::SeqCst);
+                complete(file, &path);
+                ended.store(true, Ordering::SeqCst);
+            });
+            wait_for("the close to begin", || begun.load(Ordering::SeqCst));
+            let mut answered = 0;
+            while !ended.load(Ordering::SeqCst) {
+                match answered {
+                    5 => fs::create_dir(mount.path(format!(".vexfs/snapshots/{way}"))).unwrap(),
+                    _ => drop(mount.mkdir(&format!("{way}{answered}"))),
+                }
+                answered += 1;
+                // What it is about is not locked either. The kernel would keep an ordinary file until it is closed.
+                if way != "rename" {
+                    drop(File::open(&path).unwrap());
+                }
+            }
+            answered
+        });
+        assert!(answered > 20, "{answered} operations were answered while a file was settled: {way}");
+        let name = vector.strip_prefix(mount.root()).unwrap().to_str().unwrap();
+        assert_eq!(mount.attribute(name, "user.vexfs.rows"), rows.to_string(), "{way}");
+    }
 }

@@ -398,3 +398,32 @@ fn a_truncation_completes_a_file_whose_earlier_handle_the_kernel_has_not_ended_y
     assert_eq!(dim, b"1", "searchable when truncate returns");
     fs.volume.release(earlier).unwrap();
 }
+
+#[test]
+fn content_that_changes_while_it_is_read_ahead_is_read_again() {
+    let fs = Fs::new();
+    let (rows, dim) = (1_u32 << 18, 8_u32);
+    let mut content = [rows.to_le_bytes(), dim.to_le_bytes()].concat();
+    content.extend((0..rows * dim).flat_map(|_| 1f32.to_le_bytes()));
+    for round in 0..12_u32 {
+        let path = format!("{round}.fbin");
+        let handle = fs.create(&path).unwrap();
+        fs.write(handle, 0, &content);
+        let (begun, begins) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begun.send(()).unwrap();
+                fs.close(handle);
+            });
+            begins.recv().unwrap();
+            // At another moment of the close each time.
+            (0..round * 40).for_each(|_| std::thread::yield_now());
+            fs.truncate(&path, content.len() as u64 - 4).unwrap();
+        });
+        let status = fs.volume.getxattr(&ROOT, fs.ino(&path).unwrap(), b"user.vexfs.status").unwrap();
+        let status = String::from_utf8(status.to_vec()).unwrap();
+        assert!(status.starts_with("invalid: header says"), "round {round}: {status}");
+        fs.unlink(&path).unwrap();
+    }
+    fs.shut();
+}

@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 
 pub(super) use groups::{GroupKey, Groups};
+pub(super) use reading::Ahead;
 pub(super) use restore::{Found, ino_at, vector_contents};
 pub(super) use settle::{Why, last_row};
 

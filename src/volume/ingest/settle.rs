@@ -90,7 +90,7 @@ impl Volume {
     }
 
     /// The collections that a file with these names belongs to, and the format that it has there.
-    fn wanted(&self, links: &[Link]) -> Result<Vec<(Ino, FileKind)>> {
+    pub(super) fn wanted(&self, links: &[Link]) -> Result<Vec<(Ino, FileKind)>> {
         let mut wanted: Vec<(Ino, FileKind)> = Vec::new();
         for link in links {
             let Some(kind) = format::recognise(&link.name) else { continue };
@@ -234,7 +234,7 @@ impl Volume {
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
             }
             Content::Blob { id, sealed: true } if kind != FileKind::Text => {
-                let Reading { layout, sums } = self.read_through(id, true, kind, &check)?;
+                let Reading { layout, sums } = self.reading_of(inode.ino, id, true, kind, &check)?;
                 let map = self.store.map_blob(id)?;
                 sums.map_or(Ok(()), |sums| map.check_sums(&sums))?;
                 let layout = layout?;
@@ -278,7 +278,7 @@ impl Volume {
         check: &Check,
     ) -> Result<Prepared> {
         let rested = self.store.rested(own);
-        let Reading { layout, sums } = self.read_through(own, rested.is_some(), kind, check)?;
+        let Reading { layout, sums } = self.reading_of(inode.ino, own, rested.is_some(), kind, check)?;
         if let (Some(rested), Some(sums)) = (rested, &sums) {
             rested.compare_sums(sums).map_err(|error| self.store.note_damage(error))?;
         }

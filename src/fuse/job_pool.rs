@@ -1,15 +1,18 @@
-//! Threads for what may take long, so that the workers that answer `stat` never wait for a search.
+//! Threads for what may take long, so that the workers that answer `stat` never wait for it.
 //!
-//! The pool knows nothing of searches: it runs jobs. Its queue is bounded, and a job that finds it full is told
-//! so at once instead of waiting.
+//! A pool knows nothing of what it runs. Its queue may have an end, and a job that finds it full is told so at once
+//! instead of waiting.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 
-/// Jobs that may wait for each thread.
+/// Searches that may wait for each thread.
 const QUEUE_PER_THREAD: usize = 64;
+
+/// Threads that settle large files. More would wait for the same disk and take more of the cores from searches.
+const SETTLING: usize = 2;
 
 /// What a job is told when its turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,31 +26,49 @@ pub(super) enum Turn {
 /// Something to do and to answer.
 pub(super) type Job = Box<dyn FnOnce(Turn) + Send>;
 
-/// A fixed number of threads behind a bounded queue.
+/// A fixed number of threads behind a queue.
 #[derive(Debug)]
-pub(super) struct SearchPool {
+pub(super) struct JobPool {
     /// Empty once the pool was stopped.
     queue: Option<Sender<Job>>,
     /// Each thread holds a sender of it, and says by dropping it that it ended.
     ended: Receiver<()>,
 }
 
-impl SearchPool {
-    /// A pool with one thread for each core the process may use, and at least 2.
+impl JobPool {
+    /// For searches: one thread for each core the process may use, and at least 2. What does not fit into the queue is
+    /// refused.
     ///
     /// # Errors
     ///
     /// When a thread cannot be started.
-    pub(super) fn start() -> std::io::Result<Self> {
-        Self::with_threads(thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
+    pub(super) fn for_searches() -> std::io::Result<Self> {
+        Self::searching(thread::available_parallelism().map_or(2, |cores| cores.get().max(2)))
     }
 
-    fn with_threads(threads: usize) -> std::io::Result<Self> {
-        let (queue, jobs) = bounded::<Job>(threads * QUEUE_PER_THREAD);
+    fn searching(threads: usize) -> std::io::Result<Self> {
+        Self::start("search", threads, bounded(threads * QUEUE_PER_THREAD))
+    }
+
+    /// For large files that are settled: nothing is refused, because the end of a handle comes once. A request waits
+    /// here for each that a process, or the end of a handle, has under way.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(super) fn for_settling() -> std::io::Result<Self> {
+        Self::start("settle", SETTLING, unbounded())
+    }
+
+    fn start(
+        name: &str,
+        threads: usize,
+        (queue, jobs): (Sender<Job>, Receiver<Job>),
+    ) -> std::io::Result<Self> {
         let (alive, ended) = bounded::<()>(0);
         for number in 0..threads {
             let (jobs, alive) = (jobs.clone(), alive.clone());
-            thread::Builder::new().name(format!("search-{number}")).spawn(move || {
+            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
                 for job in jobs {
                     job(Turn::Run);
                 }
@@ -83,7 +104,7 @@ mod tests {
 
     #[test]
     fn jobs_run_on_several_threads_at_once() {
-        let pool = SearchPool::with_threads(2).unwrap();
+        let pool = JobPool::searching(2).unwrap();
         // Each job waits for the other: one thread alone would never end.
         let (first, second) = (bounded::<()>(0), bounded::<()>(0));
         let (done, results) = bounded(2);
@@ -105,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_at_once_on_the_callers_thread() {
-        let mut pool = SearchPool::with_threads(1).unwrap();
+        let mut pool = JobPool::searching(1).unwrap();
         let (release, blocked) = bounded::<()>(0);
         let (started, running) = bounded(1);
         pool.submit(Box::new(move |_| {
@@ -126,8 +147,20 @@ mod tests {
     }
 
     #[test]
+    fn what_settles_is_never_refused() {
+        let mut pool = JobPool::for_settling().unwrap();
+        let (done, turns) = unbounded();
+        for _ in 0..100 * QUEUE_PER_THREAD {
+            let done = done.clone();
+            pool.submit(Box::new(move |turn| done.send(turn).unwrap()));
+        }
+        assert!(pool.stop(Duration::from_secs(60)));
+        assert_eq!(turns.try_iter().filter(|turn| *turn == Turn::Run).count(), 100 * QUEUE_PER_THREAD);
+    }
+
+    #[test]
     fn stop_waits_no_longer_than_it_is_told() {
-        let mut pool = SearchPool::with_threads(1).unwrap();
+        let mut pool = JobPool::searching(1).unwrap();
         let (release, blocked) = bounded::<()>(0);
         pool.submit(Box::new(move |_| {
             blocked.recv().unwrap_err();
