@@ -909,6 +909,65 @@ fn config_shows_what_is_in_force_and_refuses_what_it_does_not_know() {
 }
 
 #[test]
+fn a_configuration_changes_by_what_is_written_and_not_by_cutting_it_off() {
+    let mount = Mount::new();
+    let dir = mount.mkdir("docs");
+    let conf = "[collection]\ndim = 3\nmetric = \"l2\"\n[index]\nm = 32\nquant = \"none\"\nexact_below = 10\n\
+                [limits]\nmax_k = 50\n";
+    fs::write(mount.outside("conf"), conf).unwrap();
+    fs::write(mount.outside("big"), vec![b'\n'; 70_000]).unwrap();
+    configure(&mount, "docs", conf);
+    let shown = || text(&read(&dir.join(".vexfs/config")));
+    let error = || mount.attribute("docs/.vexfs/config", "user.vexfs.error");
+    let good = shown();
+    // A shell closes a copy of the descriptor before anything is written.
+    let script = |script: &str| {
+        let output = run(Command::new("bash").args(["-c", script]).current_dir(&dir));
+        assert_eq!(shown(), good, "{script}");
+        output.status.success()
+    };
+    script("echo bad=1 >.vexfs/config");
+    assert!(error().contains("bad"), "{}", error());
+    assert!(script(": >.vexfs/config"));
+    script("false >.vexfs/config");
+    assert!(script("truncate -s 0 .vexfs/config"));
+    for oversize in ["cp ../../big .vexfs/config", "dd if=../../big of=.vexfs/config bs=4096"] {
+        assert!(script("cat ../../conf >.vexfs/config"));
+        assert_eq!(errno(mount.try_attribute("docs/.vexfs/config", "user.vexfs.error")), libc::ENODATA);
+        assert!(!script(oversize));
+        assert!(error().ends_with("the limit is 65536"), "{}", error());
+    }
+    // The same configuration keeps the graph.
+    let mut random = Random(5);
+    let rows: Vec<_> = (0..300).map(|_| random.vector(3)).collect();
+    fs::write(dir.join("rows.npy"), npy(&rows)).unwrap();
+    mount.sync();
+    let graph = || mount.json("docs/.vexfs/index.json")["collections"][0].clone();
+    let before = graph();
+    assert_eq!((&before["state"], &before["graph"]["m"]), (&json!("ready"), &json!(32)));
+    assert!(script("cat ../../conf >.vexfs/config"));
+    assert_eq!(graph(), before);
+    // An empty line is all defaults, and what cannot be is refused as ever.
+    shell(&dir, "rm rows.npy; echo >.vexfs/config");
+    assert!(shown().contains("metric = \"cosine\"") && shown().contains("max_k = 10000"), "{}", shown());
+}
+
+#[test]
+fn what_a_shell_writes_into_a_vector_or_a_query_is_taken_when_it_is_written() {
+    let mount = Mount::new();
+    let dir = mount.mkdir("docs");
+    let first = |dir: &Path| shell(dir, "cat .vexfs/results/q.vec/results.json");
+    shell(&dir, "echo 1 0 >a.vec; echo 0 1 >b.vec; echo 2 1 >.vexfs/queries/q.vec");
+    assert!(first(&dir).contains(r#""rank":1,"path":"a.vec""#));
+    shell(&dir, "echo 1 2 >.vexfs/queries/q.vec");
+    assert!(first(&dir).contains(r#""rank":1,"path":"b.vec""#));
+    // Cut off and not written yet, it is neither an old vector nor an error.
+    let status = "getfattr --only-values -n user.vexfs.status a.vec";
+    let between = shell(&dir, &format!("exec 9>a.vec; {status}; echo; echo 3 1 >&9; exec 9>&-; {status}"));
+    assert_eq!(between.split('\n').collect::<Vec<_>>(), ["pending", "indexed"]);
+}
+
+#[test]
 fn metric_and_dim_are_set_by_attribute_while_there_are_no_vectors() {
     let mount = Mount::new();
     let dir = mount.mkdir("docs");

@@ -48,7 +48,48 @@ pub(in crate::volume) enum OpenControl {
 #[derive(Debug)]
 pub(in crate::volume) struct Draft {
     bytes: Vec<u8>,
+    /// Since a close has taken it.
     changed: bool,
+    /// The size that it would have after a write that was refused.
+    beyond_limit: Option<u64>,
+}
+
+impl Draft {
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        let limit = Schema::MAX_CONFIG as u64;
+        let written = put_part(&mut self.bytes, offset, data, limit);
+        match written {
+            Err(Error::TooLarge { got, .. }) => self.beyond_limit = Some(got),
+            _ => self.changed = true,
+        }
+        written
+    }
+
+    fn truncate(&mut self, size: usize) {
+        self.bytes.truncate(size);
+        self.changed = true;
+        if size == 0 {
+            self.beyond_limit = None;
+        }
+    }
+
+    /// What a close takes: none when nothing has changed, or nothing is there.
+    ///
+    /// A shell opens a file, which cuts it off, closes a copy of the descriptor, and writes then. So at a close an
+    /// empty file says that nothing was written yet, by a program that will write or by one that has failed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] when some of what was written is missing.
+    fn take(&mut self) -> Result<Option<Vec<u8>>> {
+        if let Some(got) = self.beyond_limit {
+            return Err(too_large(got, Schema::MAX_CONFIG as u64));
+        }
+        if self.bytes.is_empty() || !std::mem::take(&mut self.changed) {
+            return Ok(None);
+        }
+        Ok(Some(self.bytes.clone()))
+    }
 }
 
 /// Answers the requests of one handle.
@@ -86,7 +127,8 @@ impl Volume {
                     self.check_writable()?;
                 }
                 let bytes = if flags.truncate { Vec::new() } else { text.load().to_vec() };
-                OpenControl::Config { base, text: Mutex::new(Draft { bytes, changed: flags.truncate }) }
+                let draft = Draft { bytes, changed: flags.truncate, beyond_limit: None };
+                OpenControl::Config { base, text: Mutex::new(draft) }
             }
             What::Query => OpenControl::Query { base, transaction: Mutex::default() },
             What::Saved(query) => {
@@ -197,11 +239,7 @@ impl Volume {
         data: &[u8],
     ) -> Result<u32> {
         match &*self.control.opened(handle)? {
-            OpenControl::Config { text, .. } => {
-                let mut draft = text.lock();
-                put_part(&mut draft.bytes, offset, data, Schema::MAX_CONFIG as u64)?;
-                draft.changed = true;
-            }
+            OpenControl::Config { text, .. } => text.lock().write(offset, data)?,
             OpenControl::Saved { base, query, changed } => {
                 let limit = self.request_limits(*base)?.max_bytes;
                 let others: usize = self.saved_bytes();
@@ -289,14 +327,9 @@ impl Volume {
     pub(in crate::volume) fn control_flush(&self, _caller: &Caller, handle: Handle) -> Result<()> {
         match &*self.control.opened(handle)? {
             OpenControl::Config { base, text } => {
-                let bytes = {
-                    let mut draft = text.lock();
-                    if !std::mem::take(&mut draft.changed) {
-                        return Ok(());
-                    }
-                    draft.bytes.clone()
-                };
-                let applied = aside(|| self.configure(*base, Schema::parse(&bytes)?));
+                let taken = text.lock().take().transpose();
+                let Some(taken) = taken else { return Ok(()) };
+                let applied = taken.and_then(|bytes| aside(|| self.configure(*base, Schema::parse(&bytes)?)));
                 self.control.forget_notes(*base, CONFIG_PATH);
                 applied.inspect_err(|error| self.control.note(*base, CONFIG_PATH, error))
             }
@@ -344,9 +377,7 @@ impl Volume {
             What::Config(_) => {
                 let open = handle.map(|handle| self.control.opened(handle)).transpose()?;
                 if let Some(OpenControl::Config { text, .. }) = open.as_deref() {
-                    let mut draft = text.lock();
-                    draft.bytes.truncate(size);
-                    draft.changed = true;
+                    text.lock().truncate(size);
                 }
             }
             _ => {}
@@ -405,7 +436,7 @@ fn copy_part(bytes: &[u8], offset: u64, size: usize, into: &mut Vec<u8>) {
 fn put_part(bytes: &mut Vec<u8>, offset: u64, data: &[u8], limit: u64) -> Result<()> {
     let end = offset.saturating_add(data.len() as u64);
     if end > limit {
-        return Err(Error::TooLarge { what: "file of bytes", got: end, limit });
+        return Err(too_large(end, limit));
     }
     let (from, end) = (usize::try_from(offset).unwrap_or(0), usize::try_from(end).unwrap_or(0));
     if bytes.len() < end {
@@ -413,4 +444,8 @@ fn put_part(bytes: &mut Vec<u8>, offset: u64, data: &[u8], limit: u64) -> Result
     }
     bytes[from..end].copy_from_slice(data);
     Ok(())
+}
+
+fn too_large(got: u64, limit: u64) -> Error {
+    Error::TooLarge { what: "file of bytes", got, limit }
 }
