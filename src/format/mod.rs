@@ -32,7 +32,7 @@ pub use layout::{HEAD_BYTES, layout, layout_of_head};
 pub use name::{recognise, sniff};
 pub use npy::{Numbers, npy_numbers};
 pub use rows::{Block, RowReader};
-pub use text::{parse_numbers, parse_text, without_mark};
+pub use text::{check_text_len, parse_numbers, parse_text, without_mark};
 pub use validate::{MAX_NORM, check_vector, validate};
 pub use write::{file_header, fvecs, ivecs, npy_f32, npy_header, npy_vector_header, row_header};
 

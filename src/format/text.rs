@@ -5,6 +5,23 @@ use std::str::FromStr;
 use super::{Limits, shown};
 use crate::{Error, Result};
 
+/// Most bytes that a number and what separates it from the next may have on average. The longest decimal of an f64 has a
+/// third of it.
+const BYTES_OF_A_NUMBER: u64 = 1024;
+
+/// Checks the length of a text before it is read: how long one vector's may be follows from the limit of its elements.
+///
+/// # Errors
+///
+/// [`Error::TooLarge`].
+pub fn check_text_len(len_bytes: u64, limits: &Limits) -> Result<()> {
+    let limit = u64::from(limits.max_dim) * BYTES_OF_A_NUMBER;
+    if len_bytes > limit {
+        return Err(Error::TooLarge { what: "text of bytes", got: len_bytes, limit });
+    }
+    Ok(())
+}
+
 /// Parses one vector of text numbers.
 ///
 /// Numbers are decimal (`1`, `-1.5`, `1e-3`, `.5`) and separated by white space, by a comma, or both; square
@@ -14,7 +31,8 @@ use crate::{Error, Result};
 /// # Errors
 ///
 /// [`Error::Format`] naming the first text that is no number, a missing value, a bracket without its partner,
-/// or an empty file. [`Error::TooLarge`] at the first number above the limit, which is where parsing ends.
+/// or an empty file. [`Error::TooLarge`] as [`check_text_len`], and at the first number above the limit, which is where
+/// parsing ends.
 pub fn parse_text(bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
     parse_numbers(bytes, limits)
 }
@@ -25,6 +43,7 @@ pub fn parse_text(bytes: &[u8], limits: &Limits) -> Result<Vec<f32>> {
 ///
 /// As [`parse_text`].
 pub fn parse_numbers<T: FromStr>(bytes: &[u8], limits: &Limits) -> Result<Vec<T>> {
+    check_text_len(bytes.len() as u64, limits)?;
     let trimmed = without_mark(bytes).trim_ascii();
     let list = match (trimmed.strip_prefix(b"["), trimmed.strip_suffix(b"]")) {
         (Some(open), Some(_)) => open.strip_suffix(b"]"),
@@ -139,6 +158,17 @@ mod tests {
         let error = parsed(&"z".repeat(1 << 20)).unwrap_err().to_string();
         assert_eq!(error, format!("value 1: '{}...' is not a number", "z".repeat(40)));
         assert!(parsed(&"z".repeat(40)).unwrap_err().to_string().contains("zz' is"));
+    }
+
+    #[test]
+    fn a_text_that_is_longer_than_its_numbers_can_be_is_not_read() {
+        let limits = Limits { max_dim: 2, ..Limits::default() };
+        let padded = |len: usize| format!("{:len$}", "1 2");
+        assert_eq!(parse_text(padded(2048).as_bytes(), &limits).unwrap(), [1.0, 2.0]);
+        let error = parse_text(padded(2049).as_bytes(), &limits).unwrap_err();
+        assert_eq!(error.to_string(), "text of bytes 2049, the limit is 2048");
+        let longest = format!("{}", -f64::from_bits(1));
+        assert!((longest.len() as u64) < BYTES_OF_A_NUMBER / 3 + 1, "{}", longest.len());
     }
 
     #[test]

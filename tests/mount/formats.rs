@@ -489,3 +489,30 @@ fn the_message_of_a_refused_file_is_one_line_of_text() {
     }
     assert_eq!(error_lines(&mount, "docs").len(), 2);
 }
+
+#[test]
+fn a_text_longer_than_any_vectors_is_refused_before_it_is_read() {
+    let mut mount = Mount::new();
+    mount.mkdir("docs");
+    let refused = "invalid: text of bytes 1099511627776, the limit is 16777216";
+    let longer = |path: &str| {
+        let file = File::create(mount.path(path)).unwrap();
+        file.set_len(1 << 40).unwrap();
+        file
+    };
+    drop(longer("docs/x.vec"));
+    assert_eq!(mount.status("docs/x.vec"), refused);
+    drop(longer("docs/x.txt"));
+    fs::rename(mount.path("docs/x.txt"), mount.path("docs/y.vec")).unwrap();
+    assert_eq!(mount.status("docs/y.vec"), refused);
+    fs::write(mount.path("docs/.vexfs/config"), "[collection]\ndim = 3\n[limits]\nmax_dim = 3\n").unwrap();
+    let long = File::create(mount.path("docs/long.vec")).unwrap();
+    (&long).write_all(format!("{:3073}", "1 2 3").as_bytes()).unwrap();
+    assert_eq!(errno(nix::unistd::close(long).map_err(io::Error::from)), libc::EMSGSIZE);
+    assert_eq!(mount.status("docs/long.vec"), "invalid: text of bytes 3073, the limit is 3072");
+    // One that was being written when the daemon died is settled by the next mount.
+    let _open = longer("docs/z.vec");
+    mount.kill();
+    mount.start();
+    assert_eq!(mount.status("docs/z.vec"), refused.replace("16777216", "3072"));
+}

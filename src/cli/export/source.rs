@@ -11,9 +11,6 @@ use super::listing::{Entry, Listing, changed};
 use crate::Error;
 use crate::format::{self, Block, Dtype, FileKind, HEAD_BYTES, Layout, Limits, RowReader};
 
-/// What may be read of a vector in text form: far more than 65,536 numbers take.
-const MAX_TEXT: u64 = 16 << 20;
-
 /// What any file in the mount may have: it was accepted there.
 const LIMITS: Limits = Limits { max_dim: u32::MAX, max_rows: u64::MAX };
 
@@ -112,11 +109,9 @@ fn packed(file: &File, kind: FileKind, len: u64) -> Opened {
 
 /// The values of a vector in text form, as a raw file of them.
 fn text(file: &File, len: u64) -> Opened {
-    if len > MAX_TEXT {
-        return Err(Error::TooLarge { what: "text of bytes", got: len, limit: MAX_TEXT });
-    }
+    format::check_text_len(len, &Limits::default())?;
     let mut bytes = Vec::new();
-    file.take(MAX_TEXT).read_to_end(&mut bytes)?;
+    file.take(len).read_to_end(&mut bytes)?;
     let values = format::parse_text(&bytes, &LIMITS)?;
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let kind = FileKind::Raw(Dtype::F32);

@@ -28,9 +28,6 @@ const VECTORS: &str = "vectors";
 /// Bytes that are read or written at a time, at least.
 const BUFFER: usize = 1 << 20;
 
-/// The longest text of one vector that is read.
-const MAX_TEXT: u64 = 16 << 20;
-
 /// Rows that lie in a file as numbers.
 struct Table {
     rows: RowReader<Box<dyn Read>>,
@@ -123,9 +120,7 @@ impl Job<'_> {
 
     /// A vector in text form, as it is.
     fn text(&mut self, input: File) -> Result<(u64, u32), Failure> {
-        let mut bytes = Vec::new();
-        input.take(MAX_TEXT + 1).read_to_end(&mut bytes).map_err(|error| self.bad(error.into()))?;
-        let values = parse_text(&bytes, &Limits::default()).map_err(|error| self.bad(error))?;
+        let (bytes, values) = text(&input, &Limits::default()).map_err(|error| self.bad(error))?;
         self.place.check(0, &values).map_err(|error| self.bad(error))?;
         self.put(&bytes)?;
         Ok((1, columns(&values)))
@@ -312,6 +307,16 @@ fn first_line(fields: &[&[u8]]) -> Result<First> {
 /// Whether columns are all from the first on.
 fn is_all(columns: &[usize]) -> bool {
     columns.iter().copied().eq(0..columns.len())
+}
+
+/// The bytes and the values of a vector in text form.
+fn text(input: &File, limits: &Limits) -> Result<(Vec<u8>, Vec<f32>)> {
+    let len = input.metadata()?.len();
+    format::check_text_len(len, limits)?;
+    let mut bytes = Vec::new();
+    input.take(len).read_to_end(&mut bytes)?;
+    let values = parse_text(&bytes, limits)?;
+    Ok((bytes, values))
 }
 
 /// A vector file, as it is.

@@ -211,6 +211,10 @@ impl Volume {
         collection: &Collection,
     ) -> Result<Prepared> {
         let check = Check::of(collection, inode.ino);
+        if kind == FileKind::Text {
+            // Before its checksums are compared, which reads all of it.
+            format::check_text_len(inode.size, &check.limits)?;
+        }
         match inode.content {
             Content::Empty => Err(Error::Format("empty file".into())),
             Content::Inline => {
