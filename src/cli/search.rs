@@ -52,9 +52,9 @@ pub(super) struct Effort {
     /// Only files whose attributes are like this: 'lang=en and year>=2020'
     #[arg(long = "where", value_name = "EXPR")]
     condition: Option<String>,
-    /// How many neighbours
-    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    k: u32,
+    /// How many neighbours [default: 10, or the collection's limits.max_k where that is less]
+    #[arg(short, value_parser = clap::value_parser!(u32).range(1..))]
+    k: Option<u32>,
     /// None farther than this distance
     #[arg(long, value_name = "DISTANCE", allow_negative_numbers = true)]
     max: Option<f64>,

@@ -9,8 +9,8 @@ use crate::collection::Condition;
 use crate::format::{self, Dtype};
 use crate::{Error, Result};
 
-/// Hits that are returned when the request does not say how many.
-pub const DEFAULT_K: u32 = 10;
+/// Hits that are returned when the request does not say how many and so many may be.
+const DEFAULT_K: u32 = 10;
 
 /// Largest `ef`.
 pub const MAX_EF: u32 = 10_000;
@@ -18,7 +18,7 @@ pub const MAX_EF: u32 = 10_000;
 /// How to search; `None` means the collection's own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
-    /// How many hits, 1..=`max_k`.
+    /// How many hits, 1..=`max_k`; see [`RequestLimits::k`].
     pub k: Option<u32>,
     /// Candidates considered by the graph, 1..=[`MAX_EF`]; raised to `k`.
     pub ef: Option<u32>,
@@ -121,8 +121,10 @@ pub struct Header {
     pub rows: u32,
     /// Elements of each.
     pub dim: u32,
+    /// Hits of each.
+    pub k: u32,
     /// How to search.
-    pub options: Options,
+    options: Options,
 }
 
 /// One line of the `query` file.
@@ -146,6 +148,12 @@ pub struct RequestLimits {
 }
 
 impl RequestLimits {
+    /// How many hits are returned where `asked` are asked for: without that 10, or `max_k` where that is less.
+    #[must_use]
+    pub fn k(&self, asked: Option<u32>) -> u32 {
+        asked.unwrap_or(DEFAULT_K.min(self.max_k))
+    }
+
     /// A dimension from outside, within the limit.
     fn dim(&self, got: u64) -> Result<u32> {
         let limit = self.max_dim;
@@ -312,11 +320,12 @@ impl Line {
         let (limit, text) = (json.max, json.r#where.as_deref());
         let options =
             Options::from_json((json.k, json.ef), (json.recall, json.exact), (limit, text), limits)?;
+        let k = limits.k(options.k);
         if dim == 0 || json.rows == 0 {
             return Err(Error::Request(format!("{} rows x dim {dim}, want at least 1 x 1", json.rows)));
         }
         // Both the values that follow and the answer's records are bounded.
-        limits.check_answer(json.rows, options.k.unwrap_or(DEFAULT_K))?;
+        limits.check_answer(json.rows, k)?;
         let got = json.rows.saturating_mul(u64::from(dim)).saturating_mul(dtype.size_bytes() as u64);
         if got > limits.max_bytes {
             return Err(Error::TooLarge { what: "request of bytes", got, limit: limits.max_bytes });
@@ -326,7 +335,7 @@ impl Line {
             got: json.rows,
             limit: u32::MAX.into(),
         })?;
-        Ok(Header { dtype, rows, dim, options })
+        Ok(Header { dtype, rows, dim, k, options })
     }
 
     fn request(json: JsonRequest, limits: &RequestLimits) -> Result<Request> {
@@ -371,7 +380,9 @@ impl Header {
     #[must_use]
     pub fn with_body(&self, body: &[u8]) -> Request {
         let values = format::decoded(self.dtype, body);
-        Request { target: Target::Vectors { dim: self.dim, values }, options: self.options.clone() }
+        // The answer's records are counted by the limits under which the header was read.
+        let options = Options { k: Some(self.k), ..self.options.clone() };
+        Request { target: Target::Vectors { dim: self.dim, values }, options }
     }
 }
 
@@ -513,6 +524,17 @@ mod tests {
     }
 
     #[test]
+    fn without_k_it_is_ten_or_the_limit_where_that_is_less() {
+        for (max_k, want) in [(100, 10), (10, 10), (5, 5)] {
+            let limits = RequestLimits { max_k, ..LIMITS };
+            assert_eq!((limits.k(None), limits.k(Some(3))), (want, 3));
+            let line = Line::parse(br#"{"dtype":"f32","rows":1,"dim":1}"#, &limits).unwrap();
+            let Line::Header(header) = line else { panic!("a request") };
+            assert_eq!((header.k, header.with_body(&[0; 4]).options.k), (want, Some(want)));
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_both_numbers() {
         for (line, want) in [
             ("[1]", "JSON object"),
@@ -574,7 +596,7 @@ mod tests {
         ] {
             let options = match parse(&line).unwrap() {
                 Line::Request(request) => request.options,
-                Line::Header(header) => header.with_body(&[0; 4]).options,
+                Line::Header(header) => header.options,
             };
             assert_eq!(options, Options { condition: condition.clone(), ..Options::default() }, "{line}");
         }

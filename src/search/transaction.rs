@@ -13,7 +13,7 @@
 
 use super::Answer;
 use super::render;
-use super::request::{DEFAULT_K, Header, Line, Request, RequestLimits};
+use super::request::{Header, Line, Request, RequestLimits};
 use crate::{Error, Result};
 
 /// Answers requests. An `Err` of a JSON request becomes its answer line; of a binary one, the error of the read.
@@ -176,7 +176,7 @@ impl Transaction {
             self.header = Some(header);
             return Ok(None);
         };
-        let k = header.options.k.unwrap_or(DEFAULT_K) as usize;
+        let k = header.k as usize;
         self.keep(Arrived::Binary { request: header.with_body(body), k }, body.len(), limits)?;
         Ok(Some(after))
     }

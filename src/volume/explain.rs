@@ -12,7 +12,6 @@ use crate::distance::Metric;
 use crate::namespace::Ino;
 use crate::search::explain::{Explained, OfCollection};
 use crate::search::nearest::{self, Limits, Way};
-use crate::search::request::DEFAULT_K;
 use crate::search::{Answer, Explanation, Options};
 
 /// Who may find everything: what a directory covers does not depend on who asks.
@@ -20,15 +19,15 @@ const EVERYBODY: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
 impl Volume {
     /// How a search with these options would be answered in each collection that `base` covers. Nothing is searched
-    /// for, so nothing is found, and the answer is not complete.
+    /// for, so nothing is found, and the answer is not complete. `k` hits would be wanted.
     #[inline(never)]
     pub(super) fn explain_without_a_query(
         &self,
         caller: &Caller,
         base: Ino,
+        k: u32,
         options: &Options,
     ) -> Result<Vec<Answer>> {
-        let k = options.k.unwrap_or(DEFAULT_K);
         let mut answer = Answer {
             k,
             metric: Metric::default(),

@@ -20,7 +20,7 @@ use crate::metrics::SearchKind;
 use crate::namespace::{Ino, Inode, Kind};
 use crate::search::explain::Explained;
 use crate::search::nearest::Near;
-use crate::search::request::{DEFAULT_K, RequestLimits};
+use crate::search::request::RequestLimits;
 use crate::search::{Answer, Context, Hit, Limits, Options, Request, Target, Way, nearest};
 use crate::store;
 use crate::{Error, Result};
@@ -42,6 +42,8 @@ struct Asked<'a> {
     vector: &'a [f32],
     /// The file that is asked about: it is not its own neighbour.
     exclude: Option<(FileNumber, u32)>,
+    /// How many hits are wanted.
+    k: u32,
 }
 
 /// What was found for a query vector, before it has names.
@@ -75,12 +77,12 @@ impl Volume {
     /// [`Error::Missing`], [`Error::Request`], [`Error::TooLarge`], [`Error::Deadline`], [`Error::Interrupted`],
     /// [`Error::NoEmbedder`].
     pub fn search(&self, caller: &Caller, base: Ino, request: &Request) -> Result<Vec<Answer>> {
-        request.options.check(&self.request_limits(base)?)?;
+        let k = self.checked_k(base, &request.options)?;
         match &request.target {
             Target::Text(_) => Err(Error::NoEmbedder),
-            Target::Nothing => self.explain_without_a_query(caller, base, &request.options),
+            Target::Nothing => self.explain_without_a_query(caller, base, k, &request.options),
             Target::Vectors { dim, values } => {
-                self.neighbors_of_all(caller, base, (*dim, values), &request.options)
+                self.neighbors_of_all(caller, base, (*dim, values), k, &request.options)
             }
             Target::Like { path, row } => {
                 let ino = self.resolve(caller, base, path.as_bytes()).map_err(|error| match error {
@@ -101,6 +103,7 @@ impl Volume {
         caller: &Caller,
         base: Ino,
         (dim, values): (u32, &[f32]),
+        k: u32,
         options: &Options,
     ) -> Result<Vec<Answer>> {
         let parts = self.parts(caller, base, dim, (None, options))?;
@@ -119,7 +122,7 @@ impl Volume {
                 let Some(vector) = vectors.clone().nth(number) else { break };
                 // What comes next is on its way meanwhile.
                 vectors.clone().nth(number + 1).into_iter().for_each(distance::prefetch);
-                let asked = Asked { vector, exclude: None };
+                let asked = Asked { vector, exclude: None, k };
                 answers.push((number, self.answer(base, &asked, options, &parts, &mut context)?));
             }
             Ok(answers)
@@ -140,11 +143,11 @@ impl Volume {
         path: &[u8],
         options: &Options,
     ) -> Result<Answer> {
-        options.check(&self.request_limits(base)?)?;
+        let k = self.checked_k(base, options)?;
         let (file, metric, row) = self.vector_row(ino, row, path)?;
         let mut scratch = vec![0.0; file.dim() as usize];
         let vector = file.sound_row(row.into(), &mut scratch)?;
-        let asked = Asked { vector, exclude: Some((file.number(), row)) };
+        let asked = Asked { vector, exclude: Some((file.number(), row)), k };
         let parts = self.parts(caller, base, file.dim(), (Some(metric), options))?;
         let awaited = Awaited::by(caller);
         let is_awaited = |now| awaited.check(now);
@@ -209,6 +212,13 @@ impl Volume {
         Ok(RequestLimits { max_k: schema.max_k, max_dim: schema.max_dim, max_bytes: schema.max_query })
     }
 
+    /// How many hits are wanted, by options within the bounds of requests asked in `base`.
+    fn checked_k(&self, base: Ino, options: &Options) -> Result<u32> {
+        let limits = self.request_limits(base)?;
+        options.check(&limits)?;
+        Ok(limits.k(options.k))
+    }
+
     /// The collections in which vectors of `dim` elements are looked for, with one metric: `metric` where one of them
     /// has it.
     #[inline(never)]
@@ -261,11 +271,10 @@ impl Volume {
         context.limits.check(started)?;
         let metric = parts.first().map_or(Metric::default(), |part| part.collection.schema().metric);
         format::check_vector(0, asked.vector, metric == Metric::Cosine && !parts.is_empty())?;
-        let k = options.k.unwrap_or(DEFAULT_K);
         let mut candidates = Candidates::default();
         let (hits, complete) = loop {
             while !self.find(asked, options, parts, context, started, &mut candidates)? {}
-            let (hits, lost) = self.hits(base, &mut candidates.near, k as usize, metric)?;
+            let (hits, lost) = self.hits(base, &mut candidates.near, asked.k as usize, metric)?;
             if !lost || started.elapsed() > CATCH_UP {
                 break (hits, !lost);
             }
@@ -283,7 +292,7 @@ impl Volume {
             false => None,
         };
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        Ok(Answer { k, metric, exact, complete, pending, took_us, hits, explain })
+        Ok(Answer { k: asked.k, metric, exact, complete, pending, took_us, hits, explain })
     }
 
     /// Looks for the nearest in each of `parts`; false when that has to be done again. Apart, so that what it needs is
@@ -299,7 +308,7 @@ impl Volume {
         candidates: &mut Candidates,
     ) -> Result<bool> {
         let damages = store::damages();
-        let k = options.k.unwrap_or(DEFAULT_K) as usize;
+        let k = asked.k as usize;
         self.vectors.withdraw_unreadable(&self.names, damages);
         *candidates = Candidates::default();
         for part in parts {

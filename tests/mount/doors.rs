@@ -598,6 +598,32 @@ fn exactly_k_come_back_when_k_exist_and_all_when_not() {
 }
 
 #[test]
+fn without_k_every_door_gives_ten_or_as_many_as_the_limit_allows() {
+    let mount = Mount::new();
+    let dir = mount.mkdir("docs");
+    for i in 0..12_u8 {
+        mount.put(&format!("docs/f{i}.f32"), &[f32::from(i), 2.0, 3.0]);
+    }
+    fs::write(dir.join(".vexfs/queries/q"), br#"{"vector": [1, 2, 3]}"#).unwrap();
+    for (config, k) in [("\n", 10), ("[limits]\nmax_k = 5\n", 5)] {
+        configure(&mount, "docs", config);
+        let in_file = |path: &str| hits(&mount.json(&format!("docs/.vexfs/{path}/results.json"))).len();
+        assert_eq!((in_file("similar/f0.f32"), in_file("results/q")), (k, k), "{config}");
+        assert_eq!(mount.similar("docs/f0.f32").len(), k);
+        assert_eq!(hits(&mount.ask_json("docs", &json!({"like": "f0.f32"}))).len(), k);
+        let binary =
+            [&b"{\"dtype\":\"f32\",\"rows\":1,\"dim\":3}\n"[..], &f32_bytes(&[1.0, 2.0, 3.0])].concat();
+        assert_eq!(records(&mount.ask("docs", &binary)).len(), k);
+        let found = search(&mount, &["docs", "--like", "docs/f0.f32", "--paths"]);
+        assert_eq!(text(&found.stdout).lines().count(), k, "{}", text(&found.stderr));
+        let plan = mount.ask_json("docs", &json!({"explain": true}));
+        assert_eq!(plan["k"], k);
+    }
+    assert_eq!(mount.ask_json("docs", &json!({"like": "f0.f32", "k": 6}))["error"]["code"], "EMSGSIZE");
+    assert_eq!(errno(mount.try_attribute("docs/f0.f32", "user.vexfs.similar.6")), libc::EMSGSIZE);
+}
+
+#[test]
 fn options_stand_in_the_path_in_any_order() {
     let mount = Mount::new();
     let query = collection(&mount, "l2");

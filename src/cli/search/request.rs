@@ -17,7 +17,8 @@ const FILE_MAX: u64 = 4 << 30;
 /// What is the same in every request of a command.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::cli) struct Options {
-    pub(in crate::cli) k: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::cli) k: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::cli) ef: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -241,8 +242,15 @@ fn relative(to: &Path, from: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    const OPTIONS: Options =
-        Options { k: 10, ef: None, recall: None, exact: None, max: None, condition: None, explain: None };
+    const OPTIONS: Options = Options {
+        k: Some(10),
+        ef: None,
+        recall: None,
+        exact: None,
+        max: None,
+        condition: None,
+        explain: None,
+    };
 
     fn vectors(kind: FileKind, bytes: &[u8], row: Option<u64>) -> Result<Requests, Failure> {
         Ok(Requests { what: What::Vectors(Vectors::parse(kind, bytes.to_vec(), row)?), options: OPTIONS })
@@ -256,10 +264,12 @@ mod tests {
     fn a_request_has_what_was_asked_for_and_nothing_else() {
         let requests = Requests::text("a \"quoted\" word", OPTIONS);
         assert_eq!(requests.line(0).unwrap(), "{\"text\":\"a \\\"quoted\\\" word\",\"k\":10}\n");
-        let options = Options { ef: Some(200), max: Some(-0.5), k: 3, ..OPTIONS };
+        let options = Options { ef: Some(200), max: Some(-0.5), k: Some(3), ..OPTIONS };
         let what = What::Like { path: "../a.npy".into(), row: Some(7) };
         let line = Requests { what, options }.line(0).unwrap();
         assert_eq!(line, "{\"like\":\"../a.npy\",\"row\":7,\"k\":3,\"ef\":200,\"max\":-0.5}\n");
+        let without_k = Options { k: None, ..OPTIONS };
+        assert_eq!(Requests::text("t", without_k).line(0).unwrap(), "{\"text\":\"t\"}\n");
         let recall = Options { recall: Some(0.95), ..OPTIONS };
         assert!(Requests::text("t", recall).line(0).unwrap().ends_with(",\"recall\":0.95}\n"));
         let condition = Options { condition: Some("a=\"b\"".into()), ..OPTIONS };

@@ -4,7 +4,6 @@ use std::sync::{Arc, OnceLock};
 
 use super::{Access, Node, What};
 use crate::namespace::{Ino, Kind};
-use crate::search::request::DEFAULT_K;
 use crate::search::{Answer, Hit, Options, Request, render};
 use crate::volume::Volume;
 use crate::volume::query::permits;
@@ -64,7 +63,7 @@ impl FoundSet {
             [answer] => (1..).zip(&answer.hits).map(|(rank, hit)| render::link_name(rank, hit)).collect(),
             _ => Vec::new(),
         };
-        let k = answers.first().map_or(DEFAULT_K, |answer| answer.k);
+        let k = answers.first().map_or(0, |answer| answer.k);
         Self { answers, k, links, previous }
     }
 
@@ -152,8 +151,8 @@ impl Volume {
         let Request { target, options } = request.ok_or(Error::Invalid("the query is not complete"))?;
         let options = merged(&options, &parent.options);
         // A small file can have a million vectors, whose answers are large.
-        let (vectors, k) = (target.vectors() as u64, options.k.unwrap_or(DEFAULT_K));
-        let checked = self.request_limits(parent.base)?.check_answer(vectors, k);
+        let limits = self.request_limits(parent.base)?;
+        let checked = limits.check_answer(target.vectors() as u64, limits.k(options.k));
         checked.inspect_err(|error| {
             let path = query_path(name);
             self.control.forget_notes(parent.base, &path);
