@@ -95,6 +95,25 @@ impl Volume {
         }
     }
 
+    /// What is wrong with a request as things are now. Nothing is searched for; whether a file is there that `like`
+    /// names is left to the search.
+    ///
+    /// # Errors
+    ///
+    /// As [`search`](Self::search).
+    pub(super) fn check_request(&self, caller: &Caller, base: Ino, request: &Request) -> Result<()> {
+        self.checked_k(base, &request.options)?;
+        match &request.target {
+            Target::Text(_) => Err(Error::NoEmbedder),
+            Target::Like { .. } | Target::Nothing => Ok(()),
+            Target::Vectors { dim, values } => {
+                let parts = self.parts(caller, base, *dim, (None, &request.options))?;
+                let mut vectors = (0..).zip(values.chunks_exact((*dim as usize).max(1)));
+                vectors.try_for_each(|(row, vector)| check_query(row, vector, &parts))
+            }
+        }
+    }
+
     /// The neighbours of vectors of `dim` elements. A batch that takes long is shared with idle cores. Apart, because a
     /// search like a file does not pay for this frame.
     #[inline(never)]
@@ -269,8 +288,8 @@ impl Volume {
     ) -> Result<Answer> {
         let started = Instant::now();
         context.limits.check(started)?;
-        let metric = parts.first().map_or(Metric::default(), |part| part.collection.schema().metric);
-        format::check_vector(0, asked.vector, metric == Metric::Cosine && !parts.is_empty())?;
+        check_query(0, asked.vector, parts)?;
+        let metric = metric_of(parts).unwrap_or_default();
         let mut candidates = Candidates::default();
         let (hits, complete) = loop {
             while !self.find(asked, options, parts, context, started, &mut candidates)? {}
@@ -518,6 +537,16 @@ fn permits_bits((uid, gid, mode): (u32, u32, u16), caller: &Caller, want: u16) -
         () => mode,
     };
     bits & want == want
+}
+
+/// The metric of what is searched, if anything is.
+fn metric_of(parts: &[Part]) -> Option<Metric> {
+    parts.first().map(|part| part.collection.schema().metric)
+}
+
+/// Checks that a query vector has distances there.
+fn check_query(row: u64, vector: &[f32], parts: &[Part]) -> Result<()> {
+    format::check_vector(row, vector, metric_of(parts) == Some(Metric::Cosine))
 }
 
 fn common_metric(collections: &[Arc<Collection>]) -> Result<Metric> {

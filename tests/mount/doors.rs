@@ -447,6 +447,83 @@ fn a_replaced_query_has_new_results_and_a_removed_one_none() {
 }
 
 #[test]
+fn what_is_wrong_with_a_dropped_query_is_said_of_it_and_of_no_other() {
+    let mount = Mount::new();
+    let dir = mount.mkdir("docs");
+    mount.put("docs/a.f32", &[1.0, 2.0, 3.0]);
+    let drop_in = |name: &str, content: &str| {
+        let mut file = File::create(dir.join(".vexfs/queries").join(name))?;
+        file.write_all(content.as_bytes())?;
+        nix::unistd::close(file).map_err(std::io::Error::from)
+    };
+    let error = |name: &str| mount.try_attribute(&format!("docs/.vexfs/{name}"), "user.vexfs.error");
+    let noted = || {
+        let lines = text(&read(&dir.join(".vexfs/errors.jsonl")));
+        let said = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            (line["path"].as_str().unwrap().to_owned(), line["error"].as_str().unwrap().to_owned())
+        };
+        lines.lines().map(said).collect::<Vec<_>>()
+    };
+    drop_in("good.vec", "3 2 1").unwrap();
+    for (name, content, code, message) in [
+        ("two.vec", "1 2", libc::EINVAL, "dimension 2, collection has 3"),
+        ("nan.vec", "1 nan 2", libc::EDOM, "row 0, column 1: value is NaN, want a finite number"),
+        ("zero.vec", "0 0 0", libc::EDOM, "row 0: the zero vector has no cosine distance"),
+        ("k", r#"{"vector": [1, 2, 3], "k": 10001}"#, libc::EMSGSIZE, "k 10001, the limit is 10000"),
+    ] {
+        // Twice: of each there is one note.
+        assert_eq!((errno(drop_in(name, content)), errno(drop_in(name, content))), (code, code), "{name}");
+        assert_eq!(error(&format!("queries/{name}")).unwrap(), message);
+        assert_eq!(noted().last().unwrap(), &(format!(".vexfs/queries/{name}"), message.to_owned()));
+        assert_eq!(errno(fs::read_dir(dir.join(".vexfs/results").join(name))), libc::EINVAL, "{name}");
+    }
+    assert_eq!(noted().len(), 4);
+    for silent in ["queries/good.vec", "config", "query"] {
+        assert_eq!(errno(error(silent)), libc::ENODATA, "{silent}");
+    }
+    // An empty one is a query that is not written yet.
+    drop_in("empty", "").unwrap();
+    shell(&dir, "touch .vexfs/queries/touched; truncate -s 0 .vexfs/queries/good.vec");
+    for empty in ["queries/empty", "queries/touched", "queries/good.vec"] {
+        assert_eq!(error(empty).unwrap(), "empty file", "{empty}");
+    }
+    assert_eq!(errno(fs::read_dir(dir.join(".vexfs/results/good.vec"))), libc::EINVAL);
+    drop_in("good.vec", "3 2 1").unwrap();
+    fs::remove_file(dir.join(".vexfs/queries/two.vec")).unwrap();
+    drop_in("nan.vec", "1 1 2").unwrap();
+    let left = noted().into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+    assert_eq!(left, ["zero.vec", "k", "empty", "touched"].map(|name| format!(".vexfs/queries/{name}")));
+    // One that fits no longer says so when it is asked for, and is silent when it fits again.
+    shell(&dir, "rm a.f32; echo 1 2 >b.vec");
+    let results = dir.join(".vexfs/results/good.vec");
+    assert_eq!(errno(fs::read_dir(&results)), libc::EINVAL);
+    assert_eq!(error("queries/good.vec").unwrap(), "dimension 3, collection has 2");
+    shell(&dir, "rm b.vec; echo 1 2 3 >c.vec");
+    assert!(fs::read_dir(&results).unwrap().count() > 0);
+    assert_eq!(errno(error("queries/good.vec")), libc::ENODATA);
+}
+
+#[test]
+fn what_is_wrong_with_a_dropped_query_is_said_to_who_dropped_it() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("what_is_wrong_with_a_dropped_query_is_said_to_who_dropped_it: not checked, it needs root");
+        return;
+    }
+    let mount = Mount::with_options(&["-o", "allow_other"]);
+    fs::set_permissions(mount.outside("."), Permissions::from_mode(0o755)).unwrap();
+    let dir = mount.mkdir("docs");
+    mount.put("docs/a.f32", &[1.0, 2.0, 3.0]);
+    shell(&dir, "echo 1 2 >.vexfs/queries/ours.vec");
+    let script = "echo 1 2 >.vexfs/queries/theirs.vec; cat .vexfs/errors.jsonl";
+    let mut user = Command::new("bash");
+    let output = run(user.args(["-c", script]).current_dir(&dir).uid(NOBODY).gid(NOBODY));
+    let said = text(&output.stdout);
+    assert!(said.lines().count() == 1 && said.contains("queries/theirs.vec"), "{said}");
+    assert_eq!(text(&read(&dir.join(".vexfs/errors.jsonl"))).lines().count(), 2);
+}
+
+#[test]
 fn distances_are_what_the_metrics_name_says() {
     let mount = Mount::new();
     let (a, b) = ([1.0f32, 2.0, 2.0], [4.0f32, 6.0, 2.0]);

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::results::query_path;
-use super::{Access, Node, SAVED_BYTES, SAVED_QUERIES, SavedQuery, What};
+use super::{Access, CONFIG_PATH, Node, SAVED_BYTES, SAVED_QUERIES, SavedQuery, What};
 use crate::collection::Schema;
 use crate::namespace::{Ino, Kind};
 use crate::pool::shallow::aside;
@@ -15,9 +14,6 @@ use crate::search::{Answer, Request};
 use crate::volume::Volume;
 use crate::volume::types::{Attr, Caller, DirEntry, Handle, OpenFlags, Opened};
 use crate::{Error, Result};
-
-/// The path under which `errors.jsonl` speaks of a refused configuration.
-const CONFIG_PATH: &str = ".vexfs/config";
 
 /// Longest part of a request that is taken in, and may be parsed, by the worker that receives it.
 const SHORT_BYTES: usize = 64 << 10;
@@ -135,7 +131,9 @@ impl Volume {
                 if flags.truncate {
                     query.bytes.lock().clear();
                 }
-                let changed = Mutex::new(flags.truncate);
+                // One that was made and never written is told so as well.
+                let is_new = flags.write && query.request.lock().0 == 0;
+                let changed = Mutex::new(flags.truncate || is_new);
                 OpenControl::Saved { base, query: Arc::clone(query), changed }
             }
             What::Sync | What::Verify if flags.write => return Err(Error::ReadOnly),
@@ -192,11 +190,12 @@ impl Volume {
             return Err(Error::ReadOnly);
         }
         let key = (queries.base, name.to_vec());
-        let owner = self.control.saved.get(&key).map(|query| query.uid).ok_or(Error::NotFound)?;
-        if caller.uid != 0 && caller.uid != owner {
+        let query = self.control.saved.get(&key).map(|query| Arc::clone(&query)).ok_or(Error::NotFound)?;
+        if caller.uid != 0 && caller.uid != query.uid {
             return Err(Error::NotPermitted);
         }
         self.control.saved.remove(&key);
+        self.control.forget_note(queries.base, &query.path());
         self.control.known.retain(|(ino, known, ..), _| *ino != parent || known != name);
         Ok(())
     }
@@ -324,62 +323,77 @@ impl Volume {
     }
 
     /// The close of a draft: a configuration is taken or refused, a query parsed or refused.
-    pub(in crate::volume) fn control_flush(&self, _caller: &Caller, handle: Handle) -> Result<()> {
+    pub(in crate::volume) fn control_flush(&self, caller: &Caller, handle: Handle) -> Result<()> {
         match &*self.control.opened(handle)? {
             OpenControl::Config { base, text } => {
                 let taken = text.lock().take().transpose();
                 let Some(taken) = taken else { return Ok(()) };
                 let applied = taken.and_then(|bytes| aside(|| self.configure(*base, Schema::parse(&bytes)?)));
-                self.control.forget_notes(*base, CONFIG_PATH);
-                applied.inspect_err(|error| self.control.note(*base, CONFIG_PATH, error))
+                self.noted(*base, CONFIG_PATH, caller.uid, applied)
             }
             OpenControl::Saved { base, query, changed } => {
                 if !std::mem::take(&mut *changed.lock()) {
                     return Ok(());
                 }
-                let parsed = self.parse_saved(*base, query);
-                let path = query_path(&query.name);
-                let mut request = query.request.lock();
-                request.0 += 1;
-                match parsed {
-                    Ok(parsed) => {
-                        request.1 = parsed;
-                        self.control.forget_notes(*base, &path);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        request.1 = None;
-                        self.control.note(*base, &path, &error);
-                        Err(error)
-                    }
-                }
+                self.take_query(caller, *base, query)
             }
             _ => Ok(()),
         }
     }
 
-    /// The request of a dropped query; none while the file is empty, as a shell leaves it for a moment.
-    fn parse_saved(&self, base: Ino, query: &SavedQuery) -> Result<Option<Request>> {
+    /// Takes what was written into a query. An empty one is refused, but no close fails for it: a shell leaves it empty
+    /// at a close before it writes.
+    fn take_query(&self, caller: &Caller, base: Ino, query: &SavedQuery) -> Result<()> {
+        let bytes = query.bytes.lock().clone();
+        let parsed = self.parse_query(caller, base, &query.name, &bytes);
+        let mut request = query.request.lock();
+        request.0 += 1;
+        request.1 = None;
+        let taken = self.noted(base, &query.path(), query.uid, parsed.map(|parsed| request.1 = Some(parsed)));
+        if bytes.is_empty() { Ok(()) } else { taken }
+    }
+
+    /// The request of a dropped query.
+    fn parse_query(&self, caller: &Caller, base: Ino, name: &[u8], bytes: &[u8]) -> Result<Request> {
+        if bytes.is_empty() {
+            return Err(Error::Format("empty file".into()));
+        }
         let limits: RequestLimits = self.request_limits(base)?;
         let dim = self.vectors.collection(self.collection_root(base)?).dim();
-        let bytes = query.bytes.lock().clone();
-        if bytes.is_empty() {
-            return Ok(None);
+        let request = parse_query_file(name, bytes, dim, &limits)?;
+        self.check_request(caller, base, &request)?;
+        Ok(request)
+    }
+
+    /// Notes what is wrong with a control node, or that nothing is any more.
+    pub(super) fn noted<T>(&self, base: Ino, path: &str, uid: u32, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.control.forget_note(base, path),
+            Err(error) => self.control.note(base, path, uid, error),
         }
-        parse_query_file(&query.name, &bytes, dim, &limits).map(Some)
+        result
     }
 
     /// A file is truncated before it is written anew; what a handle has is cut with it.
-    pub(super) fn control_truncate(&self, node: &Node, size: u64, handle: Option<Handle>) -> Result<()> {
+    pub(super) fn control_truncate(
+        &self,
+        caller: &Caller,
+        node: &Node,
+        size: u64,
+        handle: Option<Handle>,
+    ) -> Result<()> {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        match &node.what {
-            What::Saved(query) => query.bytes.lock().truncate(size),
-            What::Config(_) => {
-                let open = handle.map(|handle| self.control.opened(handle)).transpose()?;
-                if let Some(OpenControl::Config { text, .. }) = open.as_deref() {
-                    text.lock().truncate(size);
+        let open = handle.map(|handle| self.control.opened(handle)).transpose()?;
+        match (&node.what, open.as_deref()) {
+            (What::Saved(query), open) => {
+                query.bytes.lock().truncate(size);
+                match open {
+                    Some(OpenControl::Saved { changed, .. }) => *changed.lock() = true,
+                    // By its path, so there is no close to come. Its content is what it was cut to, whatever that is.
+                    _ => drop(self.take_query(caller, node.base, query)),
                 }
             }
+            (What::Config(_), Some(OpenControl::Config { text, .. })) => text.lock().truncate(size),
             _ => {}
         }
         Ok(())

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Control;
 use crate::collection::{Collection, RecallEstimate};
 use crate::metrics::Gauge;
 use crate::namespace::{Ino, Time};
@@ -277,7 +276,9 @@ impl Volume {
                 }
             }
         }
-        for note in self.control.notes_of(base) {
+        let mut notes = self.control.notes_of(base);
+        notes.retain(|note| caller.uid == 0 || caller.uid == note.uid);
+        for note in notes {
             lines.push((note.at, note.path, note.message));
         }
         lines.sort_unstable();
@@ -363,8 +364,3 @@ const POOL_GAUGES: [&str; 5] = [
     "vexfs_pool_most_in_use",
     "vexfs_pool_idle",
 ];
-
-/// The last message about something in a directory's `.vexfs`.
-pub(super) fn last_note(control: &Control, base: Ino) -> Option<String> {
-    control.notes_of(base).last().map(|note| note.message.clone())
-}

@@ -45,7 +45,10 @@ const BIT: u64 = 1 << 63;
 const SAVED_BYTES: usize = 256 << 20;
 const SAVED_QUERIES: usize = 1024;
 
-/// Messages kept for `errors.jsonl` that belong to no file.
+/// The path under which `errors.jsonl` speaks of a refused configuration.
+const CONFIG_PATH: &str = ".vexfs/config";
+
+/// Messages kept for `errors.jsonl` that belong to no vector file.
 const NOTES: usize = 100;
 
 /// Whether an inode number is that of a control node.
@@ -120,6 +123,15 @@ impl What {
             | What::Verify
             | What::Rebuild
             | What::Sync => Kind::File,
+        }
+    }
+
+    /// The path under which `errors.jsonl` speaks of what was written here; none where nothing is refused.
+    fn noted_as(&self) -> Option<String> {
+        match self {
+            What::Config(_) => Some(CONFIG_PATH.into()),
+            What::Saved(query) => Some(query.path()),
+            _ => None,
         }
     }
 
@@ -209,6 +221,13 @@ pub(in crate::volume) struct SavedQuery {
     request: Mutex<(u64, Option<Request>)>,
 }
 
+impl SavedQuery {
+    /// Its path from the directory that it is asked in.
+    fn path(&self) -> String {
+        format!(".vexfs/queries/{}", String::from_utf8_lossy(&self.name))
+    }
+}
+
 /// Where a directory or set is found again: its parent, its name, and who asked.
 type Identity = (Ino, Vec<u8>, u32, u32);
 
@@ -227,11 +246,14 @@ pub(super) struct Control {
     verifying: Mutex<()>,
 }
 
-/// A message for `errors.jsonl` about something that is no vector file.
+/// Why what was written into a control node was refused: for `errors.jsonl` and the node's `user.vexfs.error`. A node
+/// has one at most, about what was written last.
 #[derive(Clone, Debug)]
 struct Note {
     base: Ino,
     path: String,
+    /// Who wrote it: a query is nobody else's business.
+    uid: u32,
     message: String,
     at: Time,
 }
@@ -308,16 +330,18 @@ impl Control {
         self.nodes.len() as u64
     }
 
-    fn note(&self, base: Ino, path: &str, error: &Error) {
+    fn note(&self, base: Ino, path: &str, uid: u32, error: &Error) {
+        let message = error.to_string();
+        self.forget_note(base, path);
         let mut notes = self.notes.lock();
         if notes.len() == NOTES {
             notes.pop_front();
         }
-        notes.push_back(Note { base, path: path.into(), message: error.to_string(), at: Time::now() });
+        notes.push_back(Note { base, path: path.into(), uid, message, at: Time::now() });
     }
 
     /// What was said of `path` is no longer so.
-    fn forget_notes(&self, base: Ino, path: &str) {
+    fn forget_note(&self, base: Ino, path: &str) {
         self.notes.lock().retain(|note| note.base != base || note.path != path);
     }
 

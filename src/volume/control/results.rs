@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Access, Node, What};
+use super::{Access, Node, SavedQuery, What};
 use crate::namespace::{Ino, Kind};
 use crate::search::{Answer, Hit, Options, Request, render};
 use crate::volume::Volume;
@@ -36,7 +36,7 @@ impl ResultSet {
 #[derive(Debug)]
 enum Source {
     File { ino: Ino, row: Option<u32>, name: Vec<u8> },
-    Query(Request),
+    Query(Arc<SavedQuery>, Request),
 }
 
 /// What a query found, with names for it.
@@ -148,17 +148,15 @@ impl Volume {
             return Err(Error::PermissionDenied);
         }
         let (generation, request) = query.request.lock().clone();
-        let Request { target, options } = request.ok_or(Error::Invalid("the query is not complete"))?;
-        let options = merged(&options, &parent.options);
+        let request = request.ok_or(Error::Invalid("the query is not complete"))?;
         // A small file can have a million vectors, whose answers are large.
         let limits = self.request_limits(parent.base)?;
-        let checked = limits.check_answer(target.vectors() as u64, limits.k(options.k));
-        checked.inspect_err(|error| {
-            let path = query_path(name);
-            self.control.forget_notes(parent.base, &path);
-            self.control.note(parent.base, &path, error);
-        })?;
-        self.set(caller, parent, name, generation, Source::Query(Request { target, options }))
+        let k = limits.k(merged(&request.options, &parent.options).k);
+        let checked = limits.check_answer(request.target.vectors() as u64, k);
+        if checked.is_err() {
+            self.noted(parent.base, &query.path(), query.uid, checked)?;
+        }
+        self.set(caller, parent, name, generation, Source::Query(query, request))
     }
 
     /// The child of an ordinary directory that a name below `similar/` or `rows/` stands for.
@@ -217,17 +215,20 @@ impl Volume {
             Source::File { ino, row, name } => {
                 vec![self.neighbors_of(caller, set.base, *ino, *row, name, &set.options)?]
             }
-            Source::Query(request) => self.search(caller, set.base, request)?,
+            Source::Query(query, request) => {
+                let options = merged(&request.options, &set.options);
+                let target = request.target.clone();
+                match self.search(caller, set.base, &Request { target, options }) {
+                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    // What was right when it was dropped may fit no collection any more.
+                    answers => self.noted(set.base, &query.path(), query.uid, answers)?,
+                }
+            }
         };
         let found = Arc::new(FoundSet::new(answers, set.previous.clone()));
         // Whoever was first has said what the set is.
         Ok(Arc::clone(set.found.get_or_init(|| found)))
     }
-}
-
-/// What is wrong with a dropped query is noted of this path.
-pub(super) fn query_path(name: &[u8]) -> String {
-    format!(".vexfs/queries/{}", String::from_utf8_lossy(name))
 }
 
 /// The options of a path element over those of the request itself.

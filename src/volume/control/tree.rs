@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::results::Opened;
-use super::{Access, Control, Node, What, generated};
+use super::{Access, Control, Node, What};
 use crate::collection::VectorFile;
 use crate::namespace::{Ino, Inode, Kind};
 use crate::search::Options;
@@ -342,7 +342,7 @@ impl Volume {
     /// Truncation and times are taken where something can be written, and mean nothing; the rest is fixed.
     pub(in crate::volume) fn control_setattr(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         ino: Ino,
         set: SetAttr,
         handle: Option<Handle>,
@@ -353,7 +353,7 @@ impl Volume {
             return Err(Error::ReadOnly);
         }
         if let Some(size) = set.size {
-            self.control_truncate(&node, size, handle)?;
+            self.control_truncate(caller, &node, size, handle)?;
         }
         Ok(node.attr())
     }
@@ -365,7 +365,7 @@ impl Volume {
         }
     }
 
-    /// Control nodes have no attributes of their own, but `config` tells why it was refused.
+    /// Control nodes have no attributes of their own, but `config` and queries tell why they were refused.
     pub(in crate::volume) fn control_getxattr(
         &self,
         _caller: &Caller,
@@ -374,9 +374,11 @@ impl Volume {
     ) -> Result<Vec<u8>> {
         let node = self.control.node(ino)?;
         match name {
-            b"user.vexfs.error" => generated::last_note(&self.control, node.base)
-                .map(String::into_bytes)
-                .ok_or(Error::NoAttribute),
+            b"user.vexfs.error" => {
+                let path = node.what.noted_as().ok_or(Error::NoAttribute)?;
+                let note = self.control.notes_of(node.base).into_iter().find(|note| note.path == path);
+                note.map(|note| note.message.into_bytes()).ok_or(Error::NoAttribute)
+            }
             _ => Err(Error::NoAttribute),
         }
     }
