@@ -8,7 +8,7 @@ use dashmap::DashMap;
 
 use super::Volume;
 use super::awaited::Awaited;
-use super::ingest::{GroupKey, State};
+use super::ingest::{GroupKey, Member, State};
 use super::pace::other_cpus;
 use super::types::Caller;
 use crate::collection::{Allowed, Collection, FileNumber, Filter};
@@ -17,7 +17,7 @@ use crate::format;
 use crate::index::flat::Matrix;
 use crate::index::{Neighbor, Query, RowId};
 use crate::metrics::SearchKind;
-use crate::namespace::{Ino, Inode, Kind};
+use crate::namespace::{Content, Ino, Inode, Kind};
 use crate::search::explain::Explained;
 use crate::search::nearest::Near;
 use crate::search::request::RequestLimits;
@@ -30,6 +30,9 @@ pub(super) const ALLOWANCE: Duration = Duration::from_secs(30);
 
 /// How long a search is run again when a hit has lost its name: a change is committed, and about to be visible.
 pub(super) const CATCH_UP: Duration = Duration::from_millis(500);
+
+/// How often a name is looked up that leads to a file which is gone by the time it is looked at.
+const LOOKS: usize = 8;
 
 /// Paths of hits that are kept.
 const PATHS: usize = 16 << 10;
@@ -85,11 +88,11 @@ impl Volume {
                 self.neighbors_of_all(caller, base, (*dim, values), k, &request.options)
             }
             Target::Like { path, row } => {
-                let ino = self.resolve(caller, base, path.as_bytes()).map_err(|error| match error {
+                let member = self.member_at(caller, base, path.as_bytes()).map_err(|error| match error {
                     Error::NotFound | Error::NotDirectory => Error::Missing { path: path.clone() },
                     other => other,
                 })?;
-                self.neighbors_of(caller, base, ino, *row, path.as_bytes(), &request.options)
+                self.neighbors_of(caller, base, member, *row, path.as_bytes(), &request.options)
                     .map(|answer| vec![answer])
             }
         }
@@ -148,22 +151,23 @@ impl Volume {
         })
     }
 
-    /// The neighbours of a file's vector. `path` is how the caller named it, for messages.
+    /// The neighbours of a file's vector: of what was [`member`](Self::member) when it was looked at. `path` is how the
+    /// caller named it, for messages.
     ///
     /// # Errors
     ///
     /// As [`search`](Self::search).
-    pub fn neighbors_of(
+    pub(super) fn neighbors_of(
         &self,
         caller: &Caller,
         base: Ino,
-        ino: Ino,
+        member: Option<Member>,
         row: Option<u32>,
         path: &[u8],
         options: &Options,
     ) -> Result<Answer> {
         let k = self.checked_k(base, options)?;
-        let (file, metric, row) = self.vector_row(ino, row, path)?;
+        let (file, metric, row) = self.vector_row(member, row, path)?;
         let mut scratch = vec![0.0; file.dim() as usize];
         let vector = file.sound_row(row.into(), &mut scratch)?;
         let asked = Asked { vector, exclude: Some((file.number(), row)), k };
@@ -181,8 +185,12 @@ impl Volume {
     /// # Errors
     ///
     /// [`Error::NotAVector`], [`Error::Dimension`].
-    pub(super) fn distance_between(&self, ino: Ino, other: (Ino, Option<u32>, &[u8])) -> Result<f32> {
-        let (file, metric, row) = self.vector_row(ino, None, b"")?;
+    pub(super) fn distance_between(
+        &self,
+        member: Option<Member>,
+        other: (Option<Member>, Option<u32>, &[u8]),
+    ) -> Result<f32> {
+        let (file, metric, row) = self.vector_row(member, None, b"the file")?;
         let (to, _, to_row) = self.vector_row(other.0, other.1, other.2)?;
         if to.dim() != file.dim() {
             return Err(Error::Dimension { expected: file.dim(), got: to.dim() });
@@ -196,18 +204,17 @@ impl Volume {
         Ok(distance)
     }
 
-    /// The vector file version behind `ino`, its metric, and the row meant.
+    /// The version of a vector file, its metric, and the row meant.
     pub(super) fn vector_row(
         &self,
-        ino: Ino,
+        member: Option<Member>,
         row: Option<u32>,
         path: &[u8],
     ) -> Result<(Arc<crate::collection::VectorFile>, Metric, u32)> {
         let not_a_vector =
             |why: String| Error::NotAVector { path: String::from_utf8_lossy(path).into_owned(), why };
-        let members = self.vectors.members(ino);
-        let member = members.first().ok_or_else(|| not_a_vector("has no vector".into()))?;
-        match &member.state {
+        let member = member.ok_or_else(|| not_a_vector("has no vector".into()))?;
+        match member.state {
             State::Invalid(problem) => Err(not_a_vector(format!("invalid: {}", problem.reason))),
             State::Valid { file, .. } => {
                 let rows = file.rows();
@@ -220,9 +227,50 @@ impl Volume {
                     Some(row) => return Err(not_a_vector(format!("row {row}, the file has {rows}"))),
                 };
                 let metric = self.vectors.collection(member.root).schema().metric;
-                Ok((Arc::clone(file), metric, row))
+                Ok((file, metric, row))
             }
         }
+    }
+
+    /// What a file is a member of, if of anything. Between a commit that gives it vectors and the moment in which they
+    /// are to be seen it is waited for.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it is gone.
+    #[inline(never)]
+    pub(super) fn member(&self, ino: Ino) -> Result<Option<Member>> {
+        let mut since = None;
+        loop {
+            if let Some(member) = self.vectors.members(ino).into_iter().next() {
+                return Ok(Some(member));
+            }
+            let is_late = since.get_or_insert_with(Instant::now).elapsed() > CATCH_UP;
+            if is_late || !self.is_about_to_be_member(ino)? {
+                return Ok(None);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether its record says that a file is settled, as a vector file has to be.
+    #[inline(never)]
+    fn is_about_to_be_member(&self, ino: Ino) -> Result<bool> {
+        let has_content = self.inode(ino)?.content != Content::Empty;
+        Ok(has_content && self.wants_vectors(ino) && !self.is_busy(ino) && !self.is_backed(ino))
+    }
+
+    /// The [`member`](Self::member) that `path`, relative to `base`, names for the caller. A name leads to a file at
+    /// every moment while others are renamed over it.
+    pub(super) fn member_at(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Option<Member>> {
+        again(|| {
+            let ino = self.resolve(caller, base, path)?;
+            match self.member(ino)? {
+                // Replaced, but still open.
+                None if self.resolve(caller, base, path)? != ino => Err(Error::NotFound),
+                member => Ok(member),
+            }
+        })
     }
 
     /// The bounds of requests asked in `base`.
@@ -432,7 +480,7 @@ impl Volume {
     }
 
     /// The file that `path`, relative to `base`, names for the caller.
-    pub(super) fn resolve(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Ino> {
+    fn resolve(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Ino> {
         let mut at = if path.first() == Some(&b'/') { Ino::ROOT } else { base };
         for component in path.split(|&byte| byte == b'/') {
             match component {
@@ -521,6 +569,18 @@ impl Volume {
             at = inode.parent;
         }
     }
+}
+
+/// What `look` finds by a name. When that is nothing, another file may have taken the name since it was looked up, so it
+/// is looked up again.
+pub(super) fn again<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 1..LOOKS {
+        match look() {
+            Err(Error::NotFound) => {}
+            found => return found,
+        }
+    }
+    look()
 }
 
 /// Whether the permission bits give the caller `want` (4 read, 2 write, 1 execute). Supplementary groups are not

@@ -64,12 +64,11 @@ impl Volume {
     }
 
     fn file_attribute(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        let members = self.vectors.members(ino);
-        let member = members.first();
+        let member = self.member(ino)?;
         match name {
-            b"status" => return Ok(self.status(ino, member).into_bytes()),
+            b"status" => return Ok(self.status(ino, member.as_ref()).into_bytes()),
             b"error" => {
-                let status = self.status(ino, member);
+                let status = self.status(ino, member.as_ref());
                 let reason = status.strip_prefix("invalid: ").ok_or(Error::NoAttribute)?;
                 return Ok(reason.into());
             }
@@ -78,14 +77,14 @@ impl Volume {
         if let Some(path) = name.strip_prefix(b"distance.") {
             let base = self.directory_of(ino)?;
             let (path, row) = split_row(path);
-            let other = self.resolve(caller, base, path).map_err(|error| match error {
+            let other = self.member_at(caller, base, path).map_err(|error| match error {
                 Error::NotFound => Error::Missing { path: String::from_utf8_lossy(path).into_owned() },
                 other => other,
             })?;
-            let distance = self.distance_between(ino, (other, row, path))?;
+            let distance = self.distance_between(member, (other, row, path))?;
             return Ok(distance.to_string().into_bytes());
         }
-        let Some(Member { state: State::Valid { file, .. }, .. }) = member else {
+        let Some(Member { state: State::Valid { file, .. }, .. }) = &member else {
             return Err(Error::NoAttribute);
         };
         match name {
@@ -93,7 +92,7 @@ impl Volume {
             b"rows" => Ok(file.rows().to_string().into_bytes()),
             b"dtype" => Ok(file.layout().dtype.name().into()),
             b"vector" => {
-                let (file, _, row) = self.vector_row(ino, None, b"")?;
+                let (file, _, row) = self.vector_row(member, None, b"the file")?;
                 let mut scratch = vec![0.0; file.dim() as usize];
                 let values = file.sound_row(row.into(), &mut scratch)?.iter().map(f32::to_string);
                 let text = values.collect::<Vec<_>>().join(",");
@@ -103,11 +102,11 @@ impl Volume {
                 }
                 Ok(text.into_bytes())
             }
-            b"similar" => self.similar(caller, ino, Options::default()),
+            b"similar" => self.similar(caller, ino, member, Options::default()),
             _ => match name.strip_prefix(b"similar.").map(std::str::from_utf8) {
                 Some(Ok(k)) => {
                     let k = k.parse().map_err(|_| Error::NoAttribute)?;
-                    self.similar(caller, ino, Options { k: Some(k), ..Options::default() })
+                    self.similar(caller, ino, member, Options { k: Some(k), ..Options::default() })
                 }
                 _ => Err(Error::NoAttribute),
             },
@@ -118,7 +117,13 @@ impl Volume {
     ///
     /// Reading an attribute takes two calls, for its size and for its value: the second finds the answer of the
     /// first, unless something has changed that could change it.
-    fn similar(&self, caller: &Caller, ino: Ino, options: Options) -> Result<Vec<u8>> {
+    fn similar(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        member: Option<Member>,
+        options: Options,
+    ) -> Result<Vec<u8>> {
         let base = self.directory_of(ino)?;
         let version = self.search_version(base)?;
         let key = (ino, options.k, caller.uid, caller.gid);
@@ -128,9 +133,10 @@ impl Volume {
             return Ok(known.1.clone());
         }
         let started = Instant::now();
-        let answer = self.neighbors_of(caller, base, ino, None, b"the file", &options)?;
-        if let Some(member) = self.vectors.members(ino).first() {
-            self.pace.note(member.root, started.elapsed());
+        let root = member.as_ref().map(|member| member.root);
+        let answer = self.neighbors_of(caller, base, member, None, b"the file", &options)?;
+        if let Some(root) = root {
+            self.pace.note(root, started.elapsed());
         }
         let value = render::attribute(&answer, VALUE_MAX);
         if self.similar_answers.len() >= ANSWERS {
@@ -167,7 +173,7 @@ impl Volume {
     }
 
     /// Whether one of a file's names is that of a vector file.
-    fn wants_vectors(&self, ino: Ino) -> bool {
+    pub(super) fn wants_vectors(&self, ino: Ino) -> bool {
         self.names
             .links(ino)
             .is_ok_and(|links| links.iter().any(|link| crate::format::recognise(&link.name).is_some()))

@@ -186,6 +186,52 @@ fn a_search_never_misses_a_file_that_is_being_replaced() {
 }
 
 #[test]
+fn a_file_that_is_being_replaced_is_asked_about_by_its_name() {
+    let mount = Mount::new();
+    mount.mkdir("docs");
+    mount.mkdir("docs/sub");
+    for name in ["a", "b", "c", "sub/d"] {
+        mount.put(&format!("docs/{name}.f32"), &[1.0, 2.0, 3.0]);
+    }
+    // The kernel looks a name up again once in a call, and says ESTALE when that is gone as well.
+    let attribute = |path: &str, name: &str| loop {
+        match mount.try_attribute(path, name) {
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {}
+            value => break value.unwrap_or_else(|error| panic!("{path}: {name}: {error}")),
+        }
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let deadline = Instant::now() + Duration::from_secs(4);
+            while Instant::now() < deadline {
+                mount.put("docs/.t", &[1.0, 2.0, 3.0]);
+                fs::rename(mount.path("docs/.t"), mount.path("docs/a.f32")).unwrap();
+            }
+            stop.store(true, Ordering::Release);
+        });
+        let mut rounds = 0;
+        while !stop.load(Ordering::Acquire) {
+            fs::read_dir(mount.path("docs/.vexfs/similar/a.f32")).unwrap();
+            assert_eq!(attribute("docs/a.f32", "user.vexfs.similar").lines().count(), 3);
+            assert_eq!(attribute("docs/a.f32", "user.vexfs.status"), "indexed");
+            assert_eq!(attribute("docs/b.f32", "user.vexfs.distance.a.f32"), "0");
+            let answer = mount.ask_json("docs/sub", &json!({"like": "../a.f32"}));
+            assert_eq!(paths(&answer), ["d.f32"]);
+            rounds += 1;
+        }
+        assert!(rounds > 20, "only {rounds} rounds ran beside the writer");
+    });
+    // What was known of a name is not what another file with this name has.
+    let row = || fs::read(mount.path("docs/.vexfs/rows/a.f32/000000.f32")).unwrap();
+    assert_eq!(row(), f32_bytes(&[1.0, 2.0, 3.0]));
+    let _listed = fs::read_dir(mount.path("docs/.vexfs/rows/a.f32")).unwrap();
+    mount.put("docs/.t", &[3.0, 2.0, 1.0]);
+    fs::rename(mount.path("docs/.t"), mount.path("docs/a.f32")).unwrap();
+    assert_eq!(row(), f32_bytes(&[3.0, 2.0, 1.0]));
+}
+
+#[test]
 fn half_of_a_collection_deleted_leaves_exactly_the_other_half() {
     let mount = Mount::new();
     mount.mkdir("docs");

@@ -126,6 +126,15 @@ impl What {
         }
     }
 
+    /// The ordinary file or directory that it shows: another may take its name.
+    fn mirrors(&self) -> Option<Ino> {
+        match self {
+            What::Similar { dir } | What::Rows { dir } => Some(*dir),
+            What::RowsOf { file } => Some(*file),
+            _ => None,
+        }
+    }
+
     /// The path under which `errors.jsonl` speaks of what was written here; none where nothing is refused.
     fn noted_as(&self) -> Option<String> {
         match self {

@@ -3,10 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Access, Node, SavedQuery, What};
-use crate::namespace::{Ino, Kind};
+use crate::namespace::{Ino, Inode, Kind};
 use crate::search::{Answer, Hit, Options, Request, render};
 use crate::volume::Volume;
-use crate::volume::query::permits;
+use crate::volume::query::{again, permits};
 use crate::volume::types::Caller;
 use crate::volume::vector_attrs::split_row;
 use crate::{Error, Result};
@@ -35,7 +35,13 @@ impl ResultSet {
 /// What the neighbours are wanted of.
 #[derive(Debug)]
 enum Source {
-    File { ino: Ino, row: Option<u32>, name: Vec<u8> },
+    /// The file, or the row of it, that `name` stands for: what has the name `file` in `dir` when somebody looks.
+    File {
+        dir: Ino,
+        file: Vec<u8>,
+        row: Option<u32>,
+        name: Vec<u8>,
+    },
     Query(Arc<SavedQuery>, Request),
 }
 
@@ -119,21 +125,21 @@ impl Volume {
         dir: Ino,
         name: &[u8],
     ) -> Result<Arc<Node>> {
-        let (child, row) = self.mirrored(caller, dir, name)?;
-        let inode = self.names.inode(child)?;
+        let (inode, file, row) = self.mirrored(caller, dir, name)?;
         if inode.kind == Kind::Directory && row.is_none() {
             return Ok(self.same(
                 caller,
                 parent,
                 name,
-                What::Similar { dir: child },
+                What::Similar { dir: inode.ino },
                 Access::listing(&inode),
             ));
         }
         if !permits(&inode, caller, 4) {
             return Err(Error::PermissionDenied);
         }
-        self.set(caller, parent, name, 0, Source::File { ino: child, row, name: name.to_vec() })
+        let source = Source::File { dir, file: file.to_vec(), row, name: name.to_vec() };
+        self.set(caller, parent, name, 0, source)
     }
 
     /// `results/NAME`: what the dropped query finds.
@@ -159,19 +165,24 @@ impl Volume {
         self.set(caller, parent, name, generation, Source::Query(query, request))
     }
 
-    /// The child of an ordinary directory that a name below `similar/` or `rows/` stands for.
-    pub(super) fn mirrored(&self, caller: &Caller, dir: Ino, name: &[u8]) -> Result<(Ino, Option<u32>)> {
+    /// The child of an ordinary directory that a name below `similar/` or `rows/` stands for, its own name, and the row.
+    pub(super) fn mirrored<'n>(
+        &self,
+        caller: &Caller,
+        dir: Ino,
+        name: &'n [u8],
+    ) -> Result<(Inode, &'n [u8], Option<u32>)> {
         if !permits(&self.names.inode(dir)?, caller, 1) {
             return Err(Error::PermissionDenied);
         }
-        if let Some(entry) = self.names.lookup(dir, name)? {
-            return Ok((entry.ino, None));
-        }
-        let (file, row) = split_row(name);
-        match row {
-            Some(_) => Ok((self.names.lookup(dir, file)?.ok_or(Error::NotFound)?.ino, row)),
-            None => Err(Error::NotFound),
-        }
+        again(|| {
+            let (entry, file, row) = match (self.names.lookup(dir, name)?, split_row(name)) {
+                (Some(entry), _) => (Some(entry), name, None),
+                (None, (file, Some(row))) => (self.names.lookup(dir, file)?, file, Some(row)),
+                (None, (_, None)) => (None, name, None),
+            };
+            Ok((self.names.inode(entry.ok_or(Error::NotFound)?.ino)?, file, row))
+        })
     }
 
     /// The set known under this name while nothing has changed, else a new one.
@@ -212,8 +223,9 @@ impl Volume {
             return Ok(Arc::clone(found));
         }
         let answers = match &set.source {
-            Source::File { ino, row, name } => {
-                vec![self.neighbors_of(caller, set.base, *ino, *row, name, &set.options)?]
+            Source::File { dir, file, row, name } => {
+                let member = self.member_at(caller, *dir, file)?;
+                vec![self.neighbors_of(caller, set.base, member, *row, name, &set.options)?]
             }
             Source::Query(query, request) => {
                 let options = merged(&request.options, &set.options);

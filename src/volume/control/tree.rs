@@ -85,7 +85,10 @@ impl Volume {
         access: Access,
     ) -> Arc<Node> {
         let identity = (parent.ino, name.to_vec(), caller.uid, caller.gid);
-        let fits = |node: &Node| (node.mode, node.uid, node.gid) == (access.mode, access.uid, access.gid);
+        let fits = |node: &Node| {
+            (node.mode, node.uid, node.gid) == (access.mode, access.uid, access.gid)
+                && node.what.mirrors() == what.mirrors()
+        };
         match self.control.again(&identity, fits) {
             Some(node) => node,
             None => self.control.add(parent, what, access, identity),
@@ -213,14 +216,15 @@ impl Volume {
     /// `rows/…/NAME`: a directory that is mirrored, or the rows of a file.
     #[inline(never)]
     fn lookup_rows(&self, caller: &Caller, parent: &Node, dir: Ino, name: &[u8]) -> Result<Arc<Node>> {
-        let (child, _) = self.mirrored(caller, dir, name)?;
-        let inode = self.names.inode(child)?;
+        let (inode, ..) = self.mirrored(caller, dir, name)?;
+        let child = inode.ino;
         if inode.kind == Kind::Directory {
             return Ok(self.same(caller, parent, name, What::Rows { dir: child }, Access::listing(&inode)));
         }
         if !permits(&inode, caller, 4) {
             return Err(Error::PermissionDenied);
         }
+        self.member(child)?;
         self.live_file(child).ok_or(Error::NotFound)?;
         let access = Access::private(caller.uid, caller.gid, 0o500);
         Ok(self.same(caller, parent, name, What::RowsOf { file: child }, access))
