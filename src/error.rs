@@ -109,15 +109,31 @@ pub enum Error {
     /// The bytes of a vector file do not follow its format.
     #[error("{0}")]
     Format(String),
-    /// A vector has a NaN or an infinity.
-    #[error("row {row}, column {column}: value is {value}, want a finite number")]
+    /// A vector has a NaN, an infinity, or a number that f32 does not reach.
+    #[error("row {row}, column {column}: value is {value:e}, {}", match value.is_finite() {
+        true => "beyond the range of f32",
+        false => "want a finite number",
+    })]
     NotFinite {
         /// Row within the file.
         row: u64,
         /// Column within the row.
         column: u32,
         /// The value found.
-        value: f32,
+        value: f64,
+    },
+    /// A vector is too long for distances to be finite, or too short for cosine.
+    #[error("row {row}: norm {norm:.1e}, {} {bound:.1e}", match *norm > f64::from(*bound) {
+        true => "want at most",
+        false => "cosine wants at least",
+    })]
+    Norm {
+        /// Row within the file.
+        row: u64,
+        /// Its Euclidean norm.
+        norm: f64,
+        /// The norm that it is above or below.
+        bound: f32,
     },
     /// A zero vector has no direction, so no cosine distance.
     #[error("row {row}: the zero vector has no cosine distance")]
@@ -227,6 +243,7 @@ impl Error {
             Error::Format(_)
                 | Error::Dimension { .. }
                 | Error::NotFinite { .. }
+                | Error::Norm { .. }
                 | Error::ZeroVector { .. }
                 | Error::TooLarge { .. }
         )
@@ -270,7 +287,7 @@ impl Error {
             | Error::NotAVector { .. } => "EINVAL",
             Error::Unsupported(_) | Error::NoEmbedder => "EOPNOTSUPP",
             // The shape is right, the value has no distance: distinct from EINVAL, so that a script can tell.
-            Error::NotFinite { .. } | Error::ZeroVector { .. } => "EDOM",
+            Error::NotFinite { .. } | Error::Norm { .. } | Error::ZeroVector { .. } => "EDOM",
             // Not EFBIG or E2BIG, which would speak of the file or of an argument list.
             Error::TooLarge { .. } => "EMSGSIZE",
             Error::Deadline { .. } => "ETIMEDOUT",

@@ -76,6 +76,7 @@ pub(super) fn code_of(error: &Error) -> Code {
         | Error::CrossDimension { .. }
         | Error::Format(_)
         | Error::NotFinite { .. }
+        | Error::Norm { .. }
         | Error::ZeroVector { .. }
         | Error::TooLarge { .. }
         | Error::Config(_)

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -99,11 +99,22 @@ fn locate(dir: &Path) -> Result<(ControlFile, PathBuf), Failure> {
     Err(refused.unwrap_or_else(|| Failure::new(Code::Usage, "no directory")))
 }
 
+/// The path of a snapshot, which is one name.
+fn of_name(snapshots: &Path, name: &OsStr) -> Result<PathBuf, Failure> {
+    match Path::new(name).components().next() {
+        Some(Component::Normal(only)) if only == name => Ok(snapshots.join(name)),
+        _ => Err(Failure::new(
+            Code::Invalid,
+            format!("'{}' is no name of a snapshot", shown(&name.to_string_lossy())),
+        )),
+    }
+}
+
 fn create(dir: &Path, name: &OsStr) -> Outcome {
     let (list, snapshots) = locate(dir)?;
+    let path = of_name(&snapshots, name)?;
     // Pages that were written through mappings and that the daemon has not seen yet.
     nix::unistd::syncfs(&list.file).map_err(|errno| Failure::io(&list.path, &errno.into()))?;
-    let path = snapshots.join(name);
     fs::create_dir(&path).map_err(|error| match error.kind() {
         ErrorKind::ResourceBusy => Failure::new(Code::NotReady, format!("{}: {BUSY}", path.display())),
         _ => Failure::io(&path, &error),
@@ -112,7 +123,7 @@ fn create(dir: &Path, name: &OsStr) -> Outcome {
 }
 
 fn remove(dir: &Path, name: &OsStr) -> Outcome {
-    let path = locate(dir)?.1.join(name);
+    let path = of_name(&locate(dir)?.1, name)?;
     fs::remove_dir(&path).map_err(|error| Failure::io(&path, &error))?;
     Ok(Code::Ok)
 }
@@ -167,6 +178,15 @@ fn utc(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_has_one_name() {
+        let path = |name: &str| of_name(Path::new("s"), OsStr::new(name)).map_err(|failure| failure.message);
+        assert_eq!(path("a b").unwrap(), Path::new("s/a b"));
+        for name in ["", ".", "..", "/", "/a", "a/", "a/b", "./a"] {
+            assert_eq!(path(name).unwrap_err(), format!("'{name}' is no name of a snapshot"));
+        }
+    }
 
     #[test]
     fn a_time_is_shown_in_utc() {

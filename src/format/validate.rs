@@ -1,6 +1,6 @@
 //! Which values can be searched: finite ones, of a length that distances survive.
 
-use super::Layout;
+use super::{Dtype, Layout};
 use crate::{Error, Result};
 
 /// Greatest Euclidean norm of a vector: 2^62.
@@ -35,7 +35,8 @@ pub fn validate(
     let mut scratch = vec![0.0; dim as usize];
     for row in 0..rows {
         let vector = layout.vector(bytes, row, &mut scratch);
-        check_vector(row, vector, cosine)?;
+        check_vector(row, vector, cosine)
+            .map_err(|error| as_written(error, dtype, &bytes[layout.row_range(row)]))?;
         on_row(row, vector);
     }
     Ok(())
@@ -45,8 +46,8 @@ pub fn validate(
 ///
 /// # Errors
 ///
-/// [`Error::NotFinite`] for the first NaN or infinity, [`Error::Format`] for a norm above [`MAX_NORM`]. Under
-/// cosine [`Error::ZeroVector`], and [`Error::Format`] for a norm whose square is below the least normal f32.
+/// [`Error::NotFinite`] for the first NaN or infinity, [`Error::Norm`] for a norm above [`MAX_NORM`]. Under
+/// cosine [`Error::ZeroVector`], and [`Error::Norm`] for a norm whose square is below the least normal f32.
 pub fn check_vector(row: u64, vector: &[f32], cosine: bool) -> Result<()> {
     // A NaN or an infinity among the values makes the sum one too, and the comparison false.
     let squared = squared_norm(vector);
@@ -60,19 +61,28 @@ pub fn check_vector(row: u64, vector: &[f32], cosine: bool) -> Result<()> {
 fn why_refused(row: u64, vector: &[f32]) -> Error {
     for (column, &value) in (0u32..).zip(vector) {
         if !value.is_finite() {
-            return Error::NotFinite { row, column, value };
+            return Error::NotFinite { row, column, value: value.into() };
         }
     }
     if vector.iter().all(|&value| value == 0.0) {
         return Error::ZeroVector { row };
     }
     let norm = vector.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
-    Error::Format(if norm < 1.0 {
-        let least = f32::MIN_POSITIVE.sqrt();
-        format!("row {row}: norm {norm:.1e}, cosine wants at least {least:.1e}")
-    } else {
-        format!("row {row}: norm {norm:.1e}, the limit is {MAX_NORM:.1e}")
-    })
+    let bound = if norm < 1.0 { f32::MIN_POSITIVE.sqrt() } else { MAX_NORM };
+    Error::Norm { row, norm, bound }
+}
+
+/// What [`check_vector`] said of a row that was decoded from `bytes`, with the value as it is there: an f64 beyond the
+/// range of f32 was decoded as an infinity.
+#[must_use]
+pub fn as_written(error: Error, dtype: Dtype, bytes: &[u8]) -> Error {
+    match (error, dtype) {
+        (Error::NotFinite { row, column, value }, Dtype::F64) => {
+            let written = bytes.as_chunks().0.get(column as usize).map(|bytes| f64::from_le_bytes(*bytes));
+            Error::NotFinite { row, column, value: written.unwrap_or(value) }
+        }
+        (error, _) => error,
+    }
 }
 
 /// In independent lanes, which the compiler turns into vector instructions.
@@ -91,7 +101,6 @@ fn squared_norm(vector: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::Dtype;
 
     const NOT_FINITE: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
@@ -105,7 +114,7 @@ mod tests {
                     match check_vector(3, &vector, false) {
                         Err(Error::NotFinite { row: 3, column: found, value }) => {
                             assert_eq!(found as usize, column);
-                            assert_eq!(value.to_bits(), bad.to_bits());
+                            assert!(value == f64::from(bad) || value.is_nan() && bad.is_nan());
                         }
                         other => panic!("dim {dim}, column {column}: {other:?}"),
                     }
@@ -136,7 +145,7 @@ mod tests {
         assert!(check_vector(0, &far[0], false).is_ok() && (far[0][0] - far[1][0]).powi(2).is_finite());
         for vector in [&[MAX_NORM * 1.01][..], &[-MAX_NORM; 2], &[f32::MAX; 20]] {
             let error = check_vector(2, vector, false).unwrap_err().to_string();
-            assert!(error.starts_with("row 2: norm ") && error.ends_with(", the limit is 4.6e18"), "{error}");
+            assert!(error.starts_with("row 2: norm ") && error.ends_with(", want at most 4.6e18"), "{error}");
         }
     }
 
@@ -181,12 +190,16 @@ mod tests {
 
     #[test]
     fn an_f64_beyond_the_range_of_f32_is_not_finite() {
-        let bytes = 1e39f64.to_le_bytes();
-        let layout = Layout { dtype: Dtype::F64, dim: 1, rows: 1, offset: 0, stride: 8 };
-        assert!(matches!(
-            validate(&layout, &bytes, false, |_, _| ()),
-            Err(Error::NotFinite { row: 0, column: 0, value: f32::INFINITY })
-        ));
+        for (value, message) in [
+            (1e300, "row 0, column 1: value is 1e300, beyond the range of f32"),
+            (-1e39, "row 0, column 1: value is -1e39, beyond the range of f32"),
+            (f64::NEG_INFINITY, "row 0, column 1: value is -inf, want a finite number"),
+            (f64::NAN, "row 0, column 1: value is NaN, want a finite number"),
+        ] {
+            let bytes = [1f64.to_le_bytes(), value.to_le_bytes()].concat();
+            let layout = Layout { dtype: Dtype::F64, dim: 2, rows: 1, offset: 0, stride: 16 };
+            assert_eq!(validate(&layout, &bytes, false, |_, _| ()).unwrap_err().to_string(), message);
+        }
     }
 
     #[test]

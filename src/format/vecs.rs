@@ -1,4 +1,4 @@
-//! `.fvecs`, `.bvecs`, `.ivecs`: each row is a u32, its dimension, and its elements.
+//! `.fvecs`, `.bvecs`, `.ivecs`: each row is an i32, its dimension, and its elements.
 //!
 //! The format of the TEXMEX data sets (SIFT1M, GIST1M).
 
@@ -13,7 +13,10 @@ pub(super) fn layout(dtype: Dtype, head: &[u8], len: u64, limits: &Limits) -> Re
     let Some(first) = header(head) else {
         return Err(Error::Format(format!("{len} bytes, the first row's dimension alone has {HEADER}")));
     };
-    let dim = check_dim(first.into(), limits)?;
+    let Ok(first) = u64::try_from(first) else {
+        return Err(Error::Format(format!("dimension {first}, want at least 1")));
+    };
+    let dim = check_dim(first, limits)?;
     let stride = HEADER as u64 + row_bytes(dtype, dim);
     let rows = len / stride;
     if rows > 0 {
@@ -33,13 +36,15 @@ pub(super) fn layout(dtype: Dtype, head: &[u8], len: u64, limits: &Limits) -> Re
 /// Checks that a row, which begins with its header, has `dim` elements. A part without a whole header is left alone.
 pub(super) fn check_header(bytes: &[u8], row: u64, dim: u32) -> Result<()> {
     match header(bytes) {
-        Some(got) if got != dim => Err(Error::Format(format!("row {row}: dimension {got}, row 0 has {dim}"))),
+        Some(got) if u32::try_from(got) != Ok(dim) => {
+            Err(Error::Format(format!("row {row}: dimension {got}, row 0 has {dim}")))
+        }
         _ => Ok(()),
     }
 }
 
-fn header(row: &[u8]) -> Option<u32> {
-    row.first_chunk::<HEADER>().map(|header| u32::from_le_bytes(*header))
+fn header(row: &[u8]) -> Option<i32> {
+    row.first_chunk::<HEADER>().map(|header| i32::from_le_bytes(*header))
 }
 
 #[cfg(test)]
@@ -81,7 +86,9 @@ mod tests {
             (cut(10), "10 bytes, want a multiple of 8 (dim 4, u8)"),
             (cut(7), "7 bytes, want a multiple of 8 (dim 4, u8)"),
             (cut(3), "3 bytes, the first row's dimension alone has 4"),
-            (vec![0xff; 8], "dimension 4294967295, the limit is 16384"),
+            (vec![0xff; 8], "dimension -1, want at least 1"),
+            (u8s(&[16_385]), "dimension 16385, the limit is 16384"),
+            ([u8s(&[4, 4]), vec![0xff; 8]].concat(), "row 2: dimension -1, row 0 has 4"),
         ] {
             let error = layout(Dtype::U8, &bytes, &Limits::default()).unwrap_err();
             assert_eq!(error.to_string(), message);

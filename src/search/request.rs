@@ -351,6 +351,9 @@ impl Line {
                 }
                 Target::Vectors { dim, values }
             }
+            (None, Some(path), None) if path.is_empty() => {
+                return Err(Error::Request("like is empty, want the path of a file".into()));
+            }
             (None, Some(path), None) => {
                 return Ok(Request { target: Target::Like { path, row: json.row }, options });
             }
@@ -542,6 +545,7 @@ mod tests {
             (r#"{"vector":[1],"like":"a"}"#, "one of vector, like and text"),
             (r#"{"k":3}"#, "one of vector, like and text"),
             (r#"{"vector":[]}"#, "empty"),
+            (r#"{"like":""}"#, "like is empty, want the path of a file"),
             (r#"{"vector":[1],"row":1}"#, "row goes with like"),
             (r#"{"vector":[1],"kk":1}"#, "kk"),
             (r#"{"vector":[1],"k":0}"#, "k is 0"),

@@ -221,7 +221,9 @@ impl Volume {
                 let row = match row {
                     None if rows == 1 => 0,
                     None => {
-                        return Err(not_a_vector(format!("has {rows} rows: name one of them, as in FILE#0")));
+                        // In a request `FILE#0` is the name of a file.
+                        let how = r#"FILE#0 in a path, "row":0 in a request"#;
+                        return Err(not_a_vector(format!("has {rows} rows: name one of them, {how}")));
                     }
                     Some(row) if u64::from(row) < rows => row,
                     Some(row) => return Err(not_a_vector(format!("row {row}, the file has {rows}"))),

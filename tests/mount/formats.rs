@@ -244,6 +244,10 @@ fn bad_content_is_kept_and_named_and_a_good_rewrite_heals_it() {
             "row 1, column 1: value is NaN, want a finite number",
         ),
         ("cut.npy", npy(&[vec![1.0; 4]])[..70].to_vec(), "header"),
+        ("beyond.f64", 1e300_f64.to_le_bytes().repeat(4), "value is 1e300, beyond the range of f32"),
+        ("far.f32", f32_bytes(&[4e18; 4]), "row 0: norm 8.0e18, want at most 4.6e18"),
+        ("near.f32", f32_bytes(&[1e-20; 4]), "row 0: norm 2.0e-20, cosine wants at least 1.1e-19"),
+        ("minus.fvecs", vec![0xff; 20], "dimension -1, want at least 1"),
         ("mixed.fvecs", [row(4), row(3)].concat(), "row 1: dimension 3, row 0 has 4"),
         ("cut.fvecs", row(4)[..17].to_vec(), "17 bytes, want a multiple of 20 (dim 4, f32)"),
         ("huge.fbin", vec![255; 24], "4294967295"),
@@ -297,6 +301,9 @@ fn a_strict_collection_fails_the_close_and_keeps_the_bytes() {
         ("nan.f32", f32_bytes(&[f32::NAN; 4]), libc::EDOM),
         ("inf.f64", f64::INFINITY.to_le_bytes().repeat(4), libc::EDOM),
         ("zero.f32", f32_bytes(&[0.0; 4]), libc::EDOM),
+        ("far.f32", f32_bytes(&[4e18; 4]), libc::EDOM),
+        ("near.f32", f32_bytes(&[1e-20; 4]), libc::EDOM),
+        ("beyond.f64", 1e300_f64.to_le_bytes().repeat(4), libc::EDOM),
         ("wide.f32", vec![1; 9 * 4], libc::EMSGSIZE),
     ] {
         let path = format!("docs/{name}");

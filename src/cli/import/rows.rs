@@ -137,9 +137,12 @@ impl Job<'_> {
             let block = rows.block();
             encoded.clear();
             for row in 0..block.layout.rows {
-                decode(layout.dtype, &block.bytes[block.layout.row_range(row)], &mut vector);
+                let bytes = &block.bytes[block.layout.row_range(row)];
+                decode(layout.dtype, bytes, &mut vector);
                 let number = block.first_row + row;
-                self.place.check(number, &vector).map_err(|error| self.bad(error))?;
+                self.place
+                    .check(number, &vector)
+                    .map_err(|error| self.bad(format::as_written(error, layout.dtype, bytes)))?;
                 if dtype != layout.dtype {
                     encode(dtype, &vector, &mut encoded).map_err(|column| {
                         let what = format!("row {number}, column {column}: {} is no {dtype}", vector[column]);
@@ -351,9 +354,13 @@ fn npz(mut input: File, array: Option<&str>) -> Result<Table> {
 /// A tensor of a file of them.
 fn tensor(mut input: File, array: Option<&str>) -> Result<Table> {
     let len = input.metadata()?.len();
-    let mut prefix = [0; safetensors::PREFIX];
-    input.read_exact(&mut prefix)?;
-    let header_len = safetensors::header_len(prefix, len)?;
+    let mut prefix = Vec::new();
+    (&input).take(safetensors::PREFIX as u64).read_to_end(&mut prefix)?;
+    let prefix = prefix.first_chunk().ok_or_else(|| {
+        let want = safetensors::PREFIX;
+        Error::Format(format!("{} bytes, the length of the header alone has {want}", prefix.len()))
+    })?;
+    let header_len = safetensors::header_len(*prefix, len)?;
     let mut header = Vec::new();
     (&input).take(header_len).read_to_end(&mut header)?;
     let tensors = safetensors::tensors(&header)?;
@@ -384,6 +391,7 @@ fn choose<'a>(names: &'a [String], asked: Option<&str>) -> Result<&'a str> {
         let shown: Vec<&str> = names.iter().take(20).map(String::as_str).collect();
         let shown = shown.join(", ").escape_debug().to_string();
         Error::Format(match asked {
+            _ if names.is_empty() => "no arrays".into(),
             Some(asked) => format!("no array {asked:?}; there are: {shown}"),
             None => format!("several arrays: choose one with --array: {shown}"),
         })
@@ -410,6 +418,9 @@ mod tests {
         assert_eq!(choose(&names(&["arr_0"]), None).unwrap(), "arr_0");
         let error = choose(&names(&["base", "query"]), None).unwrap_err().to_string();
         assert_eq!(error, "several arrays: choose one with --array: base, query");
+        for asked in [None, Some("x")] {
+            assert_eq!(choose(&[], asked).unwrap_err().to_string(), "no arrays");
+        }
         let error = choose(&several, Some("x")).unwrap_err().to_string();
         assert_eq!(error, "no array \"x\"; there are: ids, vectors");
     }
