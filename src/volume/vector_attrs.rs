@@ -66,9 +66,9 @@ impl Volume {
     fn file_attribute(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let member = self.member(ino)?;
         match name {
-            b"status" => return Ok(self.status(ino, member.as_ref()).into_bytes()),
+            b"status" => return Ok(self.status(ino).into_bytes()),
             b"error" => {
-                let status = self.status(ino, member.as_ref());
+                let status = self.status(ino);
                 let reason = status.strip_prefix("invalid: ").ok_or(Error::NoAttribute)?;
                 return Ok(reason.into());
             }
@@ -157,19 +157,26 @@ impl Volume {
         self.names.links(ino)?.first().map(|link| link.parent).ok_or(Error::NotFound)
     }
 
-    /// `indexed`, `pending`, `invalid: REASON` or `plain`.
-    pub(super) fn status(&self, ino: Ino, member: Option<&Member>) -> String {
-        match member.map(|member| (&member.state, member.root)) {
-            _ if self.is_busy(ino) && self.wants_vectors(ino) => "pending".into(),
+    /// `indexed`, `pending`, `invalid: REASON` or `plain`: the worst of what the collections say in which the file has
+    /// names.
+    fn status(&self, ino: Ino) -> String {
+        let members = self.vectors.members(ino);
+        if (self.is_busy(ino) || members.is_empty()) && self.wants_vectors(ino) {
             // Made by mknod, or the daemon died before the close: nothing was ever written.
-            None if self.wants_vectors(ino) => "invalid: empty file".into(),
-            None => "plain".into(),
-            Some((State::Invalid(problem), _)) => format!("invalid: {}", problem.reason),
-            Some((State::Valid { file, .. }, root)) => {
-                if self.vectors.collection(root).is_indexed(last_row(file)) { "indexed" } else { "pending" }
-                    .into()
+            return if self.is_busy(ino) { "pending" } else { "invalid: empty file" }.into();
+        }
+        let mut status = if members.is_empty() { "plain" } else { "indexed" };
+        for member in &members {
+            match &member.state {
+                State::Invalid(problem) => return format!("invalid: {}", problem.reason),
+                State::Valid { file, .. } => {
+                    if !self.vectors.collection(member.root).is_indexed(last_row(file)) {
+                        status = "pending";
+                    }
+                }
             }
         }
+        status.into()
     }
 
     /// Whether one of a file's names is that of a vector file.

@@ -128,6 +128,27 @@ fn a_hard_link_is_one_vector_and_refused_across_dimensions() {
 }
 
 #[test]
+fn a_status_is_that_of_every_collection_in_which_a_file_has_a_name() {
+    let mount = Mount::new();
+    for dir in ["docs", "wide"] {
+        mount.mkdir(dir);
+    }
+    mount.put("docs/a.f32", &[1.0, 0.0, 0.0]);
+    mount.put("docs/b.f32", &[1.0, 1.0, 0.0]);
+    mount.put("wide/w.f32", &[1.0, 0.0]);
+    fs::hard_link(mount.path("docs/a.f32"), mount.path("wide/a.txt")).unwrap();
+    assert_eq!(mount.status("wide/a.txt"), "indexed");
+    fs::rename(mount.path("wide/a.txt"), mount.path("wide/a.f32")).unwrap();
+    for name in ["wide/a.f32", "docs/a.f32"] {
+        assert_eq!(mount.status(name), "invalid: dimension 3, collection has 2");
+        assert_eq!(mount.attribute(name, "user.vexfs.error"), "dimension 3, collection has 2");
+    }
+    assert_eq!(mount.similar("docs/a.f32"), ["b.f32"]);
+    fs::remove_file(mount.path("wide/a.f32")).unwrap();
+    assert_eq!(mount.status("docs/a.f32"), "indexed");
+}
+
+#[test]
 fn rows_of_a_multi_row_file_come_and_go_together() {
     let mount = Mount::new();
     mount.mkdir("docs");
