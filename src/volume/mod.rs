@@ -38,6 +38,7 @@ mod ingest;
 mod names;
 mod open_files;
 mod pace;
+mod permission;
 mod query;
 mod ranges;
 mod recovery;
@@ -148,7 +149,7 @@ pub struct Volume {
     buffers: BufferPool,
     pace: pace::Pace,
     crew: Crew,
-    allowed_below: query::AllowedCache,
+    allowed_below: permission::AllowedCache,
     below: covered::Below,
     paths: query::Paths,
     similar_answers: vector_attrs::SimilarAnswers,
@@ -268,7 +269,7 @@ impl Volume {
             buffers: BufferPool::new(IDLE_BUFFERS),
             pace: pace::Pace::default(),
             crew: Crew::new(std::thread::available_parallelism().map_or(0, |cores| cores.get() - 1)),
-            allowed_below: query::AllowedCache::new(),
+            allowed_below: permission::AllowedCache::new(),
             below: covered::Below::default(),
             paths: query::Paths::new(),
             similar_answers: vector_attrs::SimilarAnswers::new(),

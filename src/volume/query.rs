@@ -8,16 +8,16 @@ use dashmap::DashMap;
 
 use super::Volume;
 use super::awaited::Awaited;
-use super::ingest::{GroupKey, Member, State};
+use super::ingest::{Member, State};
 use super::pace::other_cpus;
 use super::types::Caller;
-use crate::collection::{Allowed, Collection, FileNumber, Filter};
+use crate::collection::{Collection, FileNumber, Filter};
 use crate::distance::{self, Metric};
 use crate::format;
 use crate::index::flat::Matrix;
 use crate::index::{Neighbor, Query, RowId};
 use crate::metrics::SearchKind;
-use crate::namespace::{Content, Ino, Inode, Kind};
+use crate::namespace::{Content, Ino};
 use crate::search::explain::Explained;
 use crate::search::nearest::Near;
 use crate::search::request::RequestLimits;
@@ -480,97 +480,6 @@ impl Volume {
         }
         Ok(None)
     }
-
-    /// The file that `path`, relative to `base`, names for the caller.
-    fn resolve(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Ino> {
-        let mut at = if path.first() == Some(&b'/') { Ino::ROOT } else { base };
-        for component in path.split(|&byte| byte == b'/') {
-            match component {
-                b"" | b"." => {}
-                b".." => at = self.names.inode(at)?.parent,
-                name => {
-                    let dir = self.names.inode(at)?;
-                    if dir.kind != Kind::Directory {
-                        return Err(Error::NotDirectory);
-                    }
-                    if !permits(&dir, caller, 1) {
-                        return Err(Error::PermissionDenied);
-                    }
-                    at = self.names.lookup(at, name)?.ok_or(Error::NotFound)?.ino;
-                }
-            }
-        }
-        if !permits(&self.names.inode(at)?, caller, 4) {
-            return Err(Error::PermissionDenied);
-        }
-        Ok(at)
-    }
-
-    /// Which files of a collection the caller may find below `base`.
-    pub(super) fn allowed(
-        &self,
-        caller: &Caller,
-        base: Ino,
-        collection: &Collection,
-    ) -> Result<Arc<Allowed>> {
-        let root = Ino(collection.root());
-        let whole = self.names.is_below(root, base)?;
-        if whole && caller.uid == 0 {
-            return Ok(Arc::new(Allowed::All));
-        }
-        let (tree, groups) = (self.vectors.tree(), self.vectors.groups.len());
-        let key = (caller.uid, caller.gid, base, root);
-        if let Some(known) = self.allowed_below.get(&key)
-            && (known.0, known.1) == (tree, groups)
-        {
-            return Ok(Arc::clone(&known.2));
-        }
-        let judged = self.vectors.groups.judge(|group| self.may_find(caller, base, whole, group));
-        let elsewhere = self.vectors.groups.judge(|group| self.is_elsewhere(root, group));
-        let all = judged.iter().zip(&elsewhere).all(|(&may, &elsewhere)| may || elsewhere);
-        // A group that came meanwhile was not judged in both.
-        let all = all && judged.len() == elsewhere.len();
-        let allowed = Arc::new(if all { Allowed::All } else { Allowed::Groups(judged) });
-        if self.allowed_below.len() >= 1024 {
-            self.allowed_below.clear();
-        }
-        self.allowed_below.insert(key, (tree, groups, Arc::clone(&allowed)));
-        Ok(allowed)
-    }
-
-    /// Whether no file of a group can be in the collection of `root`: what a caller may find of it does not matter there.
-    fn is_elsewhere(&self, root: Ino, group: &GroupKey) -> bool {
-        group.dirs.iter().all(|&dir| match self.collection_root(dir) {
-            Ok(of) => of != root,
-            // A directory that is gone has no files.
-            Err(Error::NotFound) => true,
-            Err(_) => false,
-        })
-    }
-
-    fn may_find(&self, caller: &Caller, base: Ino, whole: bool, group: &GroupKey) -> bool {
-        let readable = permits_bits((group.uid, group.gid, group.mode), caller, 4);
-        readable
-            && group.dirs.iter().any(|&dir| {
-                (whole || self.names.is_below(dir, base).unwrap_or(false))
-                    && self.may_traverse(caller, dir).unwrap_or(false)
-            })
-    }
-
-    /// Whether the caller may search every directory from the root to `dir`.
-    fn may_traverse(&self, caller: &Caller, dir: Ino) -> Result<bool> {
-        let mut at = dir;
-        loop {
-            let inode = self.names.inode(at)?;
-            if !permits(&inode, caller, 1) {
-                return Ok(false);
-            }
-            if at == Ino::ROOT {
-                return Ok(true);
-            }
-            at = inode.parent;
-        }
-    }
 }
 
 /// What `look` finds by a name. When that is nothing, another file may have taken the name since it was looked up, so it
@@ -583,22 +492,6 @@ pub(super) fn again<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
         }
     }
     look()
-}
-
-/// Whether the permission bits give the caller `want` (4 read, 2 write, 1 execute). Supplementary groups are not
-/// known here: only the owner, the caller's own group and the others count.
-pub(super) fn permits(inode: &Inode, caller: &Caller, want: u16) -> bool {
-    permits_bits((inode.uid, inode.gid, inode.mode), caller, want)
-}
-
-fn permits_bits((uid, gid, mode): (u32, u32, u16), caller: &Caller, want: u16) -> bool {
-    let bits = match () {
-        () if caller.uid == 0 => 7,
-        () if caller.uid == uid => mode >> 6,
-        () if caller.gid == gid => mode >> 3,
-        () => mode,
-    };
-    bits & want == want
 }
 
 /// The metric of what is searched, if anything is.
@@ -625,25 +518,4 @@ fn common_metric(collections: &[Arc<Collection>]) -> Result<Metric> {
 
 fn by_distance_path_row(a: &Hit, b: &Hit) -> Ordering {
     a.distance.total_cmp(&b.distance).then_with(|| a.path.cmp(&b.path)).then_with(|| a.row.cmp(&b.row))
-}
-
-/// What a caller may find below a directory, and at which state of tree and groups that was found out.
-pub(super) type AllowedCache = dashmap::DashMap<(u32, u32, Ino, Ino), (u64, usize, Arc<Allowed>)>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn permission_is_the_owners_then_the_groups_then_the_others() {
-        let caller = |uid, gid| Caller { uid, gid, pid: 0 };
-        let file = (1000, 100, 0o640);
-        assert!(permits_bits(file, &caller(1000, 5), 4));
-        assert!(permits_bits(file, &caller(1001, 100), 4));
-        assert!(!permits_bits(file, &caller(1001, 100), 2));
-        assert!(!permits_bits(file, &caller(1001, 5), 4));
-        assert!(permits_bits((1000, 100, 0), &caller(0, 0), 4));
-        // The owner's bits decide for the owner even where the others have more.
-        assert!(!permits_bits((1000, 100, 0o044), &caller(1000, 100), 4));
-    }
 }

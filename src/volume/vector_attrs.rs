@@ -6,7 +6,7 @@ use dashmap::DashMap;
 
 use super::Volume;
 use super::ingest::{Member, State, last_row};
-use super::query::permits;
+use super::permission::permits;
 use super::types::Caller;
 use super::xattrs::VALUE_MAX;
 use crate::namespace::{Ino, Kind};

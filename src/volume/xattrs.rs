@@ -1,6 +1,6 @@
 //! Extended attributes: `user.*` is the user's metadata, `user.vexfs.*` is computed from vectors.
 
-use super::query::permits;
+use super::permission::permits;
 use super::vector_attrs::PREFIX;
 use super::{Caller, Volume, XattrMode, control};
 use crate::catalog::Value;

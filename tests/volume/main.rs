@@ -15,6 +15,7 @@ mod covered;
 mod fixtures;
 mod names;
 mod passthrough;
+mod permissions;
 mod random;
 mod reopening;
 mod resting;

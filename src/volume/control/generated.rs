@@ -11,7 +11,7 @@ use crate::namespace::{Ino, Time};
 use crate::pool::shallow::aside;
 use crate::search::render;
 use crate::volume::Volume;
-use crate::volume::query::permits;
+use crate::volume::permission::permits;
 use crate::volume::scrub::Progress;
 use crate::volume::types::Caller;
 use crate::{Error, Result};

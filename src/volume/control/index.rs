@@ -10,7 +10,7 @@ use crate::collection::{Check, Collection, IndexState};
 use crate::index::RowId;
 use crate::namespace::Ino;
 use crate::volume::Volume;
-use crate::volume::query::permits;
+use crate::volume::permission::permits;
 use crate::volume::types::Caller;
 use crate::{Error, Result};
 

@@ -126,12 +126,37 @@ impl What {
         }
     }
 
-    /// The ordinary file or directory that it shows: another may take its name.
-    fn mirrors(&self) -> Option<Ino> {
-        match self {
-            What::Similar { dir } | What::Rows { dir } => Some(*dir),
-            What::RowsOf { file } => Some(*file),
-            _ => None,
+    /// Whether both stand for the same, so that a name which is looked up again has its node again: it may be another
+    /// file's by now. What is generated anew at each lookup is the same however it reads.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (What::Similar { dir }, What::Similar { dir: other })
+            | (What::Rows { dir }, What::Rows { dir: other }) => dir == other,
+            (What::RowsOf { file }, What::RowsOf { file: other }) => file == other,
+            (What::Saved(query), What::Saved(other)) => Arc::ptr_eq(query, other),
+            (What::Set(set), What::Set(other)) => Arc::ptr_eq(set, other),
+            (What::Link(target), What::Link(other)) => target == other,
+            (
+                What::Control
+                | What::Options
+                | What::Similar { .. }
+                | What::Rows { .. }
+                | What::RowsOf { .. }
+                | What::Queries
+                | What::Saved(_)
+                | What::Results
+                | What::Search
+                | What::Snapshots
+                | What::Set(_)
+                | What::Bytes(_)
+                | What::Link(_)
+                | What::Config(_)
+                | What::Query
+                | What::Verify
+                | What::Rebuild
+                | What::Sync,
+                other,
+            ) => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
 

@@ -6,7 +6,8 @@ use super::{Access, Node, SavedQuery, What};
 use crate::namespace::{Ino, Inode, Kind};
 use crate::search::{Answer, Hit, Options, Request, render};
 use crate::volume::Volume;
-use crate::volume::query::{again, permits};
+use crate::volume::permission::permits;
+use crate::volume::query::again;
 use crate::volume::types::Caller;
 use crate::volume::vector_attrs::split_row;
 use crate::{Error, Result};
@@ -43,6 +44,19 @@ enum Source {
         name: Vec<u8>,
     },
     Query(Arc<SavedQuery>, Request),
+}
+
+impl Source {
+    /// Whether both ask for the neighbours of the same, as far as names tell.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Source::File { dir, file, row, name }, Source::File { dir: d, file: f, row: r, name: n }) => {
+                (dir, file, row, name) == (d, f, r, n)
+            }
+            (Source::Query(query, _), Source::Query(other, _)) => Arc::ptr_eq(query, other),
+            (Source::File { .. }, Source::Query(..)) | (Source::Query(..), Source::File { .. }) => false,
+        }
+    }
 }
 
 /// What a query found, with names for it.
@@ -127,16 +141,8 @@ impl Volume {
     ) -> Result<Arc<Node>> {
         let (inode, file, row) = self.mirrored(caller, dir, name)?;
         if inode.kind == Kind::Directory && row.is_none() {
-            return Ok(self.same(
-                caller,
-                parent,
-                name,
-                What::Similar { dir: inode.ino },
-                Access::listing(&inode),
-            ));
-        }
-        if !permits(&inode, caller, 4) {
-            return Err(Error::PermissionDenied);
+            let what = What::Similar { dir: inode.ino };
+            return Ok(self.same(caller, parent, name, what, Access::listing(&inode)));
         }
         let source = Source::File { dir, file: file.to_vec(), row, name: name.to_vec() };
         self.set(caller, parent, name, 0, source)
@@ -165,23 +171,28 @@ impl Volume {
         self.set(caller, parent, name, generation, Source::Query(query, request))
     }
 
-    /// The child of an ordinary directory that a name below `similar/` or `rows/` stands for, its own name, and the row.
+    /// The child of an ordinary directory that a name below `similar/` or `rows/` stands for, its own name, and the row: a
+    /// directory, or a file that the caller may read.
     pub(super) fn mirrored<'n>(
         &self,
         caller: &Caller,
         dir: Ino,
         name: &'n [u8],
     ) -> Result<(Inode, &'n [u8], Option<u32>)> {
-        if !permits(&self.names.inode(dir)?, caller, 1) {
-            return Err(Error::PermissionDenied);
-        }
         again(|| {
-            let (entry, file, row) = match (self.names.lookup(dir, name)?, split_row(name)) {
-                (Some(entry), _) => (Some(entry), name, None),
-                (None, (file, Some(row))) => (self.names.lookup(dir, file)?, file, Some(row)),
-                (None, (_, None)) => (None, name, None),
+            let (ino, file, row) = match self.walk(caller, dir, name) {
+                Err(Error::NotFound) => match split_row(name) {
+                    (file, Some(row)) => (self.walk(caller, dir, file)?, file, Some(row)),
+                    (_, None) => return Err(Error::NotFound),
+                },
+                found => (found?, name, None),
             };
-            Ok((self.names.inode(entry.ok_or(Error::NotFound)?.ino)?, file, row))
+            let inode = self.names.inode(ino)?;
+            match inode.kind {
+                Kind::Directory => Ok((inode, file, row)),
+                _ if permits(&inode, caller, 4) => Ok((inode, file, row)),
+                _ => Err(Error::PermissionDenied),
+            }
         })
     }
 
@@ -196,7 +207,8 @@ impl Volume {
     ) -> Result<Arc<Node>> {
         let identity = (parent.ino, name.to_vec(), caller.uid, caller.gid);
         let version = (generation, self.search_version(parent.base)?);
-        let fits = |node: &Node| matches!(&node.what, What::Set(set) if set.version == version);
+        let is_current = |set: &ResultSet| set.version == version && set.source.is_same(&source);
+        let fits = |node: &Node| matches!(&node.what, What::Set(set) if is_current(set));
         if let Some(node) = self.control.again(&identity, fits) {
             return Ok(node);
         }
@@ -225,7 +237,10 @@ impl Volume {
         let answers = match &set.source {
             Source::File { dir, file, row, name } => {
                 let member = self.member_at(caller, *dir, file)?;
-                vec![self.neighbors_of(caller, set.base, member, *row, name, &set.options)?]
+                let answer = self.neighbors_of(caller, set.base, member, *row, name, &set.options);
+                // Behind the search: who took the permission away before a change is sure that it is not shown.
+                again(|| self.resolve(caller, *dir, file))?;
+                vec![answer?]
             }
             Source::Query(query, request) => {
                 let options = merged(&request.options, &set.options);

@@ -10,7 +10,6 @@ use crate::collection::VectorFile;
 use crate::namespace::{Ino, Inode, Kind};
 use crate::search::Options;
 use crate::volume::ingest::State;
-use crate::volume::query::permits;
 use crate::volume::types::{Attr, Caller, Handle, SetAttr};
 use crate::volume::{CONTROL_NAME, Volume};
 use crate::{Error, Result};
@@ -75,7 +74,7 @@ impl Volume {
         Ok(node)
     }
 
-    /// The directory known under this name, or a new one.
+    /// The node known under this name while it stands for the same, else a new one.
     pub(super) fn same(
         &self,
         caller: &Caller,
@@ -86,8 +85,8 @@ impl Volume {
     ) -> Arc<Node> {
         let identity = (parent.ino, name.to_vec(), caller.uid, caller.gid);
         let fits = |node: &Node| {
-            (node.mode, node.uid, node.gid) == (access.mode, access.uid, access.gid)
-                && node.what.mirrors() == what.mirrors()
+            let is_open_alike = (node.mode, node.uid, node.gid) == (access.mode, access.uid, access.gid);
+            is_open_alike && node.what.is_same(&what)
         };
         match self.control.again(&identity, fits) {
             Some(node) => node,
@@ -217,22 +216,20 @@ impl Volume {
     #[inline(never)]
     fn lookup_rows(&self, caller: &Caller, parent: &Node, dir: Ino, name: &[u8]) -> Result<Arc<Node>> {
         let (inode, ..) = self.mirrored(caller, dir, name)?;
-        let child = inode.ino;
         if inode.kind == Kind::Directory {
-            return Ok(self.same(caller, parent, name, What::Rows { dir: child }, Access::listing(&inode)));
+            let what = What::Rows { dir: inode.ino };
+            return Ok(self.same(caller, parent, name, what, Access::listing(&inode)));
         }
-        if !permits(&inode, caller, 4) {
-            return Err(Error::PermissionDenied);
-        }
-        self.member(child)?;
-        self.live_file(child).ok_or(Error::NotFound)?;
+        self.member(inode.ino)?;
+        self.live_file(inode.ino).ok_or(Error::NotFound)?;
         let access = Access::private(caller.uid, caller.gid, 0o500);
-        Ok(self.same(caller, parent, name, What::RowsOf { file: child }, access))
+        Ok(self.same(caller, parent, name, What::RowsOf { file: inode.ino }, access))
     }
 
     #[inline(never)]
-    fn lookup_row(&self, caller: &Caller, parent: &Node, file: Ino, name: &[u8]) -> Result<Arc<Node>> {
-        let file = self.live_file(file).ok_or(Error::NotFound)?;
+    fn lookup_row(&self, caller: &Caller, parent: &Node, ino: Ino, name: &[u8]) -> Result<Arc<Node>> {
+        let file = self.live_file(ino).ok_or(Error::NotFound)?;
+        self.check_sees(caller, ino)?;
         let row = row_number(name).filter(|&row| row < file.rows()).ok_or(Error::NotFound)?;
         let mut scratch = vec![0.0; file.dim() as usize];
         let bytes = file.sound_row(row, &mut scratch)?.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -274,6 +271,7 @@ impl Volume {
             What::Similar { dir } | What::Rows { dir } => self.mirror_names(caller, *dir)?,
             What::RowsOf { file } => {
                 let rows = self.live_file(*file).map_or(0, |file| file.rows());
+                self.check_sees(caller, *file)?;
                 (0..rows).map(|row| (format!("{row:06}.f32").into_bytes(), Kind::File)).collect()
             }
             What::Queries => self.saved_names(node.base, Kind::File),
@@ -317,9 +315,7 @@ impl Volume {
 
     /// The directories and vector files of an ordinary directory, all shown as directories.
     fn mirror_names(&self, caller: &Caller, dir: Ino) -> Result<Vec<(Vec<u8>, Kind)>> {
-        if !permits(&self.names.inode(dir)?, caller, 4) {
-            return Err(Error::PermissionDenied);
-        }
+        self.check_sees(caller, dir)?;
         let entries = self.names.entries(dir, None, usize::MAX)?;
         let shown = entries
             .into_iter()

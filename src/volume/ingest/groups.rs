@@ -30,6 +30,11 @@ impl GroupKey {
         Self::below(inode, links.iter())
     }
 
+    /// The key of a directory, which is found like a file.
+    pub(in crate::volume) fn of_directory(inode: &Inode) -> Self {
+        Self { dirs: vec![inode.parent], uid: inode.uid, gid: inode.gid, mode: inode.mode & 0o777 }
+    }
+
     fn below<'l>(inode: &Inode, links: impl Iterator<Item = &'l Link>) -> Self {
         let mut dirs: Vec<Ino> = links.map(|link| link.parent).collect();
         dirs.sort_unstable();
