@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::condition::Condition;
 use super::file::VectorFile;
@@ -31,9 +31,14 @@ const MAX_CHANGES: usize = 1024;
 pub enum Allowed {
     /// Every file.
     All,
+    /// Files of the first groups, as many as this: every file, when it was decided. Groups that came later have not
+    /// been judged.
+    First(u32),
     /// Files whose group number is set; longer numbers are not.
     Groups(Vec<bool>),
 }
+
+static ALL: LazyLock<Arc<Allowed>> = LazyLock::new(|| Arc::new(Allowed::All));
 
 impl Allowed {
     /// Whether files of `group` may be returned.
@@ -41,7 +46,17 @@ impl Allowed {
     pub fn contains(&self, group: u32) -> bool {
         match self {
             Allowed::All => true,
+            Allowed::First(first) => group < *first,
             Allowed::Groups(set) => set.get(group as usize).copied().unwrap_or(false),
+        }
+    }
+
+    /// Whether every file of the first `groups` groups may be returned, as far as that is plain.
+    fn has_all(&self, groups: u32) -> bool {
+        match *self {
+            Allowed::All => true,
+            Allowed::First(first) => groups <= first,
+            Allowed::Groups(_) => false,
         }
     }
 }
@@ -85,10 +100,17 @@ impl Filter {
         Self::files(Arc::new(Allowed::All))
     }
 
-    /// Whether it lets every row pass.
+    /// Whether it lets every row of a collection pass whose files are of the first `groups` groups.
     #[must_use]
-    pub fn is_all(&self) -> bool {
-        self.within.is_none() && self.condition.is_none() && *self.allowed == Allowed::All
+    pub fn is_all(&self, groups: u32) -> bool {
+        self.within.is_none() && self.condition.is_none() && self.allowed.has_all(groups)
+    }
+
+    /// The same for a collection whose files are of the first `groups` groups. Where all of them are allowed it does
+    /// not depend on how many others there were, so its rows are found again when there are more.
+    pub(super) fn among(&self, groups: u32) -> Self {
+        let allowed = if self.allowed.has_all(groups) { &ALL } else { &self.allowed };
+        Self { allowed: Arc::clone(allowed), ..self.clone() }
     }
 
     fn is(&self, other: &Filter) -> bool {

@@ -45,7 +45,7 @@ pub use schema::{OnInvalid, Schema};
 pub use table::{Reader, RowRef, Run};
 
 use crate::index::{RowId, RowSet};
-use crate::sync::{ArcSwap, ArcSwapOption, AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::{ArcSwap, ArcSwapOption, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::{Error, Result};
 use filter::FilterCache;
 use table::Table;
@@ -94,6 +94,8 @@ pub struct Collection {
     era: ArcSwap<()>,
     pending_repair: Mutex<Option<PendingRepair>>,
     filters: FilterCache,
+    /// See [`groups`](Self::groups).
+    groups: AtomicU32,
     /// Whether attributes of files are known here, or about to be, so that their changes are to be told.
     keeps_attributes: AtomicBool,
     /// Whether they are more than may be kept.
@@ -126,6 +128,7 @@ impl Collection {
             era: ArcSwap::default(),
             pending_repair: Mutex::default(),
             filters: FilterCache::default(),
+            groups: AtomicU32::new(0),
             keeps_attributes: AtomicBool::new(false),
             refuses_attributes: AtomicBool::new(false),
             linking: Mutex::default(),
@@ -196,6 +199,18 @@ impl Collection {
         self.table.reader()
     }
 
+    /// One more than the largest number of a group that a file here has had: all of a snapshot that was taken before
+    /// asking are smaller.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        self.groups.load(Ordering::Acquire)
+    }
+
+    /// Counts the group of a file that is about to be visible in it. The caller is the one writer.
+    fn count_group(&self, group: u32) {
+        self.groups.store(self.groups().max(group.saturating_add(1)), Ordering::Release);
+    }
+
     /// The graph, when there is one.
     #[must_use]
     pub fn graph(&self) -> Option<Arc<Graph>> {
@@ -219,7 +234,7 @@ impl Collection {
         if filter.condition.is_some() && self.refuses_attributes.load(Ordering::Acquire) {
             return Err(NoRows::TooMany);
         }
-        self.filters.rows(filter, reader, goes_on)
+        self.filters.rows(&filter.among(self.groups()), reader, goes_on)
     }
 
     /// Whether changes of attributes are to be told by [`set_attributes`](Self::set_attributes).
@@ -324,6 +339,7 @@ impl Collection {
             self.numbering_committed.store(self.numbering(), Ordering::Release);
         }
         for file in &staged.added {
+            self.count_group(file.group());
             file.be_born(version);
             writer.staged.remove(&file.first_row().0);
             self.filters.note(version, file, Some(file.group()));
@@ -363,6 +379,7 @@ impl Collection {
     /// Gives a live file another group.
     pub fn regroup(&self, file: &VectorFile, group: u32) {
         let _writer = self.writer.lock();
+        self.count_group(group);
         let before = file.set_group(group);
         if before != group && file.is_live() {
             let version = self.table.version() + 1;
@@ -379,6 +396,7 @@ impl Collection {
         for file in files {
             dim = file.dim();
             self.table.place(file);
+            self.count_group(file.group());
             file.be_born(version);
             let end = file.first_row().0.saturating_add(u32::try_from(file.rows()).unwrap_or(MAX_ROWS));
             writer.next_row = writer.next_row.max(end);

@@ -263,6 +263,9 @@ fn rows_are_counted_by_group_through_regroup_and_removal() {
     bench.remove(&a);
     assert_eq!((only(0), only(1), bench.count(Allowed::All)), (0, 5, 5));
     assert!(!Allowed::Groups(vec![true]).contains(1), "a group beyond the set is not allowed");
+    assert_eq!((bench.count(Allowed::First(1)), bench.count(Allowed::First(2))), (0, 5));
+    let is_all = |first| Filter::files(Arc::new(Allowed::First(first))).is_all(bench.collection.groups());
+    assert_eq!((is_all(1), is_all(2)), (false, true), "a group that was not judged is refused");
 }
 
 #[test]

@@ -276,7 +276,7 @@ pub fn explain(
 ) -> Result<std::result::Result<Box<Explained>, Vec<Arc<VectorFile>>>> {
     let snapshot = collection.snapshot();
     let dim = snapshot.reader.dim();
-    let allowed = match filter.is_all() {
+    let allowed = match filter.is_all(collection.groups()) {
         true => None,
         false => match rows(collection, filter, &snapshot.reader, limits)? {
             Ok(rows) => Some(rows),
@@ -315,7 +315,7 @@ pub fn nearest(
         return Err(Error::Dimension { expected: number(expected), got: number(vector.len()) });
     }
     let begun = options.explain.then(Instant::now);
-    let allowed = match filter.is_all() {
+    let allowed = match filter.is_all(collection.groups()) {
         true => None,
         false => match rows(collection, filter, &snapshot.reader, context.limits)? {
             Ok(rows) => Some(rows),

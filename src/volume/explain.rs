@@ -96,7 +96,7 @@ impl Volume {
         search: std::result::Result<Box<Explained>, &'static str>,
     ) -> Result<OfCollection> {
         let below = Filter::files(self.allowed(&EVERYBODY, base, collection)?);
-        let covered = match below.is_all() {
+        let covered = match below.is_all(collection.groups()) {
             true => collection.len(),
             false => {
                 let rows = collection.rows(&below, &collection.snapshot().reader, &mut || true);

@@ -14,8 +14,8 @@ use crate::collection::{Allowed, Collection};
 use crate::namespace::{Ino, Inode, Kind};
 use crate::{Error, Result};
 
-/// What a caller may find below a directory, and at which state of tree and groups that was found out.
-pub(super) type AllowedCache = DashMap<(u32, u32, Ino, Ino), (u64, usize, Arc<Allowed>)>;
+/// What a caller may find below a directory, and in which [`sight`](Volume::sight) that was found out.
+pub(super) type AllowedCache = DashMap<(u32, u32, Ino, Ino), ((u64, usize), Arc<Allowed>)>;
 
 /// Answers of [`Volume::allowed`] that are kept.
 const ALLOWED: usize = 1024;
@@ -106,7 +106,12 @@ impl Volume {
         if permits(&self.names.inode(ino)?, caller, 4) { Ok(ino) } else { Err(Error::PermissionDenied) }
     }
 
-    /// Which files of a collection the caller may find below `base`.
+    /// The state of directories, permissions and groups: in another one a caller may see something else.
+    pub(super) fn sight(&self) -> (u64, usize) {
+        (self.vectors.tree(), self.vectors.groups.len())
+    }
+
+    /// Which files of a collection the caller may find below `base`, in the present [`sight`](Self::sight).
     pub(super) fn allowed(
         &self,
         caller: &Caller,
@@ -118,12 +123,12 @@ impl Volume {
         if whole && caller.uid == 0 {
             return Ok(Arc::new(Allowed::All));
         }
-        let (tree, groups) = (self.vectors.tree(), self.vectors.groups.len());
+        let sight = self.sight();
         let key = (caller.uid, caller.gid, base, root);
         if let Some(known) = self.allowed_below.get(&key)
-            && (known.0, known.1) == (tree, groups)
+            && known.0 == sight
         {
-            return Ok(Arc::clone(&known.2));
+            return Ok(Arc::clone(&known.1));
         }
         let is_here = |dir| whole || self.names.is_below(dir, base).unwrap_or(false);
         let judged = self.vectors.groups.judge(|group| self.sees_group(caller, group, is_here));
@@ -131,11 +136,14 @@ impl Volume {
         let all = judged.iter().zip(&elsewhere).all(|(&may, &elsewhere)| may || elsewhere);
         // A group that came meanwhile was not judged in both.
         let all = all && judged.len() == elsewhere.len();
-        let allowed = Arc::new(if all { Allowed::All } else { Allowed::Groups(judged) });
+        let allowed = Arc::new(match u32::try_from(judged.len()) {
+            Ok(first) if all => Allowed::First(first),
+            _ => Allowed::Groups(judged),
+        });
         if self.allowed_below.len() >= ALLOWED {
             self.allowed_below.clear();
         }
-        self.allowed_below.insert(key, (tree, groups, Arc::clone(&allowed)));
+        self.allowed_below.insert(key, (sight, Arc::clone(&allowed)));
         Ok(allowed)
     }
 

@@ -128,7 +128,8 @@ impl Volume {
         k: u32,
         options: &Options,
     ) -> Result<Vec<Answer>> {
-        let parts = self.parts(caller, base, dim, (None, options))?;
+        let judge = || -> Result<_> { Ok((self.sight(), self.parts(caller, base, dim, (None, options))?)) };
+        let first = judge()?;
         let vectors = values.chunks_exact((dim as usize).max(1));
         let helpers = match self.pace.helpers(base, vectors.len()) {
             0 => 0,
@@ -140,12 +141,17 @@ impl Volume {
             let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
             let mut context = Context { scratch: &mut self.scratch.take(), limits };
             let mut answers = Vec::with_capacity(vectors.len());
+            let (mut judged, mut anew) = (&first, None);
             for number in left.take() {
                 let Some(vector) = vectors.clone().nth(number) else { break };
                 // What comes next is on its way meanwhile.
                 vectors.clone().nth(number + 1).into_iter().for_each(distance::prefetch);
+                // A batch may take half a minute: what is closed to the caller meanwhile is not found any more.
+                if self.sight() != judged.0 {
+                    judged = anew.insert(judge()?);
+                }
                 let asked = Asked { vector, exclude: None, k };
-                answers.push((number, self.answer(base, &asked, options, &parts, &mut context)?));
+                answers.push((number, self.answer(base, &asked, options, &judged.1, &mut context)?));
             }
             Ok(answers)
         })
@@ -518,4 +524,44 @@ fn common_metric(collections: &[Arc<Collection>]) -> Result<Metric> {
 
 fn by_distance_path_row(a: &Hit, b: &Hit) -> Ordering {
     a.distance.total_cmp(&b.distance).then_with(|| a.path.cmp(&b.path)).then_with(|| a.row.cmp(&b.row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{OpenFlags, VolumeOptions};
+
+    const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+
+    fn put(volume: &Volume, dir: Ino, name: &[u8], mode: u16, vector: [f32; 2]) {
+        let flags = OpenFlags { write: true, ..OpenFlags::default() };
+        let handle = volume.create(&ROOT, dir, name, mode, flags).unwrap().1.handle;
+        let bytes: Vec<u8> = vector.into_iter().flat_map(f32::to_le_bytes).collect();
+        volume.write(&ROOT, handle, 0, &bytes).unwrap();
+        volume.flush(&ROOT, handle).unwrap();
+        volume.release(handle).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_came_after_the_judgement_is_not_found_by_it() {
+        let store = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+        let volume = Volume::open(options).unwrap();
+        let dir = volume.mkdir(&ROOT, Ino::ROOT, b"d", 0o755).unwrap().ino;
+        put(&volume, dir, b"a.f32", 0o644, [1.0, 0.0]);
+        let user = Caller { uid: 1000, gid: 1000, pid: 0 };
+        let options = Options::default();
+        let parts = volume.parts(&user, dir, 2, (None, &options)).unwrap();
+        let found = || {
+            let asked = Asked { vector: &[0.0, 1.0], exclude: None };
+            let mut context =
+                Context { scratch: &mut volume.scratch.take(), limits: Limits::within(ALLOWANCE) };
+            let answer = volume.answer(dir, &asked, &options, &parts, &mut context).unwrap();
+            answer.hits.iter().map(|hit| hit.path.to_vec()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(), [b"a.f32"]);
+        put(&volume, dir, b"secret.f32", 0o600, [0.0, 1.0]);
+        assert_eq!(found(), [b"a.f32"]);
+        volume.close().unwrap();
+    }
 }

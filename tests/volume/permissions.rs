@@ -15,7 +15,7 @@ fn chmod(fs: &Fs, path: &str, mode: u16) {
     fs.volume.setattr(&ROOT, fs.ino(path).unwrap(), set, None).unwrap();
 }
 
-/// A directory with these modes for itself and a file of one vector in it.
+/// Makes a directory with this mode.
 fn closed(fs: &Fs, dir: &str, mode: u16) {
     fs.mkdir(dir).unwrap();
     chmod(fs, dir, mode);
@@ -38,6 +38,11 @@ fn read_node(fs: &Fs, caller: &Caller, ino: Ino) -> vexfs::Result<Vec<u8>> {
     read.map(|()| bytes)
 }
 
+fn read(fs: &Fs, caller: &Caller, path: &str) -> vexfs::Result<String> {
+    let bytes = read_node(fs, caller, look(fs, caller, path)?.ino)?;
+    Ok(String::from_utf8(bytes).unwrap())
+}
+
 /// Names in a directory of `.vexfs`.
 fn names(fs: &Fs, caller: &Caller, ino: Ino) -> vexfs::Result<Vec<String>> {
     let handle = fs.volume.open_dir(caller, ino)?;
@@ -48,6 +53,20 @@ fn names(fs: &Fs, caller: &Caller, ino: Ino) -> vexfs::Result<Vec<String>> {
     });
     fs.volume.release_dir(handle);
     listed.map(|()| names.split_off(2))
+}
+
+/// The ids of the nearest row of each query of a batch, asked as `caller`.
+fn nearest_of_batch(fs: &Fs, caller: &Caller, dir: &str, query: &[f32], rows: usize) -> Vec<u32> {
+    let node = look(fs, caller, &format!("{dir}/.vexfs/query")).unwrap().ino;
+    let handle = fs.volume.open_file(caller, node, WRITE).unwrap().handle;
+    let dim = query.len();
+    let header = format!("{{\"dtype\":\"f32\",\"rows\":{rows},\"dim\":{dim},\"k\":1,\"exact\":true}}\n");
+    let request = [header.as_bytes(), &vector(query).repeat(rows)].concat();
+    fs.volume.write(caller, handle, 0, &request).unwrap();
+    let mut records = Vec::new();
+    fs.volume.read(caller, handle, 0, u32::MAX, &mut records).unwrap();
+    fs.volume.release(handle).unwrap();
+    records.chunks(8).map(|record| u32::from_le_bytes(record[..4].try_into().unwrap())).collect()
 }
 
 #[test]
@@ -115,4 +134,41 @@ fn neighbours_of_a_file_are_searched_for_who_may_read_it_then() {
     chmod(&fs, "d/a.f32", 0o600);
     fs.put("d/a.f32", &vector(&[1.0, 3.0]));
     assert!(matches!(names(&fs, &USER, set), Err(Error::PermissionDenied)));
+}
+
+#[test]
+fn a_batch_that_runs_finds_nothing_that_is_closed_to_its_caller() {
+    const DIM: usize = 16;
+    const ROWS: u32 = 20_000;
+    let fs = Fs::new();
+    for dir in ["d", "d/part"] {
+        fs.mkdir(dir).unwrap();
+    }
+    let rows = (0..ROWS).flat_map(|row| (0..DIM as u32).map(move |at| ((row * 31 + at * 17) % 101) as f32));
+    let rows: Vec<f32> = rows.collect();
+    fs.put("d/base.fbin", &[&ROWS.to_le_bytes()[..], &(DIM as u32).to_le_bytes(), &vector(&rows)].concat());
+    let query = [1.0; DIM].map(|value: f32| -value);
+    fs.put("d/part/known.f32", &vector(&[-1.0, 1.0].repeat(DIM / 2)));
+    let searches = || -> u64 {
+        let metrics = read(&fs, &ROOT, ".vexfs/metrics").unwrap();
+        let line = metrics.lines().find(|line| line.starts_with("vexfs_searches_total{kind=\"exact\"}"));
+        line.map_or(0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+    };
+    std::thread::scope(|scope| {
+        let batch = scope.spawn(|| nearest_of_batch(&fs, &USER, "d", &query, 5000));
+        while searches() == 0 && !batch.is_finished() {
+            std::thread::yield_now();
+        }
+        // One is of a group that is new, the other of one that was open.
+        fs.mkdir("d/new").unwrap();
+        chmod(&fs, "d/new", 0o700);
+        fs.put("d/new/secret.f32", &vector(&query));
+        chmod(&fs, "d/part", 0o700);
+        fs.put("d/part/secret.f32", &vector(&query));
+        let found = batch.join().unwrap();
+        assert_eq!(found.len(), 5000);
+        let secret = found.iter().filter(|&&id| id > ROWS).count();
+        assert_eq!(secret, 0, "answers have files that the caller may not read");
+    });
+    assert!(nearest_of_batch(&fs, &ROOT, "d", &query, 1)[0] > ROWS);
 }

@@ -1,5 +1,7 @@
 //! Groups: the files that are found by the same callers in the same places. A collection knows them as numbers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use dashmap::DashMap;
 use parking_lot::RwLock;
 
@@ -48,6 +50,8 @@ impl GroupKey {
 pub(in crate::volume) struct Groups {
     numbers: DashMap<GroupKey, u32>,
     keys: RwLock<Vec<GroupKey>>,
+    /// Raised before anybody else has the new number.
+    count: AtomicUsize,
 }
 
 impl Groups {
@@ -59,6 +63,7 @@ impl Groups {
         *self.numbers.entry(key.clone()).or_insert_with(|| {
             let mut keys = self.keys.write();
             keys.push(key.clone());
+            self.count.store(keys.len(), Ordering::Release);
             u32::try_from(keys.len() - 1).expect("there are fewer groups than files")
         })
     }
@@ -70,7 +75,7 @@ impl Groups {
 
     /// How many numbers have been given.
     pub(in crate::volume) fn len(&self) -> usize {
-        self.keys.read().len()
+        self.count.load(Ordering::Acquire)
     }
 
     /// What `judge` says of each key, by number.
