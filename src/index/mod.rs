@@ -79,7 +79,8 @@ pub struct Neighbor {
 /// Squared distances below it may have lost digits of their terms.
 const TINY: f32 = 1e-30;
 
-/// Above the key that rounding leaves of equal vectors under cosine.
+/// Above the key that rounding leaves of equal vectors under cosine: their dot product is the square that both norms
+/// come of, so it is that of roots, quotients and products, at most 2^-21.
 const NEARLY_SAME: f32 = 1e-6;
 
 /// A query prepared for one metric: for cosine, its inverse norm.
@@ -131,13 +132,18 @@ impl<'a> Query<'a> {
                 } else {
                     distance::cosine_f64(self.vector, vector)
                 };
-                // Of equal vectors the dot product is the square that both norms come of: what is left is the rounding
-                // of roots, quotients and products, at most 2^-21.
-                if key < NEARLY_SAME && self.vector == vector { 0.0 } else { key }
+                if key < NEARLY_SAME { self.key_of_copy(vector).unwrap_or(key) } else { key }
             }
         };
         // A dot product that overflows in both directions has no value; such a row is as far as can be.
         Some(if key.is_nan() { f32::INFINITY } else { key })
+    }
+
+    /// The key of an equal vector under cosine, if it is one. Apart, because few are so near.
+    #[cold]
+    #[inline(never)]
+    fn key_of_copy(&self, vector: &[f32]) -> Option<f32> {
+        (self.vector == vector).then_some(0.0)
     }
 
     /// The distance, as the metric's name says, of a row whose key is known.

@@ -578,7 +578,7 @@ fn others_go_on_while_a_large_file_is_read_at_its_close() {
     let mount = Mount::with_options(&["-o", "threads=1"]);
     let docs = mount.mkdir("docs");
     xattr::set(&docs, "user.vexfs.metric", b"l2").unwrap();
-    let (rows, dim) = (1_u32 << 16, 16_384_u32);
+    let (rows, dim) = (1_u32 << 15, 16_384_u32);
     let ways: [Way; 3] = [
         ("close", |file, _| drop(file)),
         ("rename", |file, path| {
@@ -613,8 +613,9 @@ fn others_go_on_while_a_large_file_is_read_at_its_close() {
                     _ => drop(mount.mkdir(&format!("{way}{answered}"))),
                 }
                 answered += 1;
-                // What it is about is not locked either. The kernel would keep an ordinary file until it is closed.
-                if way != "rename" {
+                // What it is about is not locked either. In the other ways the kernel itself locks the file, or keeps it
+                // until it is closed.
+                if way == "close" {
                     drop(File::open(&path).unwrap());
                 }
             }

@@ -308,8 +308,8 @@ fn a_directory_that_is_closed_while_too_many_searches_wait_does_not_stay_open() 
     fs::write(mount.path("docs/rows.npy"), npy(&rows)).unwrap();
     let control = take(&mount, "s").join("docs/.vexfs");
     let open: Vec<_> = (0..20).map(|_| File::open(&control).unwrap()).collect();
-    let mut request = b"{\"dtype\":\"f32\",\"rows\":400,\"dim\":64,\"k\":3}\n".to_vec();
-    request.extend(rows[..400].iter().flat_map(|row| f32_bytes(row)));
+    let mut request = b"{\"dtype\":\"f32\",\"rows\":200,\"dim\":64,\"k\":3}\n".to_vec();
+    request.extend(rows[..200].iter().flat_map(|row| f32_bytes(row)));
     // More than the threads of the search pool and its queue have room for.
     let room = 65 * std::thread::available_parallelism().unwrap().get().max(2);
     let asking: Vec<_> = (0..room + 60).map(|_| mount.query_file("docs")).collect();

@@ -13,7 +13,7 @@ use crate::sync::{Kind, together};
 const PUBLISHED: &[(Kind, &str)] = &[
     (Kind::Release, "self.state.store(version << DIM_BITS"),
     (Kind::Acquire, "let chunks = self.chunks.load_full()"),
-    (Kind::Release, "self.chunks.store(Arc::new(swept))"),
+    (Kind::Release, "self.chunks.store(Arc::new(Chunks::new(swept)))"),
 ];
 
 pub(crate) const MODELS: &[Model] = &[
