@@ -231,7 +231,10 @@ impl Volume {
             (state.is_unsettled(), is_kept, state.has_overlay() || state.backing.is_live())
         };
         match how {
-            Finish::Settle if is_dirty && !is_kept => self.settle_dirty(file),
+            Finish::Settle if is_dirty && !is_kept => self.settle_dirty(file).inspect_err(|_| {
+                // Its blob may have been sealed for nothing: the next write takes the checksums away first.
+                file.state().end_in_place();
+            }),
             Finish::Settle | Finish::WriteBack => {
                 if has_overlay {
                     self.write_back(file)?;

@@ -131,7 +131,7 @@ impl State {
         self.changes += 1;
     }
 
-    /// A snapshot names the working blob as well: the next write works on a copy.
+    /// A snapshot names the working blob as well, or the blob has checksums: the next write looks what is to be done.
     pub(super) fn end_in_place(&mut self) {
         if let Some(blob) = self.working.take() {
             self.reading = Some(blob);

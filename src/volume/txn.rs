@@ -92,7 +92,6 @@ impl Volume {
     /// # Errors
     ///
     /// `NoSpace`: the change is not made. Other errors of the catalog; the volume is then poisoned.
-    #[expect(clippy::boxed_local, reason = "it goes on lying where it was made")]
     pub(in crate::volume) fn commit(&self, mut txn: Box<Txn<'_>>) -> Result<()> {
         self.commit_within(&mut txn)
     }

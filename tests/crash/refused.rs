@@ -8,6 +8,7 @@ use vexfs::volume::{OpenFlags, RenameMode, SetAttr, Views, Volume};
 use vexfs::{Error, Result};
 
 use crate::check::{FoundNode, list, read_tree};
+use crate::cuts::temporary;
 use crate::faults::all_of;
 use crate::image::Image;
 use crate::random::Random;
@@ -21,7 +22,7 @@ const WRITE: OpenFlags =
     OpenFlags { read: true, write: true, truncate: false, append: false, exclusive: false };
 
 fn with_volume(test: impl FnOnce(Arc<Volume>, &Recording, &Path)) {
-    let store = tempfile::tempdir().unwrap();
+    let store = temporary();
     let recording = Recording::start(store.path(), Image::empty());
     test(open(store.path()).unwrap(), &recording, store.path());
 }
@@ -130,7 +131,7 @@ fn with_failing_syncs(call: impl Fn(&Volume) -> Result<()>, is_there: bool) {
     let (vector_bytes, large) = (vector(1.0), vec![7; 100_000]);
     let files = [("a.f32", &vector_bytes[..]), ("large", &large[..])];
     for nth in 1.. {
-        let store = tempfile::tempdir().unwrap();
+        let store = temporary();
         let recording = Recording::start(store.path(), Image::empty());
         let volume = open(store.path()).unwrap();
         for (name, content) in files {
@@ -155,7 +156,7 @@ fn with_failing_syncs(call: impl Fn(&Volume) -> Result<()>, is_there: bool) {
         let tape = recording.tape();
         let cut = survivors(&tape.start, &tape.events, Names::Ordered, &mut Random(nth as u64));
         for image in [all_of(&tape), cut] {
-            let left = tempfile::tempdir().unwrap();
+            let left = temporary();
             image.write_to(left.path());
             let names = sound_snapshots(open(left.path()).unwrap(), &files);
             assert!(done.is_err() || names.is_empty() == is_there);
@@ -192,9 +193,35 @@ fn bytes_that_cannot_be_written_are_an_error_and_a_commit_that_cannot_is_the_end
         assert!(matches!(volume.write(&ROOT, handle, 0, &[2; 1000]), Err(Error::Io(_))));
         assert_eq!(volume.refusal(), None);
         volume.write(&ROOT, handle, 0, &[3; 1000]).unwrap();
-        recording.set_fault(Some(failing));
+        recording.set_fault(Some(Fault { sticky: true, ..failing }));
         assert!(volume.mkdir(&ROOT, Ino::ROOT, b"d", 0o755).is_err());
         assert!(volume.refusal().is_some());
         assert!(matches!(volume.write(&ROOT, handle, 0, &[4; 1000]), Err(Error::Poisoned { .. })));
+    });
+}
+
+/// A large matrix stays in its blob, which gets checksums before the commit that has vectors read from it.
+#[test]
+fn a_matrix_whose_close_was_refused_can_be_written_on() {
+    with_volume(|volume, recording, _| {
+        let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"m.fbin", 0o644, WRITE).unwrap();
+        let mut content: Vec<u8> = [4000_u32, 16].into_iter().flat_map(u32::to_le_bytes).collect();
+        content.extend(vector(1.0).repeat(4000));
+        volume.write(&ROOT, opened.handle, 0, &content).unwrap();
+        for nth in 1.. {
+            recording.set_fault(Some(Fault { nth, ..FULL }));
+            let closed = volume.flush(&ROOT, opened.handle);
+            recording.set_fault(None);
+            if closed.is_ok() {
+                assert!(nth > 1, "nothing was written");
+                break;
+            }
+            let row = vector(nth as f32);
+            content[8..72].copy_from_slice(&row);
+            volume.write(&ROOT, opened.handle, 8, &row).unwrap();
+        }
+        volume.release(opened.handle).unwrap();
+        assert!(get(&volume, attr.ino) == content);
+        volume.close().unwrap();
     });
 }
