@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Volume;
+use super::permission::EVERYBODY;
+use super::types::Caller;
 use crate::collection::Collection;
 use crate::namespace::Ino;
 use crate::sync::ArcSwapOption;
@@ -23,9 +25,9 @@ struct Known {
 }
 
 impl Volume {
-    /// The collections with vectors in the subtree of `base`. Its own is the first: it decides the metric where several
-    /// have vectors.
-    pub(super) fn covered(&self, base: Ino) -> Result<Vec<Arc<Collection>>> {
+    /// The collections with vectors in the subtree of `base` whose directories the caller may traverse to. Its own is the
+    /// first: it decides the metric where several have vectors.
+    pub(super) fn covered(&self, caller: &Caller, base: Ino) -> Result<Vec<Arc<Collection>>> {
         let own = self.collection_root(base)?;
         let mut covered = Vec::new();
         covered.extend(self.vectors.existing(own));
@@ -36,17 +38,26 @@ impl Volume {
             let roots = below.roots.get(&base).into_iter().flatten().filter(|&&root| root != own);
             covered.extend(roots.filter_map(|&root| self.vectors.existing(root)));
         }
-        covered.retain(|collection| !collection.is_empty());
+        covered
+            .retain(|collection| !collection.is_empty() && self.may_traverse(caller, Ino(collection.root())));
         Ok(covered)
     }
 
     /// What a change of would make an answer about `base` another one.
     pub(super) fn search_version(&self, base: Ino) -> Result<Vec<(u64, u64)>> {
-        let covered = self.covered(base)?;
+        let covered = self.covered(&EVERYBODY, base)?;
         let mut version: Vec<(u64, u64)> =
             covered.iter().map(|collection| (collection.root(), collection.version())).collect();
         version.push((self.vectors.tree(), self.vectors.names()));
         Ok(version)
+    }
+
+    /// Whether `dir` is `base` or lies below it; not when it is gone.
+    pub(super) fn lies_below(&self, dir: Ino, base: Ino) -> Result<bool> {
+        match self.names.is_below(dir, base) {
+            Err(Error::NotFound) => Ok(false),
+            known => known,
+        }
     }
 
     fn below(&self) -> Result<Arc<Known>> {

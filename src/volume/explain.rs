@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Volume;
+use super::permission::EVERYBODY;
 use super::query::{ALLOWANCE, CATCH_UP, Part};
 use super::types::Caller;
 use crate::Result;
@@ -13,9 +14,6 @@ use crate::namespace::Ino;
 use crate::search::explain::{Explained, OfCollection};
 use crate::search::nearest::{self, Limits, Way};
 use crate::search::{Answer, Explanation, Options};
-
-/// Who may find everything: what a directory covers does not depend on who asks.
-const EVERYBODY: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
 impl Volume {
     /// How a search with these options would be answered in each collection that `base` covers. Nothing is searched
@@ -39,7 +37,7 @@ impl Volume {
             explain: None,
         };
         let mut collections = Vec::new();
-        for (at, collection) in self.covered(base)?.iter().enumerate() {
+        for (at, collection) in self.covered(caller, base)?.iter().enumerate() {
             let allowed = self.allowed(caller, base, collection)?;
             let filter = Filter { condition: options.condition.clone(), ..Filter::files(allowed) };
             let (begun, limits) = (Instant::now(), Limits::within(ALLOWANCE));
@@ -57,7 +55,9 @@ impl Volume {
             }
             answer.exact &= explained.plan == Way::Scan;
             answer.pending += explained.pending;
-            collections.push(self.explained(base, collection, Ok(explained))?);
+            if self.is_told_of(caller, base, collection)? {
+                collections.push(self.explained(base, collection, Ok(explained))?);
+            }
         }
         collections.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         answer.explain = Some(Box::new(Explanation { ran: false, collections }));
@@ -69,17 +69,20 @@ impl Volume {
     #[inline(never)]
     pub(super) fn explanation(
         &self,
-        base: Ino,
+        (caller, base): (&Caller, Ino),
         parts: &[Part],
         explained: impl Iterator<Item = Box<Explained>>,
         dim: u32,
     ) -> Result<Box<Explanation>> {
         let mut collections = Vec::new();
         for (part, explained) in parts.iter().zip(explained) {
-            collections.push(self.explained(base, &part.collection, Ok(explained))?);
+            if self.is_told_of(caller, base, &part.collection)? {
+                collections.push(self.explained(base, &part.collection, Ok(explained))?);
+            }
         }
-        for collection in self.covered(base)? {
-            if parts.iter().all(|part| !Arc::ptr_eq(&part.collection, &collection)) {
+        for collection in self.covered(caller, base)? {
+            let is_left_out = parts.iter().all(|part| !Arc::ptr_eq(&part.collection, &collection));
+            if is_left_out && self.is_told_of(caller, base, &collection)? {
                 let why = if collection.dim() == Some(dim) { "metric" } else { "dimension" };
                 collections.push(self.explained(base, &collection, Err(why))?);
             }

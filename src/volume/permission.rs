@@ -20,6 +20,9 @@ pub(super) type AllowedCache = DashMap<(u32, u32, Ino, Ino), ((u64, usize), Arc<
 /// Answers of [`Volume::allowed`] that are kept.
 const ALLOWED: usize = 1024;
 
+/// Whoever sees everything: what there is does not depend on who asks.
+pub(super) const EVERYBODY: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+
 impl Volume {
     /// Whether the caller sees a file, by one of its recognised names, or a directory.
     ///
@@ -48,21 +51,36 @@ impl Volume {
     /// Whether the caller sees what is in a group, in one of those of its directories that are `meant`.
     fn sees_group(&self, caller: &Caller, group: &GroupKey, meant: impl Fn(Ino) -> bool) -> bool {
         permits_bits((group.uid, group.gid, group.mode), caller, 4)
-            && group.dirs.iter().any(|&dir| meant(dir) && self.may_traverse(caller, dir).unwrap_or(false))
+            && group.dirs.iter().any(|&dir| meant(dir) && self.may_traverse(caller, dir))
     }
 
-    /// Whether the caller may search every directory from the root to `dir`.
-    pub(super) fn may_traverse(&self, caller: &Caller, dir: Ino) -> Result<bool> {
+    /// Whether the caller may search every directory from the root to `dir`. One that is gone, or cannot be read, only
+    /// root may.
+    pub(super) fn may_traverse(&self, caller: &Caller, dir: Ino) -> bool {
+        if caller.uid == 0 {
+            return true;
+        }
         let mut at = dir;
         loop {
-            let inode = self.names.inode(at)?;
-            if !permits(&inode, caller, 1) {
-                return Ok(false);
+            match self.names.inode(at) {
+                Ok(inode) if !permits(&inode, caller, 1) => return false,
+                Ok(_) if at == Ino::ROOT => return true,
+                Ok(inode) => at = inode.parent,
+                Err(_) => return false,
             }
-            if at == Ino::ROOT {
-                return Ok(true);
-            }
-            at = inode.parent;
+        }
+    }
+
+    /// Whether the caller is told of a collection in the `.vexfs` of `base`: of the directory's own, which it has come
+    /// to, and of those whose directories it sees.
+    pub(super) fn is_told_of(&self, caller: &Caller, base: Ino, collection: &Collection) -> Result<bool> {
+        let root = Ino(collection.root());
+        if root == self.collection_root(base)? {
+            return Ok(true);
+        }
+        match self.sees(caller, root) {
+            Err(Error::NotFound) => Ok(false),
+            told => told,
         }
     }
 
@@ -74,7 +92,7 @@ impl Volume {
     /// `NotFound`, `NotDirectory`.
     pub(super) fn walk(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Ino> {
         let mut at = if path.first() == Some(&b'/') { Ino::ROOT } else { base };
-        if !self.may_traverse(caller, at)? {
+        if !self.may_traverse(caller, at) {
             return Err(Error::PermissionDenied);
         }
         for component in path.split(|&byte| byte == b'/') {

@@ -10,6 +10,7 @@ use super::Volume;
 use super::awaited::Awaited;
 use super::ingest::{Member, State};
 use super::pace::other_cpus;
+use super::permission::permits;
 use super::types::Caller;
 use crate::collection::{Collection, FileNumber, Filter};
 use crate::distance::{self, Metric};
@@ -37,11 +38,14 @@ const LOOKS: usize = 8;
 /// Paths of hits that are kept.
 const PATHS: usize = 16 << 10;
 
-/// Paths of vector files by directory asked and file, and the state of names and directories that each was found in.
-pub(super) type Paths = DashMap<(Ino, Ino), ((u64, u64), Arc<[u8]>)>;
+/// Paths of vector files by directory asked, file, user and group, and the state of names and directories that each was
+/// found in.
+pub(super) type Paths = DashMap<(Ino, Ino, u32, u32), ((u64, u64), Arc<[u8]>)>;
 
-/// A query vector and what is known about it.
+/// A query vector, who asks about it and in which directory, and what is known about it.
 struct Asked<'a> {
+    caller: &'a Caller,
+    base: Ino,
     vector: &'a [f32],
     /// The file that is asked about: it is not its own neighbour.
     exclude: Option<(FileNumber, u32)>,
@@ -62,6 +66,12 @@ impl Default for Candidates {
     fn default() -> Self {
         Self { near: Vec::new(), is_exact: true, pending: 0, explained: Vec::new() }
     }
+}
+
+/// The collections that are searched, in the [`sight`](Volume::sight) in which that was judged.
+struct Judged {
+    sight: (u64, usize),
+    parts: Vec<Part>,
 }
 
 /// A collection, and what of it may be returned.
@@ -128,7 +138,7 @@ impl Volume {
         k: u32,
         options: &Options,
     ) -> Result<Vec<Answer>> {
-        let judge = || -> Result<_> { Ok((self.sight(), self.parts(caller, base, dim, (None, options))?)) };
+        let judge = || self.judge(caller, base, dim, (None, options));
         let first = judge()?;
         let vectors = values.chunks_exact((dim as usize).max(1));
         let helpers = match self.pace.helpers(base, vectors.len()) {
@@ -146,12 +156,18 @@ impl Volume {
                 let Some(vector) = vectors.clone().nth(number) else { break };
                 // What comes next is on its way meanwhile.
                 vectors.clone().nth(number + 1).into_iter().for_each(distance::prefetch);
-                // A batch may take half a minute: what is closed to the caller meanwhile is not found any more.
-                if self.sight() != judged.0 {
-                    judged = anew.insert(judge()?);
-                }
-                let asked = Asked { vector, exclude: None, k };
-                answers.push((number, self.answer(base, &asked, options, &judged.1, &mut context)?));
+                let asked = Asked { caller, base, vector, exclude: None, k };
+                let answer = loop {
+                    // A batch may take half a minute: what is closed to the caller meanwhile is not found any more.
+                    if self.sight() != judged.sight {
+                        judged = anew.insert(judge()?);
+                    }
+                    let answer = self.answer(&asked, options, judged, &mut context)?;
+                    if answer.complete || self.sight() == judged.sight {
+                        break answer;
+                    }
+                };
+                answers.push((number, answer));
             }
             Ok(answers)
         })
@@ -176,13 +192,19 @@ impl Volume {
         let (file, metric, row) = self.vector_row(member, row, path)?;
         let mut scratch = vec![0.0; file.dim() as usize];
         let vector = file.sound_row(row.into(), &mut scratch)?;
-        let asked = Asked { vector, exclude: Some((file.number(), row)), k };
-        let parts = self.parts(caller, base, file.dim(), (Some(metric), options))?;
+        let asked = Asked { caller, base, vector, exclude: Some((file.number(), row)), k };
+        let judge = || self.judge(caller, base, file.dim(), (Some(metric), options));
+        let mut judged = judge()?;
         let awaited = Awaited::by(caller);
         let is_awaited = |now| awaited.check(now);
         let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
         let mut context = Context { scratch: &mut self.scratch.take(), limits };
-        let answer = self.answer(base, &asked, options, &parts, &mut context);
+        let answer = loop {
+            match self.answer(&asked, options, &judged, &mut context) {
+                Ok(answer) if !answer.complete && self.sight() != judged.sight => judged = judge()?,
+                answer => break answer,
+            }
+        };
         file.bytes().check_read().and(answer)
     }
 
@@ -294,6 +316,19 @@ impl Volume {
         Ok(limits.k(options.k))
     }
 
+    /// What is searched for vectors of `dim` elements, as [`parts`](Self::parts) says at this moment.
+    fn judge(
+        &self,
+        caller: &Caller,
+        base: Ino,
+        dim: u32,
+        wanted: (Option<Metric>, &Options),
+    ) -> Result<Judged> {
+        // Taken first: what changes meanwhile makes it another one.
+        let sight = self.sight();
+        Ok(Judged { sight, parts: self.parts(caller, base, dim, wanted)? })
+    }
+
     /// The collections in which vectors of `dim` elements are looked for, with one metric: `metric` where one of them
     /// has it.
     #[inline(never)]
@@ -304,7 +339,7 @@ impl Volume {
         dim: u32,
         (metric, options): (Option<Metric>, &Options),
     ) -> Result<Vec<Part>> {
-        let covered = self.covered(base)?;
+        let covered = self.covered(caller, base)?;
         let own = self.vectors.existing(self.collection_root(base)?);
         let fitting: Vec<_> =
             covered.iter().filter(|collection| collection.dim() == Some(dim)).cloned().collect();
@@ -333,13 +368,14 @@ impl Volume {
         Ok(parts)
     }
 
+    /// The answer about one vector. It is not complete when a hit was lost, also to a change of what was judged: then it
+    /// is to be asked for again.
     #[inline(never)]
     fn answer(
         &self,
-        base: Ino,
         asked: &Asked<'_>,
         options: &Options,
-        parts: &[Part],
+        Judged { sight, parts }: &Judged,
         context: &mut Context<'_>,
     ) -> Result<Answer> {
         let started = Instant::now();
@@ -349,8 +385,8 @@ impl Volume {
         let mut candidates = Candidates::default();
         let (hits, complete) = loop {
             while !self.find(asked, options, parts, context, started, &mut candidates)? {}
-            let (hits, lost) = self.hits(base, &mut candidates.near, asked.k as usize, metric)?;
-            if !lost || started.elapsed() > CATCH_UP {
+            let (hits, lost) = self.hits(asked, &mut candidates.near, asked.k as usize, metric)?;
+            if !lost || started.elapsed() > CATCH_UP || self.sight() != *sight {
                 break (hits, !lost);
             }
             std::thread::yield_now();
@@ -358,11 +394,12 @@ impl Volume {
         let (exact, pending) = (candidates.is_exact, candidates.pending);
         let took = started.elapsed();
         self.metrics.search(if exact { SearchKind::Exact } else { SearchKind::Graph }, took);
-        self.pace.note(base, took);
+        self.pace.note(asked.base, took);
         let explain = match options.explain {
             true => {
                 let dim = u32::try_from(asked.vector.len()).unwrap_or(u32::MAX);
-                Some(self.explanation(base, parts, candidates.explained.into_iter().flatten(), dim)?)
+                let who = (asked.caller, asked.base);
+                Some(self.explanation(who, parts, candidates.explained.into_iter().flatten(), dim)?)
             }
             false => None,
         };
@@ -417,7 +454,7 @@ impl Volume {
     #[inline(never)]
     fn hits(
         &self,
-        base: Ino,
+        asked: &Asked<'_>,
         candidates: &mut Vec<Near>,
         k: usize,
         metric: Metric,
@@ -434,7 +471,7 @@ impl Volume {
         for near in &*candidates {
             let path = match hits.last() {
                 Some(Hit { path, .. }) if last == Some(near.file) => Some(Arc::clone(path)),
-                _ => self.hit_path(base, Ino(near.file.0))?,
+                _ => self.hit_path(asked.caller, asked.base, Ino(near.file.0))?,
             };
             let Some(path) = path else {
                 lost = true;
@@ -455,32 +492,36 @@ impl Volume {
         Ok((hits, lost))
     }
 
-    /// The first of a file's recognised names below `base`, as a path relative to it.
-    pub(super) fn hit_path(&self, base: Ino, ino: Ino) -> Result<Option<Arc<[u8]>>> {
+    /// The first of a file's recognised names below `base` by which the caller sees it, as a path relative to it.
+    pub(super) fn hit_path(&self, caller: &Caller, base: Ino, ino: Ino) -> Result<Option<Arc<[u8]>>> {
+        let key = (base, ino, caller.uid, caller.gid);
         // Taken before the names are read: what is read during a change is not kept.
         let version = (self.vectors.tree(), self.vectors.names());
-        if let Some(known) = self.paths.get(&(base, ino))
+        if let Some(known) = self.paths.get(&key)
             && known.0 == version
         {
             return Ok(Some(Arc::clone(&known.1)));
         }
-        let Some(path) = self.find_path(base, ino)?.map(Arc::from) else { return Ok(None) };
+        let Some(path) = self.find_path(caller, base, ino)?.map(Arc::from) else { return Ok(None) };
         if self.paths.len() >= PATHS {
             self.paths.clear();
         }
-        self.paths.insert((base, ino), (version, Arc::clone(&path)));
+        self.paths.insert(key, (version, Arc::clone(&path)));
         Ok(Some(path))
     }
 
     #[inline(never)]
-    fn find_path(&self, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
+    fn find_path(&self, caller: &Caller, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
+        if caller.uid != 0 && !permits(&self.inode(ino)?, caller, 4) {
+            return Ok(None);
+        }
         for link in self.names.links(ino)? {
             if format::recognise(&link.name).is_none() {
                 continue;
             }
             match self.names.path_below(&link, base) {
-                Ok(Some(path)) => return Ok(Some(path)),
-                Ok(None) | Err(Error::NotFound) => {}
+                Ok(Some(path)) if self.may_traverse(caller, link.parent) => return Ok(Some(path)),
+                Ok(_) | Err(Error::NotFound) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -551,17 +592,22 @@ mod tests {
         put(&volume, dir, b"a.f32", 0o644, [1.0, 0.0]);
         let user = Caller { uid: 1000, gid: 1000, pid: 0 };
         let options = Options::default();
-        let parts = volume.parts(&user, dir, 2, (None, &options)).unwrap();
-        let found = || {
-            let asked = Asked { vector: &[0.0, 1.0], exclude: None };
+        let judged = volume.judge(&user, dir, 2, (None, &options)).unwrap();
+        let found = |judged: &Judged| {
+            let asked = Asked { caller: &user, base: dir, vector: &[0.0, 1.0], exclude: None };
             let mut context =
                 Context { scratch: &mut volume.scratch.take(), limits: Limits::within(ALLOWANCE) };
-            let answer = volume.answer(dir, &asked, &options, &parts, &mut context).unwrap();
-            answer.hits.iter().map(|hit| hit.path.to_vec()).collect::<Vec<_>>()
+            let mut candidates = Candidates::default();
+            let now = Instant::now();
+            volume.find(&asked, &options, &judged.parts, &mut context, now, &mut candidates).unwrap();
+            candidates.near.iter().map(|near| near.row.0).collect::<Vec<_>>()
         };
-        assert_eq!(found(), [b"a.f32"]);
+        assert_eq!(found(&judged), [0]);
         put(&volume, dir, b"secret.f32", 0o600, [0.0, 1.0]);
-        assert_eq!(found(), [b"a.f32"]);
+        assert_eq!(found(&judged), [0]);
+        let anew = volume.judge(&user, dir, 2, (None, &options)).unwrap();
+        assert!(anew.sight != judged.sight);
+        assert_eq!(found(&anew), [0]);
         volume.close().unwrap();
     }
 }

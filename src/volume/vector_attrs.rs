@@ -75,7 +75,7 @@ impl Volume {
             _ => {}
         }
         if let Some(path) = name.strip_prefix(b"distance.") {
-            let base = self.directory_of(ino)?;
+            let base = self.directory_of(caller, ino)?;
             let (path, row) = split_row(path);
             let other = self.member_at(caller, base, path).map_err(|error| match error {
                 Error::NotFound => Error::Missing { path: String::from_utf8_lossy(path).into_owned() },
@@ -124,7 +124,7 @@ impl Volume {
         member: Option<Member>,
         options: Options,
     ) -> Result<Vec<u8>> {
-        let base = self.directory_of(ino)?;
+        let base = self.directory_of(caller, ino)?;
         let version = self.search_version(base)?;
         let key = (ino, options.k, caller.uid, caller.gid);
         if let Some(known) = self.similar_answers.get(&key)
@@ -146,15 +146,18 @@ impl Volume {
         Ok(value)
     }
 
-    /// The directory of a file's first name.
-    fn directory_of(&self, ino: Ino) -> Result<Ino> {
+    /// The directory of a file's first name that the caller may traverse to; of its first where there is none.
+    fn directory_of(&self, caller: &Caller, ino: Ino) -> Result<Ino> {
         // A vector's is in memory.
         if let Some(Member { state: State::Valid { file, .. }, .. }) = self.vectors.members(ino).first()
             && let Some(dir) = self.vectors.groups.directory(file.group())
+            && self.may_traverse(caller, dir)
         {
             return Ok(dir);
         }
-        self.names.links(ino)?.first().map(|link| link.parent).ok_or(Error::NotFound)
+        let links = self.names.links(ino)?;
+        let seen = links.iter().find(|link| self.may_traverse(caller, link.parent));
+        seen.or(links.first()).map(|link| link.parent).ok_or(Error::NotFound)
     }
 
     /// `indexed`, `pending`, `invalid: REASON` or `plain`: the worst of what the collections say in which the file has

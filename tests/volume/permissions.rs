@@ -6,6 +6,8 @@ use vexfs::volume::{Attr, Caller, SetAttr};
 
 use crate::support::*;
 
+const OTHER: Caller = Caller { uid: 2000, gid: 2000, pid: 0 };
+
 fn vector(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
@@ -53,6 +55,11 @@ fn names(fs: &Fs, caller: &Caller, ino: Ino) -> vexfs::Result<Vec<String>> {
     });
     fs.volume.release_dir(handle);
     listed.map(|()| names.split_off(2))
+}
+
+fn attribute(fs: &Fs, caller: &Caller, path: &str, name: &str) -> vexfs::Result<String> {
+    let value = fs.volume.getxattr(caller, fs.ino(path)?, name.as_bytes())?;
+    Ok(String::from_utf8(value.to_vec()).unwrap())
 }
 
 /// The ids of the nearest row of each query of a batch, asked as `caller`.
@@ -137,6 +144,148 @@ fn neighbours_of_a_file_are_searched_for_who_may_read_it_then() {
 }
 
 #[test]
+fn errors_are_shown_of_files_that_the_caller_sees() {
+    let fs = Fs::new();
+    fs.mkdir("d").unwrap();
+    closed(&fs, "d/private", 0o700);
+    for path in ["d/bad.f32", "d/unreadable.f32", "d/private/secretname.f32"] {
+        fs.put(path, b"x");
+    }
+    chmod(&fs, "d/unreadable.f32", 0o600);
+    fs.link("d/bad.f32", "d/private/linked.f32").unwrap();
+    let of = |caller: &Caller, path: &str| read(&fs, caller, path).unwrap();
+    for dir in ["", "d/"] {
+        let said = of(&USER, &format!("{dir}.vexfs/errors.jsonl"));
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("bad.f32") && !said.contains("private"), "{said}");
+        assert_eq!(of(&ROOT, &format!("{dir}.vexfs/errors.jsonl")).lines().count(), 3);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_query_is_told_to_who_dropped_it() {
+    let fs = Fs::new();
+    fs.mkdir("d").unwrap();
+    let drop_query = |caller: &Caller, name: &str, text: &[u8]| {
+        let queries = look(&fs, caller, "d/.vexfs/queries").unwrap().ino;
+        let handle = fs.volume.create(caller, queries, name.as_bytes(), 0o600, WRITE).unwrap().1.handle;
+        fs.volume.write(caller, handle, 0, text).unwrap();
+        assert!(fs.volume.flush(caller, handle).is_err());
+        fs.volume.release(handle).unwrap();
+    };
+    drop_query(&USER, "mine", b"{\"like\":\"a.f32\",\"unheard\":1}");
+    drop_query(&OTHER, "others", b"{\"like\":\"a.f32\",\"unknown\":1}");
+    let errors = |caller: &Caller| read(&fs, caller, "d/.vexfs/errors.jsonl").unwrap();
+    assert!(errors(&USER).contains("mine") && !errors(&USER).contains("others"));
+    assert!(errors(&OTHER).contains("others") && !errors(&OTHER).contains("mine"));
+    assert_eq!(errors(&ROOT).lines().count(), 2);
+    let error = |caller: &Caller, path: &str| {
+        let ino = look(&fs, caller, path).unwrap().ino;
+        fs.volume.getxattr(caller, ino, b"user.vexfs.error")
+    };
+    let of_own = error(&USER, "d/.vexfs/queries/mine").unwrap();
+    assert!(String::from_utf8(of_own.to_vec()).unwrap().contains("unheard"));
+    assert!(matches!(error(&USER, "d/.vexfs/queries/others"), Err(Error::NoAttribute)));
+    assert!(matches!(error(&USER, "d/.vexfs/config"), Err(Error::NoAttribute)));
+    assert!(matches!(error(&USER, "d/.vexfs/similar"), Err(Error::NoAttribute)));
+}
+
+#[test]
+fn collections_are_shown_to_who_may_read_their_directory() {
+    let fs = Fs::new();
+    fs.mkdir("open").unwrap();
+    fs.put("open/a.f32", &vector(&[1.0, 0.0]));
+    closed(&fs, "private", 0o700);
+    fs.mkdir("private/merger").unwrap();
+    fs.volume
+        .setxattr(
+            &ROOT,
+            fs.ino("private/merger").unwrap(),
+            b"user.vexfs.dim",
+            b"3",
+            vexfs::volume::XattrMode::Either,
+        )
+        .unwrap();
+    fs.put("private/merger/x.f32", &vector(&[1.0, 0.0, 0.0]));
+    closed(&fs, "unlisted", 0o711);
+    fs.put("unlisted/x.f32", &vector(&[1.0, 0.0]));
+    for name in ["stats.json", "index.json", "verify.json"] {
+        let shown = |caller: &Caller| read(&fs, caller, &format!(".vexfs/{name}")).unwrap();
+        let said = shown(&USER);
+        assert!(said.contains("/open"), "{name}: {said}");
+        assert!(!said.contains("merger") && !said.contains("/unlisted"), "{name}: {said}");
+        let said = shown(&ROOT);
+        assert!(said.contains("/private/merger") && said.contains("/unlisted"), "{name}: {said}");
+    }
+    let explained = |caller: &Caller, request: &[u8]| {
+        let query = look(&fs, caller, ".vexfs/query").unwrap().ino;
+        let handle = fs.volume.open_file(caller, query, WRITE).unwrap().handle;
+        fs.volume.write(caller, handle, 0, request).unwrap();
+        let mut bytes = Vec::new();
+        fs.volume.read(caller, handle, 0, u32::MAX, &mut bytes).unwrap();
+        fs.volume.release(handle).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    for request in [&b"{\"explain\":true}\n"[..], b"{\"vector\":[1,0],\"explain\":true}\n"] {
+        let said = explained(&USER, request);
+        assert!(said.contains("/open"), "{said}");
+        assert!(!said.contains("merger") && !said.contains("/unlisted"), "{said}");
+        let said = explained(&ROOT, request);
+        assert!(said.contains("/private/merger") && said.contains("/unlisted"), "{said}");
+    }
+    // What is not there for the caller does not decide what it may ask.
+    let said = explained(&USER, b"{\"vector\":[1,0,0]}\n");
+    assert!(said.contains("EINVAL") && said.contains("collection has 2"), "{said}");
+}
+
+#[test]
+fn a_second_name_opens_no_closed_directory() {
+    let fs = Fs::new();
+    closed(&fs, "private", 0o700);
+    for dir in ["private/pub", "open"] {
+        fs.mkdir(dir).unwrap();
+    }
+    fs.put("private/pub/x.f32", &vector(&[1.0, 0.0]));
+    fs.put("private/pub/secret.f32", &vector(&[0.6, 0.8]));
+    fs.put("open/y.f32", &vector(&[0.0, 1.0]));
+    fs.link("private/pub/x.f32", "open/x.f32").unwrap();
+    let distance = |caller: &Caller, to: &str| {
+        attribute(&fs, caller, "open/x.f32", &format!("user.vexfs.distance.{to}"))
+    };
+    // Whether or not it is there.
+    for to in ["../private/pub/secret.f32", "../private/pub/none.f32", "/private/pub/secret.f32"] {
+        assert!(matches!(distance(&USER, to), Err(Error::PermissionDenied)), "{to}");
+    }
+    // A path begins where the caller sees the file.
+    for to in ["secret.f32", "none.f32"] {
+        assert!(matches!(distance(&USER, to), Err(Error::Missing { .. })), "{to}");
+    }
+    assert_eq!(distance(&USER, "y.f32").unwrap(), "1");
+    assert_eq!(attribute(&fs, &USER, "open/x.f32", "user.vexfs.similar").unwrap(), "1\ty.f32\n");
+    chmod(&fs, "open", 0o700);
+    assert!(matches!(distance(&USER, "secret.f32"), Err(Error::PermissionDenied)));
+    assert!(matches!(distance(&USER, "none.f32"), Err(Error::PermissionDenied)));
+}
+
+#[test]
+fn a_hit_is_shown_under_a_name_that_the_caller_sees() {
+    let fs = Fs::new();
+    fs.mkdir("d").unwrap();
+    closed(&fs, "d/private", 0o700);
+    fs.mkdir("d/public").unwrap();
+    fs.put("d/private/secretname.f32", &vector(&[1.0, 0.0]));
+    fs.link("d/private/secretname.f32", "d/public/x.f32").unwrap();
+    fs.put("d/a.f32", &vector(&[1.0, 0.1]));
+    for _ in 0..2 {
+        let of_user = attribute(&fs, &USER, "d/a.f32", "user.vexfs.similar").unwrap();
+        assert!(of_user.ends_with("\tpublic/x.f32\n"), "{of_user}");
+        assert!(read(&fs, &USER, "d/.vexfs/ids.tsv").unwrap().contains("public/x.f32"));
+        let of_root = attribute(&fs, &ROOT, "d/a.f32", "user.vexfs.similar").unwrap();
+        assert!(of_root.ends_with("\tprivate/secretname.f32\n"), "{of_root}");
+    }
+}
+
+#[test]
 fn a_batch_that_runs_finds_nothing_that_is_closed_to_its_caller() {
     const DIM: usize = 16;
     const ROWS: u32 = 20_000;
@@ -167,7 +316,7 @@ fn a_batch_that_runs_finds_nothing_that_is_closed_to_its_caller() {
         fs.put("d/part/secret.f32", &vector(&query));
         let found = batch.join().unwrap();
         assert_eq!(found.len(), 5000);
-        let secret = found.iter().filter(|&&id| id > ROWS).count();
+        let secret = found.iter().filter(|&&id| id > ROWS && id != u32::MAX).count();
         assert_eq!(secret, 0, "answers have files that the caller may not read");
     });
     assert!(nearest_of_batch(&fs, &ROOT, "d", &query, 1)[0] > ROWS);

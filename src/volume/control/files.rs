@@ -138,7 +138,7 @@ impl Volume {
             }
             What::Sync | What::Verify if flags.write => return Err(Error::ReadOnly),
             What::Sync => OpenControl::Sync,
-            What::Verify => OpenControl::Bytes(Arc::new(aside(|| self.verify_json(base))?)),
+            What::Verify => OpenControl::Bytes(Arc::new(aside(|| self.verify_json(caller, base))?)),
             What::Rebuild => {
                 self.check_rebuild(caller, base)?;
                 OpenControl::Rebuild { base }
@@ -232,7 +232,7 @@ impl Volume {
 
     pub(in crate::volume) fn control_write(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         handle: Handle,
         offset: u64,
         data: &[u8],
@@ -252,7 +252,7 @@ impl Volume {
                 let limits = self.request_limits(*base)?;
                 transaction.lock().write(data, &limits)?;
             }
-            OpenControl::Rebuild { base } => self.rebuild_indexes(*base)?,
+            OpenControl::Rebuild { base } => self.rebuild_indexes(caller, *base)?,
             OpenControl::Bytes(_) | OpenControl::Sync | OpenControl::Directory(_) => {
                 return Err(Error::BadHandle);
             }

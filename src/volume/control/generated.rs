@@ -11,7 +11,6 @@ use crate::namespace::{Ino, Time};
 use crate::pool::shallow::aside;
 use crate::search::render;
 use crate::volume::Volume;
-use crate::volume::permission::permits;
 use crate::volume::scrub::Progress;
 use crate::volume::types::Caller;
 use crate::{Error, Result};
@@ -162,13 +161,13 @@ impl Volume {
     /// What is found out for its reader.
     fn reported(&self, caller: &Caller, base: Ino, name: &[u8]) -> Result<Vec<u8>> {
         match name {
-            b"stats.json" if base == Ino::ROOT => self.store_stats(),
+            b"stats.json" if base == Ino::ROOT => self.store_stats(caller),
             b"stats.json" => {
                 let collection = self.vectors.collection(self.collection_root(base)?);
                 let invalid = self.vectors.invalid(Ino(collection.root())).len();
                 Ok(json(&Stats { schema: 1, collection: self.collection_stats(&collection, invalid) }))
             }
-            b"index.json" => self.index_json(base),
+            b"index.json" => self.index_json(caller, base),
             b"errors.jsonl" => self.errors(caller, base),
             b"ids.tsv" => self.ids(caller, base),
             b"health" if base == Ino::ROOT => Ok(self.health()),
@@ -178,10 +177,15 @@ impl Volume {
         }
     }
 
-    fn store_stats(&self) -> Result<Vec<u8>> {
+    fn store_stats(&self, caller: &Caller) -> Result<Vec<u8>> {
         let collections: Vec<_> = self.vectors.all();
-        let shown =
-            collections.iter().filter(|collection| !collection.is_empty() || collection.dim().is_some());
+        let mut shown = Vec::new();
+        for collection in &collections {
+            let is_used = !collection.is_empty() || collection.dim().is_some();
+            if is_used && self.is_told_of(caller, Ino::ROOT, collection)? {
+                shown.push(collection);
+            }
+        }
         let (files, directories) = self.names.counts();
         let invalid = self.vectors.invalid_counts();
         let stats = |collection: &Arc<Collection>| {
@@ -199,7 +203,7 @@ impl Volume {
             directories,
             vectors: collections.iter().map(|collection| collection.len()).sum(),
             pending: collections.iter().map(|collection| collection.pending()).sum(),
-            collections: shown.map(stats).collect(),
+            collections: shown.into_iter().map(stats).collect(),
             read_only: self.refusal(),
             scrub: self.scrub.progress(),
         }))
@@ -264,21 +268,19 @@ impl Volume {
         let mut lines: Vec<(Time, String, String)> = Vec::new();
         for collection in self.vectors.all() {
             let root = Ino(collection.root());
-            if root != self.collection_root(base)? && !self.names.is_below(root, base)? {
+            if root != self.collection_root(base)? && !self.lies_below(root, base)? {
                 continue;
             }
             for (ino, problem) in self.vectors.invalid(root) {
-                if !permits(&self.inode(ino)?, caller, 4) {
+                if !self.sees(caller, ino).unwrap_or(false) {
                     continue;
                 }
-                if let Some(path) = self.hit_path(base, ino)? {
+                if let Some(path) = self.hit_path(caller, base, ino)? {
                     lines.push((problem.at, String::from_utf8_lossy(&path).into_owned(), problem.reason));
                 }
             }
         }
-        let mut notes = self.control.notes_of(base);
-        notes.retain(|note| caller.uid == 0 || caller.uid == note.uid);
-        for note in notes {
+        for note in self.control.notes_for(caller, base) {
             lines.push((note.at, note.path, note.message));
         }
         lines.sort_unstable();
@@ -298,7 +300,7 @@ impl Volume {
             if !allowed.contains(file.group()) {
                 continue;
             }
-            let Some(path) = self.hit_path(base, Ino(file.number().0))? else { continue };
+            let Some(path) = self.hit_path(caller, base, Ino(file.number().0))? else { continue };
             let mut shown = b"\t".to_vec();
             render::escape_into(&mut shown, &path);
             for (row, id) in

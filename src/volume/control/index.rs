@@ -10,7 +10,7 @@ use crate::collection::{Check, Collection, IndexState};
 use crate::index::RowId;
 use crate::namespace::Ino;
 use crate::volume::Volume;
-use crate::volume::permission::permits;
+use crate::volume::permission::{EVERYBODY, permits};
 use crate::volume::types::Caller;
 use crate::{Error, Result};
 
@@ -97,9 +97,9 @@ impl CheckedGraph {
 }
 
 impl Volume {
-    /// What the graphs at and below `base` have and lack.
-    pub(super) fn index_json(&self, base: Ino) -> Result<Vec<u8>> {
-        let collections = self.collections_below(base)?;
+    /// What the graphs at and below `base` have and lack that the caller is told of.
+    pub(super) fn index_json(&self, caller: &Caller, base: Ino) -> Result<Vec<u8>> {
+        let collections = self.told_of_below(caller, base)?;
         let collections = collections.iter().map(|collection| self.index_of(collection)).collect();
         Ok(json(&Indexes { schema: 1, collections }))
     }
@@ -123,16 +123,16 @@ impl Volume {
         Index { path, state: phase.name(), vectors, pending, gone, damage, graph }
     }
 
-    /// Checks the graphs at and below `base`, whole. What is not sound is given up and built anew.
+    /// Checks the graphs at and below `base` that the caller is told of, whole. What is not sound is given up and built anew.
     ///
     /// # Errors
     ///
     /// [`Error::Busy`] while another check is running: each has a thread that searches lack.
-    pub(super) fn verify_json(&self, base: Ino) -> Result<Vec<u8>> {
+    pub(super) fn verify_json(&self, caller: &Caller, base: Ino) -> Result<Vec<u8>> {
         let Some(_one_at_a_time) = self.control.verifying.try_lock() else { return Err(Error::Busy) };
         let started = Instant::now();
         let mut collections = Vec::new();
-        for collection in self.collections_below(base)? {
+        for collection in self.told_of_below(caller, base)? {
             let check = collection.verify();
             let sound = check.is_sound();
             collections.push(Checked {
@@ -159,7 +159,8 @@ impl Volume {
     pub(super) fn check_rebuild(&self, caller: &Caller, base: Ino) -> Result<()> {
         self.check_writable()?;
         for collection in self.collections_below(base)? {
-            if !permits(&self.inode(Ino(collection.root()))?, caller, 2) {
+            let root = Ino(collection.root());
+            if !self.may_traverse(caller, root) || !permits(&self.inode(root)?, caller, 2) {
                 return Err(Error::PermissionDenied);
             }
         }
@@ -167,7 +168,12 @@ impl Volume {
     }
 
     /// Has the graphs at and below `base` built anew. Those that are there serve until then.
-    pub(super) fn rebuild_indexes(&self, base: Ino) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check_rebuild`](Self::check_rebuild): there may be others than when it was opened.
+    pub(super) fn rebuild_indexes(&self, caller: &Caller, base: Ino) -> Result<()> {
+        self.check_rebuild(caller, base)?;
         for collection in self.collections_below(base)? {
             collection.rebuild();
         }
@@ -178,11 +184,22 @@ impl Volume {
     /// The collection of `base` and those below it that have vectors, in order of their paths; that of `base` alone
     /// when none has.
     fn collections_below(&self, base: Ino) -> Result<Vec<Arc<Collection>>> {
-        let mut collections = self.covered(base)?;
+        let mut collections = self.covered(&EVERYBODY, base)?;
         if collections.is_empty() {
             collections.push(self.vectors.collection(self.collection_root(base)?));
         }
         collections.sort_by_cached_key(|collection| self.directory_path(Ino(collection.root())));
         Ok(collections)
+    }
+
+    /// Those that the caller is told of.
+    fn told_of_below(&self, caller: &Caller, base: Ino) -> Result<Vec<Arc<Collection>>> {
+        let mut told = Vec::new();
+        for collection in self.collections_below(base)? {
+            if self.is_told_of(caller, base, &collection)? {
+                told.push(collection);
+            }
+        }
+        Ok(told)
     }
 }

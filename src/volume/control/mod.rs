@@ -286,7 +286,7 @@ pub(super) struct Control {
 struct Note {
     base: Ino,
     path: String,
-    /// Who wrote it: a query is nobody else's business.
+    /// Whose mistake it was: what was wrong is told to nobody else but root.
     uid: u32,
     message: String,
     at: Time,

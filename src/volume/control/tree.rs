@@ -14,6 +14,9 @@ use crate::volume::types::{Attr, Caller, Handle, SetAttr};
 use crate::volume::{CONTROL_NAME, Volume};
 use crate::{Error, Result};
 
+/// The attribute that tells why something was refused.
+const ERROR: &[u8] = b"user.vexfs.error";
+
 /// Names in every `.vexfs`, and whether they are directories.
 const EVERYWHERE: [(&str, Kind); 13] = [
     ("config", Kind::File),
@@ -368,25 +371,23 @@ impl Volume {
     /// Control nodes have no attributes of their own, but `config` and queries tell why they were refused.
     pub(in crate::volume) fn control_getxattr(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         ino: Ino,
         name: &[u8],
     ) -> Result<Vec<u8>> {
         let node = self.control.node(ino)?;
-        match name {
-            b"user.vexfs.error" => {
-                let path = node.what.noted_as().ok_or(Error::NoAttribute)?;
-                let note = self.control.notes_of(node.base).into_iter().find(|note| note.path == path);
-                note.map(|note| note.message.into_bytes()).ok_or(Error::NoAttribute)
-            }
-            _ => Err(Error::NoAttribute),
-        }
+        let path = node.what.noted_as().filter(|_| name == ERROR).ok_or(Error::NoAttribute)?;
+        let notes = self.control.notes_for(caller, node.base);
+        let last = notes.into_iter().rfind(|note| note.path == path);
+        last.map(|note| note.message.into_bytes()).ok_or(Error::NoAttribute)
     }
 }
 
 impl Control {
-    pub(super) fn notes_of(&self, base: Ino) -> Vec<super::Note> {
-        self.notes.lock().iter().filter(|note| note.base == base).cloned().collect()
+    /// What is noted about a directory's `.vexfs` of the caller's, oldest first.
+    pub(super) fn notes_for(&self, caller: &Caller, base: Ino) -> Vec<super::Note> {
+        let is_for = |uid: u32| caller.uid == 0 || caller.uid == uid;
+        self.notes.lock().iter().filter(|note| note.base == base && is_for(note.uid)).cloned().collect()
     }
 }
 
