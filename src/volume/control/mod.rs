@@ -268,7 +268,9 @@ type Identity = (Ino, Vec<u8>, u32, u32);
 /// Nodes, handles and dropped queries.
 #[derive(Debug, Default)]
 pub(super) struct Control {
-    next: AtomicU64,
+    /// The last number that was given out; a snapshot's goes on when the snapshot is opened again, because the kernel
+    /// may still know numbers of before.
+    next: Arc<AtomicU64>,
     /// The number from which on somebody should look whether there are too many nodes.
     crowded_from: AtomicU64,
     nodes: DashMap<Ino, Arc<Node>>,
@@ -293,6 +295,11 @@ struct Note {
 }
 
 impl Control {
+    /// One whose numbers follow the last of `numbers`.
+    pub(super) fn numbered(numbers: &Arc<AtomicU64>) -> Self {
+        Self { next: Arc::clone(numbers), ..Self::default() }
+    }
+
     fn number(&self) -> u64 {
         BIT | (self.next.fetch_add(1, Ordering::Relaxed) + 1)
     }

@@ -25,16 +25,17 @@ mod named;
 mod restore;
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
 pub use restore::restore_snapshot;
 
+use super::control::Control;
 use super::{Attr, Ground, Volume};
 use crate::catalog::{self, Catalog};
 use crate::format::record;
@@ -74,6 +75,8 @@ struct Snapshot {
     /// As long as the process lives no other has this number, unless a million came between.
     number: u32,
     note: Note,
+    /// Of its control nodes and handles, over all the times that it is opened.
+    control_numbers: Arc<AtomicU64>,
     /// What it names is kept beside it, or could not be found out.
     was_read: AtomicBool,
     state: Mutex<State>,
@@ -101,8 +104,14 @@ impl Known {
         let mut numbers = (1..count).map(|step| (self.last_number + step) % count);
         let number = numbers.find(|&number| number != 0 && !is_taken(number)).ok_or(Error::NoSpace)?;
         self.last_number = number;
-        let (was_read, state) = (AtomicBool::new(false), Mutex::default());
-        let snapshot = Arc::new(Snapshot { name, number, note, was_read, state });
+        let snapshot = Arc::new(Snapshot {
+            name,
+            number,
+            note,
+            control_numbers: Arc::default(),
+            was_read: AtomicBool::new(false),
+            state: Mutex::default(),
+        });
         self.by_name.insert(snapshot.name.as_bytes().to_vec(), Arc::clone(&snapshot));
         Ok(snapshot)
     }
@@ -403,22 +412,23 @@ impl Volume {
         if let Some(volume) = &state.volume {
             return Ok(Arc::clone(volume));
         }
-        let volume = aside(|| self.open_snapshot(&snapshot.name))?;
+        let volume = aside(|| self.open_snapshot(&snapshot))?;
         state.volume = Some(Arc::clone(&volume));
         Ok(volume)
     }
 
-    fn open_snapshot(&self, name: &OsStr) -> Result<Arc<Volume>> {
-        let dir = self.store.snapshot_dir(name);
+    fn open_snapshot(&self, snapshot: &Snapshot) -> Result<Arc<Volume>> {
+        let dir = self.store.snapshot_dir(&snapshot.name);
         let (mut volume, _, _) = Volume::on(Ground {
             catalog: Catalog::open_copy(&dir.join("catalog"), &self.store.scratch_dir(), false)?,
             store: Arc::clone(&self.store),
             index_dir: dir.join("index"),
             metrics: Arc::clone(&self.metrics),
-            read_only: Some(format!("snapshot {}", name.display())),
+            read_only: Some(format!("snapshot {}", snapshot.name.display())),
             frozen: true,
         })?;
         volume.is_snapshot = true;
+        volume.control = Control::numbered(&snapshot.control_numbers);
         volume.mountpoint.clone_from(&self.mountpoint);
         // Its slots were on the disk before it had a name: no power cut has torn one.
         volume.restore_vectors(false)?;
@@ -428,5 +438,47 @@ impl Volume {
     /// Whether a file or directory is open.
     fn has_handles(&self) -> bool {
         self.files.has_handles() || self.dirs.has_handles() || self.control.has_handles()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{Caller, OpenFlags, Views, VolumeOptions};
+
+    #[test]
+    fn a_snapshot_that_is_opened_again_gives_no_number_of_before_to_something_else() {
+        const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let store = tempfile::tempdir().unwrap();
+        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+        let volume = Volume::open(options).unwrap();
+        for name in [b"a.f32", b"b.f32"] {
+            let flags = OpenFlags { write: true, ..OpenFlags::default() };
+            let handle = volume.create(&ROOT, Ino::ROOT, name, 0o644, flags).unwrap().1.handle;
+            volume.write(&ROOT, handle, 0, &[1; 16]).unwrap();
+            volume.flush(&ROOT, handle).unwrap();
+            volume.release(handle).unwrap();
+        }
+        let root = volume.take_snapshot(b"s").unwrap().ino;
+        let views = Views::new(Arc::clone(&volume));
+        let similar = || {
+            let control = views.lookup(&ROOT, root, b".vexfs").unwrap().ino;
+            views.lookup(&ROOT, control, b"similar").unwrap().ino
+        };
+        let before = similar();
+        let of_a = views.lookup(&ROOT, before, b"a.f32").unwrap().ino;
+        // As if a minute had passed: the kernel still knows all of them.
+        let snapshot = volume.snapshots.known.read().named(b"s").unwrap();
+        assert!(!snapshot.state.lock().is_in_use());
+        snapshot.state.lock().volume = None;
+        let after = similar();
+        let of_b = views.lookup(&ROOT, after, b"b.f32").unwrap().ino;
+        assert!(after != before && of_b != of_a);
+        assert!(matches!(views.getattr(of_a), Err(Error::NotFound)));
+        views.forget(of_a, 1);
+        views.forget(before, 1);
+        assert_eq!(views.getattr(of_b).unwrap().ino, of_b);
+        drop(views);
+        volume.close().unwrap();
     }
 }
