@@ -151,6 +151,16 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// A user holds more in memory than it may.
+    #[error("{what} {got} are held for this user, the limit is {limit}")]
+    OverBudget {
+        /// What is too much: "requests and answers of bytes".
+        what: &'static str,
+        /// What would be held.
+        got: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// A configuration key is unknown or its value is refused.
     #[error("config: {0}")]
     Config(String),
@@ -290,6 +300,8 @@ impl Error {
             Error::NotFinite { .. } | Error::Norm { .. } | Error::ZeroVector { .. } => "EDOM",
             // Not EFBIG or E2BIG, which would speak of the file or of an argument list.
             Error::TooLarge { .. } => "EMSGSIZE",
+            // Not ENOMEM, which nobody can do anything about: reading an answer or closing a handle helps here.
+            Error::OverBudget { .. } => "EDQUOT",
             Error::Deadline { .. } => "ETIMEDOUT",
             Error::Interrupted => "EINTR",
             // "Structure needs cleaning", as ext4 and xfs say of a damaged image.

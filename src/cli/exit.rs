@@ -98,6 +98,7 @@ pub(super) fn code_of(error: &Error) -> Code {
         | Error::AttributeRange { .. }
         | Error::AttributeTooBig { .. }
         | Error::NoSpace
+        | Error::OverBudget { .. }
         | Error::FileTooBig { .. }
         | Error::BadHandle
         | Error::NoSuchOffset

@@ -58,6 +58,17 @@ pub enum Target {
 }
 
 impl Target {
+    /// What it takes in memory besides itself, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Target::Vectors { values, .. } => size_of_val(values.as_slice()),
+            Target::Like { path, .. } => path.len(),
+            Target::Text(text) => text.len(),
+            Target::Nothing => 0,
+        }
+    }
+
     /// How many vectors are searched for.
     #[must_use]
     pub fn vectors(&self) -> usize {

@@ -55,7 +55,7 @@ impl Transaction {
     /// [`Error::TooLarge`] when a request outgrows its limit; those of a bad binary header. The handle then begins
     /// anew.
     pub fn write(&mut self, bytes: &[u8], limits: &RequestLimits) -> Result<()> {
-        self.answer.clear();
+        empty(&mut self.answer);
         self.begin = None;
         let waiting = self.incoming.len() + bytes.len();
         self.check_room(waiting, limits).inspect_err(|_| *self = Self::default())?;
@@ -66,7 +66,10 @@ impl Transaction {
             self.incoming.extend_from_slice(bytes);
             let mut incoming = std::mem::take(&mut self.incoming);
             self.advance(&incoming, limits).map(|rest| rest.len()).map(|rest| {
-                incoming.drain(..incoming.len() - rest);
+                match rest {
+                    0 => empty(&mut incoming),
+                    _ => drop(incoming.drain(..incoming.len() - rest)),
+                }
                 self.incoming = incoming;
             })
         };
@@ -115,6 +118,17 @@ impl Transaction {
             Arrived::Binary { request, .. } => request.target.vectors(),
         });
         arrived.sum::<usize>() + usize::from(!self.incoming.is_empty())
+    }
+
+    /// What requests and answers take in memory, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let arrived = self.arrived.iter().map(|arrived| match arrived {
+            Arrived::Json(line) => line.len(),
+            Arrived::Binary { request, .. } => request.target.held_bytes(),
+        });
+        let arrived = arrived.sum::<usize>() + self.arrived.capacity() * size_of::<Arrived>();
+        (self.incoming.capacity() + arrived + self.answer.capacity()) as u64
     }
 
     /// Whether `bytes` begin a binary request, so that taking them in is little more than copying them.
@@ -271,6 +285,15 @@ fn without_zeros(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     &bytes[..end]
 }
+
+/// Empties a buffer for the next use, which is likely as small as most are: what a large one took is given back.
+fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.shrink_to(KEPT_BYTES);
+}
+
+/// Bytes that the buffers of a handle keep between requests, each.
+const KEPT_BYTES: usize = 64 << 10;
 
 /// Bytes of answers after which the further requests of one conversation are refused.
 const ANSWER_MAX: u64 = 256 << 20;

@@ -107,7 +107,7 @@ impl Volume {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         for member in self.vectors.members(ino) {
             let State::Valid { file, .. } = &member.state else { continue };
-            let collection = self.vectors.collection(member.root);
+            let Some(collection) = self.vectors.existing(member.root) else { continue };
             if !collection.keeps_attributes() {
                 continue;
             }

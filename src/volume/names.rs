@@ -40,6 +40,7 @@ struct Moved {
 
 /// What is left of a node that has lost a name.
 struct Left {
+    kind: Kind,
     /// It has no other.
     is_orphan: bool,
     /// The others, where they were needed.
@@ -475,7 +476,7 @@ impl Volume {
         if let Some(links) = &mut links {
             links.retain(|link| link != gone);
         }
-        let left = Left { is_orphan: inode.nlink == 0, links };
+        let left = Left { kind: inode.kind, is_orphan: inode.nlink == 0, links };
         let is_open = self.files.get(inode.ino).is_some() || self.dirs.is_open(inode.ino);
         if inode.nlink > 0 || is_open {
             if let Some(links) = &left.links {
@@ -499,8 +500,11 @@ impl Volume {
     }
 
     /// A name was removed and the commit is done.
-    fn note_removed(&self, ino: Ino, Left { is_orphan, links }: Left) {
+    fn note_removed(&self, ino: Ino, Left { kind, is_orphan, links }: Left) {
         self.dirs.note_removed(ino);
+        if kind == Kind::Directory {
+            self.control.directory_removed(ino);
+        }
         match self.files.get(ino) {
             Some(file) => {
                 let mut state = file.state();

@@ -256,7 +256,7 @@ impl Volume {
                     Some(row) if u64::from(row) < rows => row,
                     Some(row) => return Err(not_a_vector(format!("row {row}, the file has {rows}"))),
                 };
-                let metric = self.vectors.collection(member.root).schema().metric;
+                let metric = self.vectors.schema(member.root).metric;
                 Ok((file, metric, row))
             }
         }
@@ -305,7 +305,7 @@ impl Volume {
 
     /// The bounds of requests asked in `base`.
     pub(super) fn request_limits(&self, base: Ino) -> Result<RequestLimits> {
-        let schema = self.vectors.collection(self.collection_root(base)?).schema();
+        let schema = self.vectors.schema(self.collection_root(base)?);
         Ok(RequestLimits { max_k: schema.max_k, max_dim: schema.max_dim, max_bytes: schema.max_query })
     }
 
@@ -594,7 +594,7 @@ mod tests {
         let options = Options::default();
         let judged = volume.judge(&user, dir, 2, (None, &options)).unwrap();
         let found = |judged: &Judged| {
-            let asked = Asked { caller: &user, base: dir, vector: &[0.0, 1.0], exclude: None };
+            let asked = Asked { caller: &user, base: dir, vector: &[0.0, 1.0], exclude: None, k: 10 };
             let mut context =
                 Context { scratch: &mut volume.scratch.take(), limits: Limits::within(ALLOWANCE) };
             let mut candidates = Candidates::default();

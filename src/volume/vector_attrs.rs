@@ -58,7 +58,7 @@ impl Volume {
             return Err(Error::PermissionDenied);
         }
         let root = self.collection_root(ino)?;
-        let schema = self.vectors.collection(root).schema().with_attribute(key, value)?;
+        let schema = self.vectors.schema(root).with_attribute(key, value)?;
         // As writing the config does: the directory becomes a collection of its own.
         aside(|| self.configure(ino, schema))
     }
@@ -173,7 +173,7 @@ impl Volume {
             match &member.state {
                 State::Invalid(problem) => return format!("invalid: {}", problem.reason),
                 State::Valid { file, .. } => {
-                    if !self.vectors.collection(member.root).is_indexed(last_row(file)) {
+                    if !self.vectors.existing_or_empty(member.root).is_indexed(last_row(file)) {
                         status = "pending";
                     }
                 }
@@ -193,7 +193,7 @@ impl Volume {
         if name.starts_with(b"q.") {
             return Err(Error::NoEmbedder);
         }
-        let collection = self.vectors.collection(self.collection_root(ino)?);
+        let collection = self.vectors.existing_or_empty(self.collection_root(ino)?);
         let text = match name {
             b"dim" => collection.dim().ok_or(Error::NoAttribute)?.to_string(),
             b"metric" => collection.schema().metric.name().to_owned(),

@@ -286,6 +286,90 @@ fn a_hit_is_shown_under_a_name_that_the_caller_sees() {
 }
 
 #[test]
+fn looking_at_a_removed_directory_leaves_nothing_behind() {
+    let fs = Fs::new();
+    fs.mkdir("gone").unwrap();
+    let gone = fs.ino("gone").unwrap();
+    let handle = fs.volume.open_dir(&ROOT, gone).unwrap();
+    let rooms: Vec<_> = ["config", "query", "queries"]
+        .map(|name| look(&fs, &ROOT, &format!("gone/.vexfs/{name}")).unwrap().ino)
+        .to_vec();
+    fs.rmdir("gone").unwrap();
+    let metric = fs.volume.getxattr(&ROOT, gone, b"user.vexfs.metric").unwrap();
+    assert_eq!(metric.to_vec(), b"cosine");
+    let query = fs.volume.open_file(&ROOT, rooms[1], WRITE).unwrap().handle;
+    fs.volume.write(&ROOT, query, 0, b"{\"vector\":[1]}\n").unwrap();
+    fs.volume.release(query).unwrap();
+    let dropped = fs.volume.create(&ROOT, rooms[2], b"q", 0o600, WRITE);
+    assert!(matches!(dropped, Err(Error::NotFound)), "{dropped:?}");
+    fs.volume.release_dir(handle);
+    assert_eq!(read(&fs, &ROOT, ".vexfs/errors.jsonl").unwrap(), "");
+}
+
+#[test]
+fn queries_go_with_their_directory() {
+    let fs = Fs::new();
+    fs.mkdir("kept").unwrap();
+    let fill = |dir: &str| {
+        let queries = look(&fs, &USER, &format!("{dir}/.vexfs/queries")).unwrap().ino;
+        (0..1024).try_for_each(|number: u32| {
+            let name = number.to_string();
+            let handle = fs.volume.create(&USER, queries, name.as_bytes(), 0o600, WRITE)?.1.handle;
+            fs.volume.release(handle)
+        })
+    };
+    for _ in 0..2 {
+        fs.mkdir("gone").unwrap();
+        fill("gone").unwrap();
+        assert!(matches!(fill("kept"), Err(Error::NoSpace)));
+        fs.rmdir("gone").unwrap();
+    }
+    fill("kept").unwrap();
+    // One user's do not take the room of another's.
+    let queries = look(&fs, &OTHER, "kept/.vexfs/queries").unwrap().ino;
+    let handle = fs.volume.create(&OTHER, queries, b"other", 0o600, WRITE).unwrap().1.handle;
+    fs.volume.release(handle).unwrap();
+}
+
+#[test]
+fn what_conversations_hold_is_bounded_for_each_user() {
+    let fs = Fs::new();
+    fs.mkdir("d").unwrap();
+    fs.put("d/a.f32", &vector(&[1.0; 64]));
+    let query = look(&fs, &USER, "d/.vexfs/query").unwrap().ino;
+    let body = vec![0; 1 << 20];
+    // 60 MiB of a request that is not whole.
+    let hold = |caller: &Caller| {
+        let handle = fs.volume.open_file(caller, query, WRITE).unwrap().handle;
+        let header = b"{\"dtype\":\"f32\",\"rows\":250000,\"dim\":64,\"k\":1}\n";
+        let wrote = fs
+            .volume
+            .write(caller, handle, 0, header)
+            .and_then(|_| (0..60).try_for_each(|_| fs.volume.write(caller, handle, 0, &body).map(|_| ())));
+        (handle, wrote)
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        let (handle, wrote) = hold(&USER);
+        held.push(handle);
+        match wrote {
+            Ok(()) => assert!(held.len() < 10, "600 MiB are held"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::OverBudget { .. }), "{refused:?}");
+    // It is another user's own, and what is let go can be held again.
+    let (of_other, wrote) = hold(&OTHER);
+    wrote.unwrap();
+    fs.volume.release(of_other).unwrap();
+    fs.volume.release(held.remove(0)).unwrap();
+    let (again, wrote) = hold(&USER);
+    wrote.unwrap();
+    held.push(again);
+    held.into_iter().for_each(|handle| fs.volume.release(handle).unwrap());
+}
+
+#[test]
 fn a_batch_that_runs_finds_nothing_that_is_closed_to_its_caller() {
     const DIM: usize = 16;
     const ROWS: u32 = 20_000;

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 impl Volume {
     /// The text of a directory's `config`.
     pub(super) fn config_text(&self, base: Ino) -> Result<Vec<u8>> {
-        let collection = self.vectors.collection(self.collection_root(base)?);
+        let collection = self.vectors.existing_or_empty(self.collection_root(base)?);
         Ok(collection.schema().render(collection.dim()).into_bytes())
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::held::Share;
 use super::{Access, CONFIG_PATH, Node, SAVED_BYTES, SAVED_QUERIES, SavedQuery, What};
 use crate::collection::Schema;
 use crate::namespace::{Ino, Kind};
@@ -29,7 +30,7 @@ pub(in crate::volume) enum OpenControl {
     /// The configuration of a directory.
     Config { base: Ino, text: Mutex<Draft> },
     /// One client's conversation.
-    Query { base: Ino, transaction: Mutex<Transaction> },
+    Query { base: Ino, conversation: Mutex<(Transaction, Share)> },
     /// A query that is dropped or read back.
     Saved { base: Ino, query: Arc<SavedQuery>, changed: Mutex<bool> },
     /// The barrier.
@@ -126,7 +127,10 @@ impl Volume {
                 let draft = Draft { bytes, changed: flags.truncate, beyond_limit: None };
                 OpenControl::Config { base, text: Mutex::new(draft) }
             }
-            What::Query => OpenControl::Query { base, transaction: Mutex::default() },
+            What::Query => {
+                let share = Share::new(&self.control.held, caller.uid);
+                OpenControl::Query { base, conversation: Mutex::new((Transaction::default(), share)) }
+            }
             What::Saved(query) => {
                 if flags.truncate {
                     query.bytes.lock().clear();
@@ -163,8 +167,10 @@ impl Volume {
         if !matches!(queries.what, What::Queries) {
             return Err(Error::ReadOnly);
         }
-        let key = (queries.base, name.to_vec());
-        if self.control.saved.len() >= SAVED_QUERIES {
+        let base = queries.base;
+        self.names.directory(base)?;
+        let key = (base, name.to_vec());
+        if self.saved_by(caller.uid).count() >= SAVED_QUERIES {
             return Err(Error::NoSpace);
         }
         if self.control.saved.contains_key(&key) {
@@ -178,6 +184,11 @@ impl Volume {
             request: Mutex::new((0, None)),
         });
         self.control.saved.insert(key, Arc::clone(&query));
+        if let Err(gone) = self.names.directory(base) {
+            // It was removed meanwhile, maybe before this one was there to go with it.
+            self.control.directory_removed(base);
+            return Err(gone);
+        }
         let access = Access::private(caller.uid, caller.gid, 0o600);
         let node = self.same(caller, &queries, name, What::Saved(query), access);
         let opened = self.control_open(caller, node.ino, flags)?;
@@ -213,10 +224,14 @@ impl Volume {
             OpenControl::Bytes(bytes) => copy_part(bytes, offset, size, into),
             OpenControl::Config { text, .. } => copy_part(&text.lock().bytes, offset, size, into),
             OpenControl::Saved { query, .. } => copy_part(&query.bytes.lock(), offset, size, into),
-            OpenControl::Query { base, transaction } => {
+            OpenControl::Query { base, conversation } => {
                 let mut answers = Conversation { volume: self, caller, base: *base };
                 let limits = self.request_limits(*base)?;
-                transaction.lock().read(offset, size, into, &limits, &mut answers)?;
+                let (transaction, share) = &mut *conversation.lock();
+                let read = transaction.read(offset, size, into, &limits, &mut answers);
+                // An answer that is there is given: it is the next write that is refused.
+                let _ = share.set(transaction.held_bytes());
+                read?;
             }
             OpenControl::Sync => {
                 if offset == 0 {
@@ -241,16 +256,27 @@ impl Volume {
             OpenControl::Config { text, .. } => text.lock().write(offset, data)?,
             OpenControl::Saved { base, query, changed } => {
                 let limit = self.request_limits(*base)?.max_bytes;
-                let others: usize = self.saved_bytes();
-                if others + data.len() > SAVED_BYTES {
+                let end = usize::try_from(offset.saturating_add(data.len() as u64)).unwrap_or(usize::MAX);
+                let growth = end.saturating_sub(query.bytes.lock().len());
+                let held: usize = self.saved_by(query.uid).map(|query| query.held_bytes()).sum();
+                if held.saturating_add(growth.min(usize::try_from(limit).unwrap_or(usize::MAX))) > SAVED_BYTES
+                {
                     return Err(Error::NoSpace);
                 }
                 put_part(&mut query.bytes.lock(), offset, data, limit)?;
                 *changed.lock() = true;
             }
-            OpenControl::Query { base, transaction } => {
+            OpenControl::Query { base, conversation } => {
                 let limits = self.request_limits(*base)?;
-                transaction.lock().write(data, &limits)?;
+                let (transaction, share) = &mut *conversation.lock();
+                let written = transaction.write(data, &limits);
+                if let Err(over) = share.set(transaction.held_bytes()) {
+                    // As after any write that fails, the handle begins anew.
+                    *transaction = Transaction::default();
+                    let _ = share.set(0);
+                    return written.and(Err(over));
+                }
+                written?;
             }
             OpenControl::Rebuild { base } => self.rebuild_indexes(caller, *base)?,
             OpenControl::Bytes(_) | OpenControl::Sync | OpenControl::Directory(_) => {
@@ -267,9 +293,9 @@ impl Volume {
         match &*open {
             OpenControl::Bytes(_) => true,
             // Locked while it is being answered: that may take long.
-            OpenControl::Query { base, transaction } => transaction
+            OpenControl::Query { base, conversation } => conversation
                 .try_lock()
-                .is_some_and(|transaction| self.pace.is_short(*base, transaction.waiting())),
+                .is_some_and(|conversation| self.pace.is_short(*base, conversation.0.waiting())),
             OpenControl::Config { .. }
             | OpenControl::Saved { .. }
             | OpenControl::Sync
@@ -305,9 +331,9 @@ impl Volume {
         let Ok(open) = self.control.opened(handle) else { return true };
         match &*open {
             // To hand values to another thread they would be copied, which takes as long as taking them in.
-            OpenControl::Query { transaction, .. } => transaction
+            OpenControl::Query { conversation, .. } => conversation
                 .try_lock()
-                .is_some_and(|transaction| data.len() <= SHORT_BYTES || transaction.is_all_values(data)),
+                .is_some_and(|conversation| data.len() <= SHORT_BYTES || conversation.0.is_all_values(data)),
             _ => false,
         }
     }
@@ -318,8 +344,10 @@ impl Volume {
         open.is_ok_and(|open| matches!(&*open, OpenControl::Query { .. } | OpenControl::Bytes(_)))
     }
 
-    fn saved_bytes(&self) -> usize {
-        self.control.saved.iter().map(|query| query.bytes.lock().len()).sum()
+    /// The queries that a user has dropped.
+    fn saved_by(&self, uid: u32) -> impl Iterator<Item = Arc<SavedQuery>> {
+        let saved = self.control.saved.iter();
+        saved.filter(move |query| query.uid == uid).map(|query| Arc::clone(&query))
     }
 
     /// The close of a draft: a configuration is taken or refused, a query parsed or refused.
@@ -359,7 +387,7 @@ impl Volume {
             return Err(Error::Format("empty file".into()));
         }
         let limits: RequestLimits = self.request_limits(base)?;
-        let dim = self.vectors.collection(self.collection_root(base)?).dim();
+        let dim = self.vectors.existing(self.collection_root(base)?).and_then(|known| known.dim());
         let request = parse_query_file(name, bytes, dim, &limits)?;
         self.check_request(caller, base, &request)?;
         Ok(request)

@@ -163,7 +163,7 @@ impl Volume {
         match name {
             b"stats.json" if base == Ino::ROOT => self.store_stats(caller),
             b"stats.json" => {
-                let collection = self.vectors.collection(self.collection_root(base)?);
+                let collection = self.vectors.existing_or_empty(self.collection_root(base)?);
                 let invalid = self.vectors.invalid(Ino(collection.root())).len();
                 Ok(json(&Stats { schema: 1, collection: self.collection_stats(&collection, invalid) }))
             }
@@ -293,7 +293,7 @@ impl Volume {
 
     /// `id<TAB>path<TAB>row` for every row below `base` that the caller may find.
     fn ids(&self, caller: &Caller, base: Ino) -> Result<Vec<u8>> {
-        let collection = self.vectors.collection(self.collection_root(base)?);
+        let collection = self.vectors.existing_or_empty(self.collection_root(base)?);
         let allowed = self.allowed(caller, base, &collection)?;
         let mut out = b"id\tpath\trow\n".to_vec();
         for file in collection.files() {

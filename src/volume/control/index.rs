@@ -186,7 +186,7 @@ impl Volume {
     fn collections_below(&self, base: Ino) -> Result<Vec<Arc<Collection>>> {
         let mut collections = self.covered(&EVERYBODY, base)?;
         if collections.is_empty() {
-            collections.push(self.vectors.collection(self.collection_root(base)?));
+            collections.push(self.vectors.existing_or_empty(self.collection_root(base)?));
         }
         collections.sort_by_cached_key(|collection| self.directory_path(Ino(collection.root())));
         Ok(collections)

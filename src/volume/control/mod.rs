@@ -16,6 +16,7 @@
 mod configure;
 mod files;
 mod generated;
+mod held;
 mod index;
 mod results;
 mod surplus;
@@ -36,12 +37,13 @@ use crate::volume::types::{Attr, Handle};
 use crate::{Error, Result};
 
 pub(super) use files::OpenControl;
+use held::Held;
 use results::ResultSet;
 
 /// Numbers of control nodes and handles have this bit.
 const BIT: u64 = 1 << 63;
 
-/// Most bytes that dropped queries may take, and most queries.
+/// Most bytes that the queries of one user may take, and most queries.
 const SAVED_BYTES: usize = 256 << 20;
 const SAVED_QUERIES: usize = 1024;
 
@@ -256,6 +258,12 @@ pub(in crate::volume) struct SavedQuery {
 }
 
 impl SavedQuery {
+    /// What it takes in memory.
+    fn held_bytes(&self) -> usize {
+        let request = self.request.lock().1.as_ref().map_or(0, |request| request.target.held_bytes());
+        self.bytes.lock().len() + request
+    }
+
     /// Its path from the directory that it is asked in.
     fn path(&self) -> String {
         format!(".vexfs/queries/{}", String::from_utf8_lossy(&self.name))
@@ -278,6 +286,8 @@ pub(super) struct Control {
     open: DashMap<Handle, Arc<OpenControl>>,
     saved: DashMap<(Ino, Vec<u8>), Arc<SavedQuery>>,
     notes: Mutex<VecDeque<Note>>,
+    /// What users hold through handles of `query`.
+    held: Arc<Held>,
     /// Held while graphs are checked.
     verifying: Mutex<()>,
 }
@@ -295,9 +305,15 @@ struct Note {
 }
 
 impl Control {
-    /// One whose numbers follow the last of `numbers`.
-    pub(super) fn numbered(numbers: &Arc<AtomicU64>) -> Self {
-        Self { next: Arc::clone(numbers), ..Self::default() }
+    /// That of a snapshot: its numbers follow the last of `numbers`, and what users hold counts as in the volume.
+    pub(super) fn of_snapshot(&self, numbers: &Arc<AtomicU64>) -> Self {
+        Self { next: Arc::clone(numbers), held: Arc::clone(&self.held), ..Self::default() }
+    }
+
+    /// A directory is gone, and what was dropped into its `.vexfs` with it.
+    pub(super) fn directory_removed(&self, base: Ino) {
+        self.saved.retain(|(of, _), _| *of != base);
+        self.notes.lock().retain(|note| note.base != base);
     }
 
     fn number(&self) -> u64 {

@@ -369,6 +369,7 @@ impl Volume {
     }
 
     /// Control nodes have no attributes of their own, but `config` and queries tell why they were refused.
+    #[inline(never)]
     pub(in crate::volume) fn control_getxattr(
         &self,
         caller: &Caller,

@@ -159,7 +159,7 @@ impl Vectors {
         }
     }
 
-    /// The collection whose directory is `root`, made when it is asked for first.
+    /// The collection whose directory is `root`, made when something is about to be in it.
     pub(super) fn collection(&self, root: Ino) -> Arc<Collection> {
         let entry = self.collections.entry(root);
         Arc::clone(&entry.or_insert_with(|| Arc::new(Collection::new(root.0, Schema::default(), 0))))
@@ -168,6 +168,17 @@ impl Vectors {
     /// The collection whose directory is `root`, if it has been used.
     pub(super) fn existing(&self, root: Ino) -> Option<Arc<Collection>> {
         self.collections.get(&root).map(|found| Arc::clone(&found))
+    }
+
+    /// The collection whose directory is `root`, or an empty one that nobody else has: looking makes none, or one would
+    /// be left of a directory that is removed and still open.
+    pub(super) fn existing_or_empty(&self, root: Ino) -> Arc<Collection> {
+        self.existing(root).unwrap_or_else(|| empty(root))
+    }
+
+    /// The schema in force below `root`.
+    pub(super) fn schema(&self, root: Ino) -> Arc<Schema> {
+        self.existing(root).map(|known| known.schema()).unwrap_or_default()
     }
 
     /// Every collection, in order of its directory's number.
@@ -375,6 +386,13 @@ impl Vectors {
             }
         }
     }
+}
+
+/// Apart, so that who finds one does not pay for its frame.
+#[cold]
+#[inline(never)]
+fn empty(root: Ino) -> Arc<Collection> {
+    Arc::new(Collection::new(root.0, Schema::default(), 0))
 }
 
 /// The collection room's number of a file.

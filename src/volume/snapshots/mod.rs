@@ -35,7 +35,6 @@ use parking_lot::{Mutex, RwLock};
 
 pub use restore::restore_snapshot;
 
-use super::control::Control;
 use super::{Attr, Ground, Volume};
 use crate::catalog::{self, Catalog};
 use crate::format::record;
@@ -428,7 +427,7 @@ impl Volume {
             frozen: true,
         })?;
         volume.is_snapshot = true;
-        volume.control = Control::numbered(&snapshot.control_numbers);
+        volume.control = self.control.of_snapshot(&snapshot.control_numbers);
         volume.mountpoint.clone_from(&self.mountpoint);
         // Its slots were on the disk before it had a name: no power cut has torn one.
         volume.restore_vectors(false)?;
