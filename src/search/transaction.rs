@@ -229,9 +229,10 @@ impl Transaction {
 }
 
 #[inline(never)]
-fn parse_request(line: &[u8], limits: &RequestLimits) -> Result<Request> {
+fn parse_request(line: &[u8], limits: &RequestLimits) -> Result<Box<Request>> {
     match Line::parse(line, limits)? {
-        Line::Request(request) => Ok(request),
+        // In a box: what is on the stack here is below the search for it.
+        Line::Request(request) => Ok(Box::new(request)),
         Line::Header(_) => Err(Error::Request("a header's dtype is written without escapes".into())),
     }
 }

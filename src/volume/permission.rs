@@ -56,6 +56,7 @@ impl Volume {
 
     /// Whether the caller may search every directory from the root to `dir`. One that is gone, or cannot be read, only
     /// root may.
+    #[inline(never)]
     pub(super) fn may_traverse(&self, caller: &Caller, dir: Ino) -> bool {
         if caller.uid == 0 {
             return true;

@@ -69,12 +69,14 @@ impl Default for Candidates {
 }
 
 /// The collections that are searched, in the [`sight`](Volume::sight) in which that was judged.
+#[derive(Clone)]
 struct Judged {
     sight: (u64, usize),
     parts: Vec<Part>,
 }
 
 /// A collection, and what of it may be returned.
+#[derive(Clone)]
 pub(super) struct Part {
     pub(super) collection: Arc<Collection>,
     pub(super) filter: Filter,
@@ -151,23 +153,13 @@ impl Volume {
             let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
             let mut context = Context { scratch: &mut self.scratch.take(), limits };
             let mut answers = Vec::with_capacity(vectors.len());
-            let (mut judged, mut anew) = (&first, None);
+            let mut judged = first.clone();
             for number in left.take() {
                 let Some(vector) = vectors.clone().nth(number) else { break };
                 // What comes next is on its way meanwhile.
                 vectors.clone().nth(number + 1).into_iter().for_each(distance::prefetch);
                 let asked = Asked { caller, base, vector, exclude: None, k };
-                let answer = loop {
-                    // A batch may take half a minute: what is closed to the caller meanwhile is not found any more.
-                    if self.sight() != judged.sight {
-                        judged = anew.insert(judge()?);
-                    }
-                    let answer = self.answer(&asked, options, judged, &mut context)?;
-                    if answer.complete || self.sight() == judged.sight {
-                        break answer;
-                    }
-                };
-                answers.push((number, answer));
+                answers.push((number, self.answer(&asked, options, (&judge, &mut judged), &mut context)?));
             }
             Ok(answers)
         })
@@ -183,7 +175,7 @@ impl Volume {
         &self,
         caller: &Caller,
         base: Ino,
-        member: Option<Member>,
+        member: Option<Box<Member>>,
         row: Option<u32>,
         path: &[u8],
         options: &Options,
@@ -199,12 +191,7 @@ impl Volume {
         let is_awaited = |now| awaited.check(now);
         let limits = Limits::within(ALLOWANCE).while_awaited(&is_awaited);
         let mut context = Context { scratch: &mut self.scratch.take(), limits };
-        let answer = loop {
-            match self.answer(&asked, options, &judged, &mut context) {
-                Ok(answer) if !answer.complete && self.sight() != judged.sight => judged = judge()?,
-                answer => break answer,
-            }
-        };
+        let answer = self.answer(&asked, options, (&judge, &mut judged), &mut context);
         file.bytes().check_read().and(answer)
     }
 
@@ -215,8 +202,8 @@ impl Volume {
     /// [`Error::NotAVector`], [`Error::Dimension`].
     pub(super) fn distance_between(
         &self,
-        member: Option<Member>,
-        other: (Option<Member>, Option<u32>, &[u8]),
+        member: Option<Box<Member>>,
+        other: (Option<Box<Member>>, Option<u32>, &[u8]),
     ) -> Result<f32> {
         let (file, metric, row) = self.vector_row(member, None, b"the file")?;
         let (to, _, to_row) = self.vector_row(other.0, other.1, other.2)?;
@@ -233,16 +220,17 @@ impl Volume {
     }
 
     /// The version of a vector file, its metric, and the row meant.
+    #[inline(never)]
     pub(super) fn vector_row(
         &self,
-        member: Option<Member>,
+        member: Option<Box<Member>>,
         row: Option<u32>,
         path: &[u8],
     ) -> Result<(Arc<crate::collection::VectorFile>, Metric, u32)> {
         let not_a_vector =
             |why: String| Error::NotAVector { path: String::from_utf8_lossy(path).into_owned(), why };
-        let member = member.ok_or_else(|| not_a_vector("has no vector".into()))?;
-        match member.state {
+        let Member { root, state, .. } = *member.ok_or_else(|| not_a_vector("has no vector".into()))?;
+        match state {
             State::Invalid(problem) => Err(not_a_vector(format!("invalid: {}", problem.reason))),
             State::Valid { file, .. } => {
                 let rows = file.rows();
@@ -256,7 +244,7 @@ impl Volume {
                     Some(row) if u64::from(row) < rows => row,
                     Some(row) => return Err(not_a_vector(format!("row {row}, the file has {rows}"))),
                 };
-                let metric = self.vectors.schema(member.root).metric;
+                let metric = self.vectors.schema(root).metric;
                 Ok((file, metric, row))
             }
         }
@@ -269,11 +257,11 @@ impl Volume {
     ///
     /// `NotFound` when it is gone.
     #[inline(never)]
-    pub(super) fn member(&self, ino: Ino) -> Result<Option<Member>> {
+    pub(super) fn member(&self, ino: Ino) -> Result<Option<Box<Member>>> {
         let mut since = None;
         loop {
             if let Some(member) = self.vectors.members(ino).into_iter().next() {
-                return Ok(Some(member));
+                return Ok(Some(Box::new(member)));
             }
             let is_late = since.get_or_insert_with(Instant::now).elapsed() > CATCH_UP;
             if is_late || !self.is_about_to_be_member(ino)? {
@@ -292,7 +280,8 @@ impl Volume {
 
     /// The [`member`](Self::member) that `path`, relative to `base`, names for the caller. A name leads to a file at
     /// every moment while others are renamed over it.
-    pub(super) fn member_at(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Option<Member>> {
+    #[inline(never)]
+    pub(super) fn member_at(&self, caller: &Caller, base: Ino, path: &[u8]) -> Result<Option<Box<Member>>> {
         again(|| {
             let ino = self.resolve(caller, base, path)?;
             match self.member(ino)? {
@@ -368,26 +357,29 @@ impl Volume {
         Ok(parts)
     }
 
-    /// The answer about one vector. It is not complete when a hit was lost, also to a change of what was judged: then it
-    /// is to be asked for again.
+    /// The answer about one vector, in what was `judged`, or is by `judge` once that is not so any more: a batch may take half
+    /// a minute, and what is closed to the caller meanwhile is not found. It is not complete when a hit was lost.
     #[inline(never)]
     fn answer(
         &self,
         asked: &Asked<'_>,
         options: &Options,
-        Judged { sight, parts }: &Judged,
+        (judge, judged): (&dyn Fn() -> Result<Judged>, &mut Judged),
         context: &mut Context<'_>,
     ) -> Result<Answer> {
         let started = Instant::now();
         context.limits.check(started)?;
-        check_query(0, asked.vector, parts)?;
-        let metric = metric_of(parts).unwrap_or_default();
         let mut candidates = Candidates::default();
-        let (hits, complete) = loop {
-            while !self.find(asked, options, parts, context, started, &mut candidates)? {}
+        let (metric, hits, complete) = loop {
+            if self.sight() != judged.sight {
+                *judged = judge()?;
+            }
+            check_query(0, asked.vector, &judged.parts)?;
+            let metric = metric_of(&judged.parts).unwrap_or_default();
+            while !self.find(asked, options, &judged.parts, context, started, &mut candidates)? {}
             let (hits, lost) = self.hits(asked, &mut candidates.near, asked.k as usize, metric)?;
-            if !lost || started.elapsed() > CATCH_UP || self.sight() != *sight {
-                break (hits, !lost);
+            if !lost || started.elapsed() > CATCH_UP {
+                break (metric, hits, !lost);
             }
             std::thread::yield_now();
         };
@@ -399,7 +391,7 @@ impl Volume {
             true => {
                 let dim = u32::try_from(asked.vector.len()).unwrap_or(u32::MAX);
                 let who = (asked.caller, asked.base);
-                Some(self.explanation(who, parts, candidates.explained.into_iter().flatten(), dim)?)
+                Some(self.explanation(who, &judged.parts, candidates.explained.into_iter().flatten(), dim)?)
             }
             false => None,
         };
@@ -510,9 +502,15 @@ impl Volume {
         Ok(Some(path))
     }
 
+    /// Apart, so that the inode's record is not on the stack while names are read.
+    #[inline(never)]
+    fn may_read(&self, caller: &Caller, ino: Ino) -> Result<bool> {
+        Ok(permits(&self.inode(ino)?, caller, 4))
+    }
+
     #[inline(never)]
     fn find_path(&self, caller: &Caller, base: Ino, ino: Ino) -> Result<Option<Vec<u8>>> {
-        if caller.uid != 0 && !permits(&self.inode(ino)?, caller, 4) {
+        if caller.uid != 0 && !self.may_read(caller, ino)? {
             return Ok(None);
         }
         for link in self.names.links(ino)? {

@@ -35,6 +35,11 @@ impl Volume {
         }
     }
 
+    #[inline(never)]
+    fn is_nameless(&self, ino: Ino) -> Result<bool> {
+        Ok(self.inode(ino)?.nlink == 0)
+    }
+
     /// Apart, so that the inode's record is not on the stack of a search.
     #[inline(never)]
     fn kind(&self, ino: Ino) -> Result<Kind> {
@@ -65,6 +70,10 @@ impl Volume {
 
     fn file_attribute(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let member = self.member(ino)?;
+        if member.is_none() && self.is_nameless(ino)? {
+            // Another may have taken its name, and is asked about when the name is looked up again.
+            return Err(Error::NotFound);
+        }
         match name {
             b"status" => return Ok(self.status(ino).into_bytes()),
             b"error" => {
@@ -84,7 +93,7 @@ impl Volume {
             let distance = self.distance_between(member, (other, row, path))?;
             return Ok(distance.to_string().into_bytes());
         }
-        let Some(Member { state: State::Valid { file, .. }, .. }) = &member else {
+        let Some(Member { state: State::Valid { file, .. }, .. }) = member.as_deref() else {
             return Err(Error::NoAttribute);
         };
         match name {
@@ -121,7 +130,7 @@ impl Volume {
         &self,
         caller: &Caller,
         ino: Ino,
-        member: Option<Member>,
+        member: Option<Box<Member>>,
         options: Options,
     ) -> Result<Vec<u8>> {
         let base = self.directory_of(caller, ino)?;

@@ -73,14 +73,13 @@ fn a_skipped_sync_of_the_directories_of_blobs_is_caught() {
 #[test]
 fn checksums_that_go_without_a_sync_are_caught() {
     is_caught("no sync after the checksums of a blob are removed", |tape| {
-        let mut waking = false;
+        let mut dirs = BTreeSet::new();
         for event in &mut tape.events {
             match event {
-                Event::Unlink { at } => waking = at.name.ends_with(b".sums"),
-                Event::Sync { node } if waking => {
-                    *node = NodeId::MAX;
-                    waking = false;
-                }
+                Event::Unlink { at } if at.name.ends_with(b".sums") => _ = dirs.insert(at.dir),
+                // What comes into such a directory is another reason to sync it.
+                Event::Make { at, .. } | Event::Rename { to: at, .. } => _ = dirs.remove(&at.dir),
+                Event::Sync { node } if dirs.contains(node) => *node = NodeId::MAX,
                 _ => {}
             }
         }

@@ -132,6 +132,7 @@ fn target(hit: &Hit, depth: usize) -> Vec<u8> {
 
 impl Volume {
     /// `similar/…/NAME`: a directory that is mirrored, or the neighbours of a file or `FILE#ROW`.
+    #[inline(never)]
     pub(super) fn lookup_similar(
         &self,
         caller: &Caller,
@@ -149,6 +150,7 @@ impl Volume {
     }
 
     /// `results/NAME`: what the dropped query finds.
+    #[inline(never)]
     pub(super) fn lookup_results(&self, caller: &Caller, parent: &Node, name: &[u8]) -> Result<Arc<Node>> {
         let query = self
             .control
@@ -229,6 +231,29 @@ impl Volume {
         Ok(self.control.add(parent, What::Set(Arc::new(set)), access, identity))
     }
 
+    /// Whether the caller still sees what has the name `file` in `dir`.
+    #[inline(never)]
+    fn check_named(&self, caller: &Caller, dir: Ino, file: &[u8]) -> Result<()> {
+        again(|| self.resolve(caller, dir, file)).map(drop)
+    }
+
+    #[inline(never)]
+    fn found_by_query(
+        &self,
+        caller: &Caller,
+        set: &ResultSet,
+        query: &SavedQuery,
+        request: &Request,
+    ) -> Result<Vec<Answer>> {
+        let options = merged(&request.options, &set.options);
+        let request = Box::new(Request { target: request.target.clone(), options });
+        match self.search(caller, set.base, &request) {
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            // What was right when it was dropped may fit no collection any more.
+            answers => self.noted(set.base, &query.path(), query.uid, answers),
+        }
+    }
+
     /// What a set's query finds; it searches when it is asked first.
     pub(super) fn found(&self, caller: &Caller, set: &ResultSet) -> Result<Arc<FoundSet>> {
         if let Some(found) = set.found.get() {
@@ -239,18 +264,10 @@ impl Volume {
                 let member = self.member_at(caller, *dir, file)?;
                 let answer = self.neighbors_of(caller, set.base, member, *row, name, &set.options);
                 // Behind the search: who took the permission away before a change is sure that it is not shown.
-                again(|| self.resolve(caller, *dir, file))?;
+                self.check_named(caller, *dir, file)?;
                 vec![answer?]
             }
-            Source::Query(query, request) => {
-                let options = merged(&request.options, &set.options);
-                let target = request.target.clone();
-                match self.search(caller, set.base, &Request { target, options }) {
-                    Err(Error::Interrupted) => return Err(Error::Interrupted),
-                    // What was right when it was dropped may fit no collection any more.
-                    answers => self.noted(set.base, &query.path(), query.uid, answers)?,
-                }
-            }
+            Source::Query(query, request) => self.found_by_query(caller, set, query, request)?,
         };
         let found = Arc::new(FoundSet::new(answers, set.previous.clone()));
         // Whoever was first has said what the set is.
