@@ -271,11 +271,12 @@ impl Volume {
         }
     }
 
-    /// Whether its record says that a file is settled, as a vector file has to be.
+    /// Whether a file has all that makes it a member, in a volume that changes.
     #[inline(never)]
     fn is_about_to_be_member(&self, ino: Ino) -> Result<bool> {
         let has_content = self.inode(ino)?.content != Content::Empty;
-        Ok(has_content && self.wants_vectors(ino) && !self.is_busy(ino) && !self.is_backed(ino))
+        let is_settled = has_content && !self.is_busy(ino) && !self.is_backed(ino);
+        Ok(is_settled && self.read_only.is_none() && self.wants_vectors(ino))
     }
 
     /// The [`member`](Self::member) that `path`, relative to `base`, names for the caller. A name leads to a file at

@@ -212,7 +212,7 @@ fn a_file_that_is_being_replaced_is_asked_about_by_its_name() {
     mount.mkdir("docs");
     mount.mkdir("docs/sub");
     for name in ["a", "b", "c", "sub/d"] {
-        mount.put(&format!("docs/{name}.f32"), &[1.0, 2.0, 3.0]);
+        mount.put(&format!("docs/{name}.f32"), &[1.0, 0.0, 0.0]);
     }
     // The kernel looks a name up again once in a call, and says ESTALE when that is gone as well.
     let attribute = |path: &str, name: &str| loop {
@@ -226,7 +226,7 @@ fn a_file_that_is_being_replaced_is_asked_about_by_its_name() {
         scope.spawn(|| {
             let deadline = Instant::now() + Duration::from_secs(4);
             while Instant::now() < deadline {
-                mount.put("docs/.t", &[1.0, 2.0, 3.0]);
+                mount.put("docs/.t", &[1.0, 0.0, 0.0]);
                 fs::rename(mount.path("docs/.t"), mount.path("docs/a.f32")).unwrap();
             }
             stop.store(true, Ordering::Release);
@@ -234,7 +234,9 @@ fn a_file_that_is_being_replaced_is_asked_about_by_its_name() {
         let mut rounds = 0;
         while !stop.load(Ordering::Acquire) {
             fs::read_dir(mount.path("docs/.vexfs/similar/a.f32")).unwrap();
-            assert_eq!(attribute("docs/a.f32", "user.vexfs.similar").lines().count(), 3);
+            // Of one that was replaced since it was looked up its successor is a neighbour.
+            let similar = attribute("docs/a.f32", "user.vexfs.similar").lines().count();
+            assert!(similar == 3 || similar == 4, "{similar} neighbours");
             assert_eq!(attribute("docs/a.f32", "user.vexfs.status"), "indexed");
             assert_eq!(attribute("docs/b.f32", "user.vexfs.distance.a.f32"), "0");
             let answer = mount.ask_json("docs/sub", &json!({"like": "../a.f32"}));
@@ -245,11 +247,11 @@ fn a_file_that_is_being_replaced_is_asked_about_by_its_name() {
     });
     // What was known of a name is not what another file with this name has.
     let row = || fs::read(mount.path("docs/.vexfs/rows/a.f32/000000.f32")).unwrap();
-    assert_eq!(row(), f32_bytes(&[1.0, 2.0, 3.0]));
+    assert_eq!(row(), f32_bytes(&[1.0, 0.0, 0.0]));
     let _listed = fs::read_dir(mount.path("docs/.vexfs/rows/a.f32")).unwrap();
-    mount.put("docs/.t", &[3.0, 2.0, 1.0]);
+    mount.put("docs/.t", &[0.0, 1.0, 0.0]);
     fs::rename(mount.path("docs/.t"), mount.path("docs/a.f32")).unwrap();
-    assert_eq!(row(), f32_bytes(&[3.0, 2.0, 1.0]));
+    assert_eq!(row(), f32_bytes(&[0.0, 1.0, 0.0]));
 }
 
 #[test]
