@@ -113,9 +113,15 @@ fn cuts() -> usize {
 
 /// Records the work of a seed, with or without snapshots, changes the tape, cuts it `count` times, and returns what was
 /// lost.
-pub fn failures(seed: u64, snapshots: bool, count: usize, mutate: &impl Fn(&mut Tape)) -> Vec<String> {
+pub fn failures(
+    seed: u64,
+    snapshots: bool,
+    names: Names,
+    count: usize,
+    mutate: &impl Fn(&mut Tape),
+) -> Vec<String> {
     let recorded = record(SyncMode::Normal, seed, STEPS, snapshots);
-    failures_of(recorded, seed, Names::Ordered, count, mutate)
+    failures_of(recorded, seed, names, count, mutate)
 }
 
 /// The same of what was recorded.

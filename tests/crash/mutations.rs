@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cuts::failures;
 use crate::image::{Event, NodeId};
 use crate::recorder::Tape;
+use crate::survivors::Names;
 
 /// Cuts within which a bug must be caught.
-const CUTS: usize = 1000;
+const CUTS: usize = 400;
 
 /// The paths that nodes were made under.
 fn paths(tape: &Tape) -> BTreeMap<NodeId, String> {
@@ -36,14 +37,14 @@ fn skip(tape: &mut Tape, is_skipped: impl Fn(&str) -> bool) {
 
 fn is_caught(what: &str, mutate: impl Fn(&mut Tape)) {
     // A snapshot syncs everything, which would hide what is left out.
-    is_caught_with(false, what, mutate);
+    is_caught_with(false, Names::Ordered, what, mutate);
 }
 
-fn is_caught_with(snapshots: bool, what: &str, mutate: impl Fn(&mut Tape)) {
+fn is_caught_with(snapshots: bool, names: Names, what: &str, mutate: impl Fn(&mut Tape)) {
     let mut tried = 0;
     let caught = (2_001..).take(CUTS / 20).find_map(|seed| {
         tried += 20;
-        failures(seed, snapshots, 20, &mutate).into_iter().next()
+        failures(seed, snapshots, names, 20, &mutate).into_iter().next()
     });
     let caught = caught.unwrap_or_else(|| panic!("{what}: not caught in {tried} cuts"));
     println!("{what}: caught within {tried} cuts: {}", caught.lines().next().unwrap_or_default());
@@ -72,7 +73,8 @@ fn a_skipped_sync_of_the_directories_of_blobs_is_caught() {
 
 #[test]
 fn checksums_that_go_without_a_sync_are_caught() {
-    is_caught("no sync after the checksums of a blob are removed", |tape| {
+    // Where names that come later are kept before earlier ones, it is seen as well that this one is not.
+    is_caught_with(false, Names::Scattered, "no sync after the checksums of a blob are removed", |tape| {
         let mut waking = false;
         for event in &mut tape.events {
             match event {
@@ -108,7 +110,7 @@ fn checksums_that_come_before_the_bytes_are_synced_are_caught() {
 
 #[test]
 fn a_skipped_sync_of_snapshots_is_caught() {
-    is_caught_with(true, "no sync of what is below snapshots/", |tape| {
+    is_caught_with(true, Names::Ordered, "no sync of what is below snapshots/", |tape| {
         skip(tape, |path| path.starts_with("/snapshots"))
     });
 }
