@@ -126,7 +126,8 @@ impl Volume {
         self.check_poison()?;
         self.note_backed();
         // What is written from here on is added to something that this sync promises.
-        self.volatile.clear();
+        let volatile: Vec<Ino> = self.volatile.iter().map(|ino| *ino).collect();
+        volatile.into_iter().for_each(|ino| self.promise(ino));
         self.retry_unsettled();
         // The mark comes first: what is freed after it is not covered by this sync.
         let mark = self.store.freed_mark();
@@ -314,6 +315,13 @@ impl Volume {
         if self.sync_mode() != SyncMode::Always {
             self.volatile.insert(ino);
         }
+    }
+
+    /// The content of a file is about to be made durable for somebody. A change under way that knows nothing of that has
+    /// been committed when this returns, and is made durable with it.
+    pub(super) fn promise(&self, ino: Ino) {
+        let _locked = self.names.lock(&[ino]);
+        self.volatile.remove(&ino);
     }
 
     /// Before a commit replaces the content of `ino` by a copy in a slot: a power cut may keep the commit and lose

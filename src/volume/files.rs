@@ -288,11 +288,7 @@ impl Volume {
         if self.sync_mode() == SyncMode::Off {
             return Ok(());
         }
-        {
-            // A change under way that knows of no promise has been committed then, and is made durable here.
-            let _locked = self.names.lock(&[open.file.ino]);
-            self.volatile.remove(&open.file.ino);
-        }
+        self.promise(open.file.ino);
         self.note_backed_file(&open.file);
         self.sync_content(&open.file)?;
         if open.file.state().has_overlay() {
@@ -332,7 +328,12 @@ mod tests {
     use crate::volume::VolumeOptions;
 
     #[test]
-    fn an_fsync_waits_for_a_change_that_knows_nothing_of_its_promise() {
+    fn a_sync_waits_for_a_change_that_knows_nothing_of_its_promise() {
+        promises_behind_changes(|volume, handle| volume.fsync(handle, false).unwrap());
+        promises_behind_changes(|volume, _| volume.sync().unwrap());
+    }
+
+    fn promises_behind_changes(sync: impl Fn(&Volume, Handle) + Sync) {
         let store = tempfile::tempdir().unwrap();
         let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
         let volume = Volume::open(options).unwrap();
@@ -346,7 +347,7 @@ mod tests {
         std::thread::scope(|scope| {
             let syncing = scope.spawn(|| {
                 sender.send(nix::unistd::gettid().as_raw()).unwrap();
-                volume.fsync(opened.handle, false).unwrap();
+                sync(&volume, opened.handle);
             });
             let thread = receiver.recv().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
