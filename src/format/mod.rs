@@ -33,7 +33,7 @@ pub use name::{recognise, sniff};
 pub use npy::{Numbers, npy_numbers};
 pub use rows::{Block, RowReader};
 pub use text::{check_text_len, parse_numbers, parse_text, without_mark};
-pub use validate::{MAX_NORM, as_written, check_vector, validate};
+pub use validate::{MAX_NORM, as_written, check_vector, validate, validate_from};
 pub use write::{file_header, fvecs, ivecs, npy_f32, npy_header, npy_vector_header, row_header};
 
 /// Element types of vector files. Little-endian on disk.

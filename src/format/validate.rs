@@ -19,7 +19,17 @@ const MAX_SQUARED_NORM: f32 = MAX_NORM * MAX_NORM;
 /// # Errors
 ///
 /// As [`check_vector`]; [`Error::Format`] when the rows are not inside `bytes`.
-pub fn validate(
+pub fn validate(layout: &Layout, bytes: &[u8], cosine: bool, on_row: impl FnMut(u64, &[f32])) -> Result<()> {
+    validate_from(0, layout, bytes, cosine, on_row)
+}
+
+/// The same of a part of a file whose first row is number `first_row` of it.
+///
+/// # Errors
+///
+/// As [`validate`].
+pub fn validate_from(
+    first_row: u64,
     layout: &Layout,
     bytes: &[u8],
     cosine: bool,
@@ -35,9 +45,9 @@ pub fn validate(
     let mut scratch = vec![0.0; dim as usize];
     for row in 0..rows {
         let vector = layout.vector(bytes, row, &mut scratch);
-        check_vector(row, vector, cosine)
+        check_vector(first_row + row, vector, cosine)
             .map_err(|error| as_written(error, dtype, &bytes[layout.row_range(row)]))?;
-        on_row(row, vector);
+        on_row(first_row + row, vector);
     }
     Ok(())
 }

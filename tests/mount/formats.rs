@@ -483,6 +483,26 @@ fn values_that_differ_only_beyond_f32_are_the_same_vector() {
         mount.status("docs/c.f64"),
         "invalid: row 0, column 0: value is 1e300, beyond the range of f32"
     );
+    // The same of a file that is read in pieces.
+    let header = format!("{{'descr':'<f8','fortran_order':False,'shape':(40000,16)}}{:62}\n", "");
+    let mut file = [
+        b"\x93NUMPY\x01\0".as_slice(),
+        &u16::try_from(header.len()).unwrap().to_le_bytes(),
+        header.as_bytes(),
+    ]
+    .concat();
+    for row in 0..40_000 {
+        file.extend(
+            (0..16)
+                .flat_map(|column| if (row, column) == (39_000, 7) { 1e300_f64 } else { 1.0 }.to_le_bytes()),
+        );
+    }
+    fs::create_dir(mount.path("rows")).unwrap();
+    fs::write(mount.path("rows/d.npy"), file).unwrap();
+    assert_eq!(
+        mount.status("rows/d.npy"),
+        "invalid: row 39000, column 7: value is 1e300, beyond the range of f32"
+    );
 }
 
 #[test]

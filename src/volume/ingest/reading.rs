@@ -77,13 +77,9 @@ impl Check {
         let found = format::layout_of_head(kind, &head, blob.len(), &self.limits);
         let layout = self.headers(kind, found, blob.len())?;
         let mut rows = RowReader::new(blob, kind, layout)?;
-        let mut scratch = vec![0.0; layout.dim as usize];
         while rows.advance()? {
             let block = rows.block();
-            for row in 0..block.layout.rows {
-                let vector = block.layout.vector(block.bytes, row, &mut scratch);
-                format::check_vector(block.first_row + row, vector, self.cosine)?;
-            }
+            format::validate_from(block.first_row, &block.layout, block.bytes, self.cosine, |_, _| {})?;
         }
         Ok(layout)
     }
@@ -205,7 +201,7 @@ impl Volume {
         if kind == FileKind::Text || self.lent.contains(&id) {
             return Ok(());
         }
-        let check = Check::of(&self.vectors.collection(root), file.ino);
+        let check = Check::of(&self.vectors.existing_or_empty(root), file.ino);
         let is_compared = sealed || self.store.rested(id).is_some();
         let reading = self.read_through(id, is_compared, kind, &check)?;
         file.state().ahead = Some(Box::new(Ahead { id, edits, kind, check, reading }));
