@@ -141,10 +141,7 @@ impl Collection {
         }
         let _writer = self.writer.lock();
         let is_grown = successor.watermark() >= graph.watermark();
-        let is_current = |now: &ArcSwapOption<Graph>, graph| {
-            now.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, graph))
-        };
-        let follows = is_grown && is_current(&self.graph, graph) && is_current(&self.successor, &successor);
+        let follows = is_grown && graph.is_in(&self.graph) && successor.is_in(&self.successor);
         if follows {
             self.wants_another.store(false, Ordering::Release);
             self.graph.store(self.successor.swap(None));

@@ -205,7 +205,7 @@ impl Collection {
     /// Gives a graph up, so that searches scan and the next step begins another, or goes on with its successor.
     fn drop_graph(&self, graph: &Arc<Graph>) -> bool {
         let _writer = self.writer.lock();
-        let is_current = self.graph.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, graph));
+        let is_current = graph.is_in(&self.graph);
         if is_current {
             self.graph.store(self.successor.swap(None));
             self.wants_another.store(false, Ordering::Release);

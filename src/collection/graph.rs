@@ -1,5 +1,7 @@
 //! One graph of a collection: how far it has got, what is known of its recall, and how much of it is not on disk.
 
+use std::sync::Arc;
+
 use super::calibration::{Calibration, Measuring};
 use super::fit::Fit;
 use crate::index::RowId;
@@ -61,6 +63,11 @@ impl Graph {
         }
     }
 
+    /// Whether it is the one in this place.
+    pub(super) fn is_in(self: &Arc<Self>, place: &ArcSwapOption<Graph>) -> bool {
+        place.load().as_ref().is_some_and(|there| Arc::ptr_eq(there, self))
+    }
+
     /// Every live row below this number is in the graph.
     #[must_use]
     pub fn watermark(&self) -> RowId {
@@ -100,7 +107,7 @@ impl Graph {
     /// Whether so much of it would have to be built again after a crash that it is worth being saved now.
     /// `is_growing` says that rows wait to be linked.
     pub(super) fn wants_save(&self, is_growing: bool) -> bool {
-        let unsaved = self.changes() - self.changes.tried.load(Ordering::Relaxed).min(self.changes());
+        let unsaved = self.changes().saturating_sub(self.changes.tried.load(Ordering::Relaxed));
         let rows = self.hnsw.len() as u64;
         if is_growing {
             let bytes = unsaved.saturating_mul(self.hnsw.node_bytes() as u64);

@@ -138,27 +138,7 @@ impl What {
             (What::Saved(query), What::Saved(other)) => Arc::ptr_eq(query, other),
             (What::Set(set), What::Set(other)) => Arc::ptr_eq(set, other),
             (What::Link(target), What::Link(other)) => target == other,
-            (
-                What::Control
-                | What::Options
-                | What::Similar { .. }
-                | What::Rows { .. }
-                | What::RowsOf { .. }
-                | What::Queries
-                | What::Saved(_)
-                | What::Results
-                | What::Search
-                | What::Snapshots
-                | What::Set(_)
-                | What::Bytes(_)
-                | What::Link(_)
-                | What::Config(_)
-                | What::Query
-                | What::Verify
-                | What::Rebuild
-                | What::Sync,
-                other,
-            ) => std::mem::discriminant(self) == std::mem::discriminant(other),
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
 
