@@ -296,10 +296,11 @@ pub(super) fn is_vector_file(links: &[Link]) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::volume::testing::{self, ROOT, sleeps};
 
     #[test]
     fn what_changed_in_the_blob_is_seen_once() {
@@ -317,33 +318,16 @@ pub(super) mod tests {
         assert!(!backing.is_backed() && backing.seen.is_none());
     }
 
-    /// Whether a thread waits for something, and has for a while.
-    pub(in crate::volume) fn sleeps(thread: i32) -> bool {
-        let state = || {
-            // It may have ended.
-            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
-            stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S')))
-        };
-        (0..20).all(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            state()
-        })
-    }
-
     #[test]
     fn a_snapshot_taken_while_a_file_is_being_handed_over_keeps_its_blob() {
-        use crate::volume::{Caller, VolumeOptions};
-        let store = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
-        let volume = Volume::open(options).unwrap();
+        let (_store, volume) = testing::volume();
         volume.set_passthrough(true);
-        let caller = Caller { uid: 0, gid: 0, pid: 0 };
         let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-        let (attr, opened) = volume.create(&caller, Ino::ROOT, b"big", 0o644, flags).unwrap();
-        volume.write(&caller, opened.handle, 0, &vec![7; 1 << 20]).unwrap();
-        volume.flush(&caller, opened.handle).unwrap();
+        let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"big", 0o644, flags).unwrap();
+        volume.write(&ROOT, opened.handle, 0, &vec![7; 1 << 20]).unwrap();
+        volume.flush(&ROOT, opened.handle).unwrap();
         volume.release(opened.handle).unwrap();
-        let opened = volume.open_file(&caller, attr.ino, OpenFlags { write: false, ..flags }).unwrap();
+        let opened = volume.open_file(&ROOT, attr.ino, OpenFlags { write: false, ..flags }).unwrap();
         volume.release(opened.handle).unwrap();
         assert!(opened.backing.is_some(), "it is handed over when nothing comes between");
         drop(opened);
@@ -357,7 +341,7 @@ pub(super) mod tests {
         std::thread::scope(|scope| {
             let opening = scope.spawn(|| {
                 sender.send(nix::unistd::gettid().as_raw()).unwrap();
-                volume.open_file(&caller, attr.ino, flags).unwrap()
+                volume.open_file(&ROOT, attr.ino, flags).unwrap()
             });
             let thread = receiver.recv().unwrap();
             let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -406,6 +406,7 @@ pub(super) fn name_full_disk(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::testing::{self, ROOT};
 
     #[test]
     fn a_write_during_a_sync_keeps_the_blob_unsynced() {
@@ -432,28 +433,25 @@ mod tests {
 
     #[test]
     fn a_poisoned_volume_refuses_changes_and_still_reads() {
-        use crate::volume::{Caller, OpenFlags, VolumeOptions};
-        let store = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
-        let volume = Volume::open(options).unwrap();
-        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        use crate::volume::OpenFlags;
+        let (_store, volume) = testing::volume();
         let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-        let (_, opened) = volume.create(&caller, Ino::ROOT, b"f", 0o644, flags).unwrap();
-        volume.write(&caller, opened.handle, 0, &[7; 20_000]).unwrap();
-        volume.write(&caller, opened.handle, 0, b"in place").unwrap();
+        let (_, opened) = volume.create(&ROOT, Ino::ROOT, b"f", 0o644, flags).unwrap();
+        volume.write(&ROOT, opened.handle, 0, &[7; 20_000]).unwrap();
+        volume.write(&ROOT, opened.handle, 0, b"in place").unwrap();
         volume.poison("sync", &Error::NoSpace);
         volume.poison("sync", &Error::NotFound);
         let is_poisoned = |result: Result<()>| match result {
             Err(Error::Poisoned { reason }) => reason.contains("no space"),
             _ => false,
         };
-        assert!(is_poisoned(volume.write(&caller, opened.handle, 0, b"x").map(|_| ())));
-        assert!(is_poisoned(volume.mkdir(&caller, Ino::ROOT, b"d", 0o755).map(|_| ())));
-        assert!(is_poisoned(volume.unlink(&caller, Ino::ROOT, b"f")));
+        assert!(is_poisoned(volume.write(&ROOT, opened.handle, 0, b"x").map(|_| ())));
+        assert!(is_poisoned(volume.mkdir(&ROOT, Ino::ROOT, b"d", 0o755).map(|_| ())));
+        assert!(is_poisoned(volume.unlink(&ROOT, Ino::ROOT, b"f")));
         assert!(is_poisoned(volume.fsync(opened.handle, false)));
         assert!(is_poisoned(volume.sync()));
         let mut bytes = Vec::new();
-        volume.read(&caller, opened.handle, 0, 8, &mut bytes).unwrap();
+        volume.read(&ROOT, opened.handle, 0, 8, &mut bytes).unwrap();
         assert_eq!(bytes, b"in place");
         assert!(is_poisoned(volume.release(opened.handle)));
         assert!(is_poisoned(volume.close()));

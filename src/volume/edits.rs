@@ -544,8 +544,8 @@ fn copy_in_pieces(source: &File, from: u64, target: &File, to: u64, len: u64, mu
 
 #[cfg(test)]
 mod tests {
-    use super::super::backing::tests::sleeps;
     use super::*;
+    use crate::volume::testing::{self, ROOT, sleeps};
 
     #[test]
     fn privileges_go_with_a_write_except_the_locking_bit() {
@@ -558,13 +558,10 @@ mod tests {
     #[test]
     fn no_snapshot_is_taken_before_the_blob_is_known_that_writes_go_to() {
         use crate::namespace::Ino;
-        use crate::volume::{Caller, OpenFlags, VolumeOptions};
-        let store = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
-        let volume = Volume::open(options).unwrap();
-        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        use crate::volume::OpenFlags;
+        let (_store, volume) = testing::volume();
         let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-        let (attr, opened) = volume.create(&caller, Ino::ROOT, b"f", 0o644, flags).unwrap();
+        let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"f", 0o644, flags).unwrap();
         // The write waits for this behind its commit.
         volume.unsettled.insert(attr.ino);
         let unsettled = volume.unsettled.get(&attr.ino);
@@ -573,7 +570,7 @@ mod tests {
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| {
                 sender.send(nix::unistd::gettid().as_raw()).unwrap();
-                volume.write(&caller, opened.handle, 0, &[7; 20_000]).unwrap();
+                volume.write(&ROOT, opened.handle, 0, &[7; 20_000]).unwrap();
             });
             let thread = receiver.recv().unwrap();
             let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);

@@ -323,9 +323,8 @@ impl Volume {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::super::backing::tests::sleeps;
     use super::*;
-    use crate::volume::VolumeOptions;
+    use crate::volume::testing::{self, ROOT, sleeps};
 
     #[test]
     fn a_sync_waits_for_a_change_that_knows_nothing_of_its_promise() {
@@ -334,13 +333,10 @@ mod tests {
     }
 
     fn promises_behind_changes(sync: impl Fn(&Volume, Handle) + Sync) {
-        let store = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
-        let volume = Volume::open(options).unwrap();
-        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let (_store, volume) = testing::volume();
         let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-        let (attr, opened) = volume.create(&caller, Ino::ROOT, b"f", 0o644, flags).unwrap();
-        volume.write(&caller, opened.handle, 0, b"promised").unwrap();
+        let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"f", 0o644, flags).unwrap();
+        volume.write(&ROOT, opened.handle, 0, b"promised").unwrap();
         // As a write does that moves the bytes to a blob, and syncs that only if some of them were promised.
         let changing = volume.names.lock(&[attr.ino]);
         let (sender, receiver) = std::sync::mpsc::channel();

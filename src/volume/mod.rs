@@ -46,6 +46,8 @@ mod rest;
 mod scrub;
 mod snapshots;
 mod space;
+#[cfg(test)]
+mod testing;
 mod thread;
 mod txn;
 mod vector_attrs;

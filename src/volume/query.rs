@@ -569,9 +569,8 @@ fn by_distance_path_row(a: &Hit, b: &Hit) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::{OpenFlags, VolumeOptions};
-
-    const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+    use crate::volume::OpenFlags;
+    use crate::volume::testing::{self, ROOT};
 
     fn put(volume: &Volume, dir: Ino, name: &[u8], mode: u16, vector: [f32; 2]) {
         let flags = OpenFlags { write: true, ..OpenFlags::default() };
@@ -584,9 +583,7 @@ mod tests {
 
     #[test]
     fn a_file_that_came_after_the_judgement_is_not_found_by_it() {
-        let store = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
-        let volume = Volume::open(options).unwrap();
+        let (_store, volume) = testing::volume();
         let dir = volume.mkdir(&ROOT, Ino::ROOT, b"d", 0o755).unwrap().ino;
         put(&volume, dir, b"a.f32", 0o644, [1.0, 0.0]);
         let user = Caller { uid: 1000, gid: 1000, pid: 0 };

@@ -466,20 +466,18 @@ pub(in crate::volume) fn last_row(file: &VectorFile) -> RowId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::{Caller, OpenFlags, VolumeOptions};
+    use crate::volume::OpenFlags;
+    use crate::volume::testing::{self, ROOT};
 
     #[test]
     fn vectors_of_two_kinds_read_a_slot_through_one_handle() {
-        let store = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
-        let volume = Volume::open(options).unwrap();
-        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let (_store, volume) = testing::volume();
         let flags = OpenFlags { read: true, write: true, truncate: true, ..OpenFlags::default() };
-        let dirs = [b"f", b"u"].map(|name| volume.mkdir(&caller, Ino::ROOT, name, 0o755).unwrap().ino);
-        let (attr, opened) = volume.create(&caller, dirs[0], b"a.f32", 0o644, flags).unwrap();
-        volume.link(&caller, attr.ino, dirs[1], b"a.u8").unwrap();
-        volume.write(&caller, opened.handle, 0, &1.0_f32.to_le_bytes()).unwrap();
-        volume.flush(&caller, opened.handle).unwrap();
+        let dirs = [b"f", b"u"].map(|name| volume.mkdir(&ROOT, Ino::ROOT, name, 0o755).unwrap().ino);
+        let (attr, opened) = volume.create(&ROOT, dirs[0], b"a.f32", 0o644, flags).unwrap();
+        volume.link(&ROOT, attr.ino, dirs[1], b"a.u8").unwrap();
+        volume.write(&ROOT, opened.handle, 0, &1.0_f32.to_le_bytes()).unwrap();
+        volume.flush(&ROOT, opened.handle).unwrap();
         volume.release(opened.handle).unwrap();
         let slots: Vec<Arc<Slot>> = volume
             .vectors

@@ -443,14 +443,12 @@ impl Volume {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::{Caller, OpenFlags, Views, VolumeOptions};
+    use crate::volume::testing::{self, ROOT};
+    use crate::volume::{OpenFlags, Views};
 
     #[test]
     fn a_snapshot_that_is_opened_again_gives_no_number_of_before_to_something_else() {
-        const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
-        let store = tempfile::tempdir().unwrap();
-        let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
-        let volume = Volume::open(options).unwrap();
+        let (_store, volume) = testing::volume();
         for name in [b"a.f32", b"b.f32"] {
             let flags = OpenFlags { write: true, ..OpenFlags::default() };
             let handle = volume.create(&ROOT, Ino::ROOT, name, 0o644, flags).unwrap().1.handle;

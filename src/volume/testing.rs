@@ -1,0 +1,32 @@
+//! What unit tests of this room share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Caller, Volume, VolumeOptions};
+
+/// Who may do everything.
+pub(super) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+
+/// A volume with a store of its own, which goes with the directory.
+pub(super) fn volume() -> (TempDir, Arc<Volume>) {
+    let store = tempfile::tempdir().unwrap();
+    let options = VolumeOptions { store: store.path().to_path_buf(), mountpoint: None, read_only: false };
+    let volume = Volume::open(options).unwrap();
+    (store, volume)
+}
+
+/// Whether a thread waits for something, and has for a while.
+pub(super) fn sleeps(thread: i32) -> bool {
+    let state = || {
+        // It may have ended.
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+        stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('S')))
+    };
+    (0..20).all(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        state()
+    })
+}
