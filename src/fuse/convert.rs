@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, FopenFlags, INodeNo, RenameFlags, Request, TimeOrNow};
 
 use crate::namespace::{Kind, Time};
-use crate::volume::{Allocate, Attr, Caller, OpenFlags, Opened, RenameMode, Seek, SetTime, XattrMode};
+use crate::volume::{
+    Allocate, Attr, Caller, OpenFlags, Opened, RenameMode, Seek, SetAttr, SetTime, XattrMode,
+};
 use crate::{Error, Result};
 
 /// Preferred size of a read or write, as `stat` shows it.
@@ -117,7 +119,22 @@ fn from_request_time(time: SystemTime) -> Time {
     Time { secs, nanos }
 }
 
-pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+/// What `setattr` is to set. It is made here and on the heap: each frame between the library and the work would have a
+/// copy.
+#[inline(never)]
+pub(super) fn set_attr(
+    mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    size: Option<u64>,
+    atime: Option<TimeOrNow>,
+    mtime: Option<TimeOrNow>,
+) -> Box<SetAttr> {
+    let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+    Box::new(SetAttr { mode: mode.map(permissions), uid, gid, size, atime, mtime })
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(time) => SetTime::To(from_request_time(time)),

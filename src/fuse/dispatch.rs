@@ -33,7 +33,7 @@ use super::surplus::Surplus;
 use crate::metrics::{Op, Worker};
 use crate::namespace::Ino;
 use crate::pool::{shallow, stack};
-use crate::volume::{Caller, Handle, SetAttr, Views, Volume};
+use crate::volume::{Caller, Handle, Views, Volume};
 use crate::{Error, Result};
 
 /// Largest write that the kernel sends in one request.
@@ -392,18 +392,11 @@ impl Filesystem for Door {
         reply: ReplyAttr,
     ) {
         let caller = caller(request);
-        let set = SetAttr {
-            mode: mode.map(convert::permissions),
-            uid,
-            gid,
-            size,
-            atime: atime.map(convert::set_time),
-            mtime: mtime.map(convert::set_time),
-        };
+        let set = convert::set_attr(mode, uid, gid, size, atime, mtime);
         let takes_long = size.is_some_and(|size| self.server.volume.resize_takes_long(Ino(ino.0), size));
         let pool = self.searching(self.may_search(ino)).or_else(|| self.settling(takes_long));
         answer!(self, Op::Setattr, reply, pool: pool, bytes: [], |server, _| {
-            server.volume.setattr(&caller, Ino(ino.0), set, handle.map(|handle| Handle(handle.0)))
+            server.volume.setattr(&caller, Ino(ino.0), *set, handle.map(|handle| Handle(handle.0)))
         });
     }
 
