@@ -35,9 +35,11 @@ impl Volume {
         }
     }
 
+    /// Checks that a file that is a member of nothing still has a name. Another may have taken that, and is asked
+    /// about when it is looked up again.
     #[inline(never)]
-    fn is_nameless(&self, ino: Ino) -> Result<bool> {
-        Ok(self.inode(ino)?.nlink == 0)
+    fn check_has_name(&self, ino: Ino) -> Result<()> {
+        if self.inode(ino)?.nlink == 0 { Err(Error::NotFound) } else { Ok(()) }
     }
 
     /// Apart, so that the inode's record is not on the stack of a search.
@@ -70,14 +72,13 @@ impl Volume {
 
     fn file_attribute(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let member = self.member(ino)?;
-        if member.is_none() && self.is_nameless(ino)? {
-            // Another may have taken its name, and is asked about when the name is looked up again.
-            return Err(Error::NotFound);
+        if member.is_none() {
+            self.check_has_name(ino)?;
         }
         match name {
-            b"status" => return Ok(self.status(ino).into_bytes()),
+            b"status" => return Ok(self.status(ino)?.into_bytes()),
             b"error" => {
-                let status = self.status(ino);
+                let status = self.status(ino)?;
                 let reason = status.strip_prefix("invalid: ").ok_or(Error::NoAttribute)?;
                 return Ok(reason.into());
             }
@@ -171,16 +172,25 @@ impl Volume {
 
     /// `indexed`, `pending`, `invalid: REASON` or `plain`: the worst of what the collections say in which the file has
     /// names.
-    fn status(&self, ino: Ino) -> String {
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it has none any more.
+    fn status(&self, ino: Ino) -> Result<String> {
         let members = self.vectors.members(ino);
-        if (self.is_busy(ino) || members.is_empty()) && self.wants_vectors(ino) {
+        let wants_vectors = self.wants_vectors(ino);
+        if members.is_empty() {
+            // After the names were looked at: what it is without any is not what it was with them.
+            self.check_has_name(ino)?;
+        }
+        if (self.is_busy(ino) || members.is_empty()) && wants_vectors {
             // Made by mknod, or the daemon died before the close: nothing was ever written.
-            return if self.is_busy(ino) { "pending" } else { "invalid: empty file" }.into();
+            return Ok(if self.is_busy(ino) { "pending" } else { "invalid: empty file" }.into());
         }
         let mut status = if members.is_empty() { "plain" } else { "indexed" };
         for member in &members {
             match &member.state {
-                State::Invalid(problem) => return format!("invalid: {}", problem.reason),
+                State::Invalid(problem) => return Ok(format!("invalid: {}", problem.reason)),
                 State::Valid { file, .. } => {
                     if !self.vectors.existing_or_empty(member.root).is_indexed(last_row(file)) {
                         status = "pending";
@@ -188,7 +198,7 @@ impl Volume {
                 }
             }
         }
-        status.into()
+        Ok(status.into())
     }
 
     /// Whether one of a file's names is that of a vector file.
