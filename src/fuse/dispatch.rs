@@ -544,15 +544,20 @@ impl Filesystem for Door {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let caller = caller(request);
+        let is_mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let search = self.server.volume.write_may_search(Handle(handle.0), data);
         answer!(self, Op::Write, reply, search: search, bytes: [data], |server, _| {
-            server.volume.write(&caller, Handle(handle.0), offset, data)
+            if is_mapped {
+                server.volume.write_mapped(Handle(handle.0), offset, data)
+            } else {
+                server.volume.write(&caller, Handle(handle.0), offset, data)
+            }
         });
     }
 

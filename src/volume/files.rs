@@ -186,6 +186,24 @@ impl Volume {
         Ok(u32::try_from(done).unwrap_or(u32::MAX))
     }
 
+    /// Writes pages that were changed where a process has them mapped, all of them, and returns how much that is. They
+    /// have their place whatever the handle is for: the kernel takes any that may write, and does not ask how much was
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_mapped(&self, handle: Handle, offset: u64, pages: &[u8]) -> Result<u32> {
+        let open = self.writable(handle)?;
+        let (mut at, mut left) = (offset, pages);
+        while !left.is_empty() {
+            let done = self.edit(&open.file, Edit::Write { offset: at, data: left }, true)?;
+            at += done;
+            left = usize::try_from(done).ok().and_then(|done| left.get(done..)).unwrap_or_default();
+        }
+        Ok(u32::try_from(pages.len()).unwrap_or(u32::MAX))
+    }
+
     /// Called at every `close(2)` of a handle: the last writer's completes the content.
     ///
     /// # Errors

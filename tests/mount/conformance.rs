@@ -280,6 +280,29 @@ fn maps_reads_and_writes_of_two_processes_see_each_other() {
 }
 
 #[test]
+fn mapped_pages_of_a_file_that_is_appended_to_keep_their_places() {
+    let mount = Mount::new();
+    for len in [5000, 20_000, 300_000] {
+        // A name that keeps the kernel from writing it by itself.
+        let path = mount.path(format!("{len}.vec"));
+        fs::write(&path, vec![b'.'; len]).unwrap();
+        let mut file = File::options().read(true).append(true).open(&path).unwrap();
+        #[expect(unsafe_code, reason = "a map is what is tested")]
+        // SAFETY: the file is not cut off while it is mapped.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+        map[100..104].copy_from_slice(b"mine");
+        map.flush().unwrap();
+        drop(map);
+        file.write_all(b"end").unwrap();
+        drop(file);
+        let mut want = vec![b'.'; len];
+        want[100..104].copy_from_slice(b"mine");
+        want.extend_from_slice(b"end");
+        assert!(fs::read(&path).unwrap() == want, "{len} bytes");
+    }
+}
+
+#[test]
 fn direct_writes_of_any_alignment_and_buffered_ones_agree() {
     let mount = Mount::new();
     for name in ["f", "v.f32"] {

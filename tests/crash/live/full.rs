@@ -96,6 +96,35 @@ fn a_disk_that_somebody_else_fills_takes_removals_and_then_writes_again() {
     machine.checks_store().unwrap();
 }
 
+#[test]
+fn mapped_pages_that_a_full_disk_does_not_take_are_told_of() {
+    let machine = Machine::new();
+    let _disk = machine.format("disk", &SMALL);
+    let _below = machine.mount_below("disk", &SMALL).unwrap();
+    let mut daemon = machine.start().unwrap();
+    // A name that keeps the kernel from writing it by itself.
+    let path = machine.root().join("holes.vec");
+    fs::write(&path, [7; 1 << 20]).unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    file.set_len(8 << 20).unwrap();
+    #[expect(unsafe_code, reason = "a map is what is tested")]
+    // SAFETY: the file is not cut off while it is mapped.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+    map[7 << 20..].fill(9);
+
+    // Room for a part of what the kernel writes in one request: no further one fails.
+    let theirs = machine.below().join("theirs");
+    take_the_rest(&theirs);
+    let theirs = File::options().write(true).open(theirs).unwrap();
+    theirs.set_len(theirs.metadata().unwrap().len() - (300 << 10)).unwrap();
+    theirs.sync_all().unwrap();
+    let error = map.flush().expect_err("not all was written");
+    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(daemon.is_alive());
+    drop((map, file));
+    daemon.unmount().unwrap();
+}
+
 /// Takes all that is left of the disk below the store.
 fn take_the_rest(path: &Path) {
     let mut file = File::create(path).unwrap();
