@@ -21,7 +21,7 @@ use crate::{Error, Result};
 const LARGE: u64 = 4 << 20;
 
 /// What a collection demands of content.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Check {
     pub(super) cosine: bool,
     pub(super) limits: format::Limits,

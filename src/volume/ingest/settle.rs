@@ -59,7 +59,7 @@ impl Volume {
         let in_flux = why != Why::Content && self.is_busy(inode.ino) || self.is_backed(inode.ino);
         let mut members: Vec<Member> = Vec::new();
         let mut complaint = None;
-        let mut ready: Option<(FileKind, Prepared)> = None;
+        let mut ready: Option<(FileKind, Check, Prepared)> = None;
         for (root, kind) in wanted {
             let collection = self.vectors.collection(root);
             match now.iter().find(|member| member.root == root && member.kind == kind) {
@@ -69,11 +69,14 @@ impl Volume {
                 }
                 _ if in_flux => {}
                 _ => {
+                    let check = Check::of(&collection, inode.ino);
                     let prepared = match &ready {
-                        Some((done, prepared)) if *done == kind => Ok(prepared.clone()),
-                        _ => self.prepare(txn, inode, kind, &collection),
+                        Some((done, before, prepared)) if (*done, before) == (kind, &check) => {
+                            Ok(prepared.clone())
+                        }
+                        _ => self.prepare(txn, inode, kind, &check),
                     };
-                    ready = prepared.as_ref().ok().map(|prepared| (kind, prepared.clone()));
+                    ready = prepared.as_ref().ok().map(|prepared| (kind, check, prepared.clone()));
                     let (state, error) = self.enter(txn, inode, &collection, kind, &group, prepared)?;
                     if collection.schema().on_invalid() == OnInvalid::Error {
                         complaint = complaint.or(error);
@@ -201,16 +204,15 @@ impl Volume {
         });
     }
 
-    /// Checks a file's content as `kind` for `collection` and moves it to where vectors are read from: a slot,
-    /// or for large files their blob, sealed. A text's numbers get a slot of their own.
+    /// Checks a file's content as `kind` and moves it to where vectors are read from: a slot, or for large files their
+    /// blob, sealed. A text's numbers get a slot of their own.
     fn prepare(
         &self,
         txn: &mut Txn<'_>,
         inode: &mut Inode,
         kind: FileKind,
-        collection: &Collection,
+        check: &Check,
     ) -> Result<Prepared> {
-        let check = Check::of(collection, inode.ino);
         if kind == FileKind::Text {
             // Before its checksums are compared, which reads all of it.
             format::check_text_len(inode.size, &check.limits)?;
@@ -220,7 +222,7 @@ impl Volume {
             Content::Inline => {
                 let bytes = self.names.inline(inode.ino)?.ok_or_else(|| missing_inline(inode.ino))?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(txn, inode.ino, &bytes, &check);
+                    return self.prepare_text(txn, inode.ino, &bytes, check);
                 }
                 let layout = check.layout(kind, &bytes)?;
                 let slot = self.write_slot(txn, inode.ino, &bytes)?;
@@ -232,13 +234,13 @@ impl Volume {
                 let slot = self.store.slot(at)?;
                 slot.verify()?;
                 if kind == FileKind::Text {
-                    return self.prepare_text(txn, inode.ino, slot.bytes(), &check);
+                    return self.prepare_text(txn, inode.ino, slot.bytes(), check);
                 }
                 let layout = check.layout(kind, slot.bytes())?;
                 Ok(Prepared { layout, content: inode.content, bytes: RowBytes::Slot(slot) })
             }
             Content::Blob { id, sealed: true } if kind != FileKind::Text => {
-                let Reading { layout, sums } = self.reading_of(inode.ino, id, true, kind, &check)?;
+                let Reading { layout, sums } = self.reading_of(inode.ino, id, true, kind, check)?;
                 let map = self.store.map_blob(id)?;
                 sums.map_or(Ok(()), |sums| map.check_sums(&sums))?;
                 let layout = layout?;
@@ -260,8 +262,8 @@ impl Volume {
             Content::Blob { id, sealed } => {
                 let own = if sealed { id } else { self.blob_to_seal(txn, id)? };
                 let prepared = match kind {
-                    FileKind::Text => self.prepare_text_blob(txn, inode.ino, (own, sealed), &check),
-                    _ => self.prepare_blob(txn, inode, own, kind, &check),
+                    FileKind::Text => self.prepare_text_blob(txn, inode.ino, (own, sealed), check),
+                    _ => self.prepare_blob(txn, inode, own, kind, check),
                 };
                 if own != id && inode.content != (Content::Blob { id: own, sealed: true }) {
                     txn.gives_up_blob(own);
@@ -466,8 +468,32 @@ pub(in crate::volume) fn last_row(file: &VectorFile) -> RowId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::OpenFlags;
     use crate::volume::testing::{self, ROOT};
+    use crate::volume::{OpenFlags, XattrMode};
+
+    #[test]
+    fn content_is_checked_for_each_of_the_collections_that_it_enters_at_once() {
+        let (_store, volume) = testing::volume();
+        let flags = OpenFlags { read: true, write: true, truncate: true, ..OpenFlags::default() };
+        // In either order of the names one of them comes second.
+        let dirs = [b"l", b"c", b"m"].map(|name| volume.mkdir(&ROOT, Ino::ROOT, name, 0o755).unwrap().ino);
+        for (dir, metric) in dirs.into_iter().zip([&b"l2"[..], b"cosine", b"l2"]) {
+            volume.setxattr(&ROOT, dir, b"user.vexfs.metric", metric, XattrMode::Either).unwrap();
+        }
+        let (attr, opened) = volume.create(&ROOT, dirs[0], b"a.f32", 0o644, flags).unwrap();
+        volume.link(&ROOT, attr.ino, dirs[1], b"a.f32").unwrap();
+        volume.link(&ROOT, attr.ino, dirs[2], b"a.f32").unwrap();
+        volume.write(&ROOT, opened.handle, 0, &[0; 12]).unwrap();
+        volume.flush(&ROOT, opened.handle).unwrap();
+        volume.release(opened.handle).unwrap();
+        let members = volume.vectors.members(attr.ino);
+        let is_valid = |dir: Ino| {
+            let member = members.iter().find(|member| member.root == dir).unwrap();
+            matches!(member.state, State::Valid { .. })
+        };
+        assert_eq!(dirs.map(is_valid), [true, false, true], "zeros have no direction");
+        volume.close().unwrap();
+    }
 
     #[test]
     fn vectors_of_two_kinds_read_a_slot_through_one_handle() {
