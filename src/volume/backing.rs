@@ -300,7 +300,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::volume::testing::{self, ROOT, sleeps};
+    use crate::volume::testing::{self, ROOT, held_up};
 
     #[test]
     fn what_changed_in_the_blob_is_seen_once() {
@@ -337,17 +337,9 @@ mod tests {
         // The open has looked whether a snapshot has the blob, and waits behind us.
         let file = volume.files.hold(attr.ino);
         let io = file.lock_io();
-        let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
-            let opening = scope.spawn(|| {
-                sender.send(nix::unistd::gettid().as_raw()).unwrap();
-                volume.open_file(&ROOT, attr.ino, flags).unwrap()
-            });
-            let thread = receiver.recv().unwrap();
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-            while !sleeps(thread) {
-                assert!(std::time::Instant::now() < deadline && !opening.is_finished());
-            }
+            let open = || volume.open_file(&ROOT, attr.ino, flags).unwrap();
+            let opening = held_up(scope, open, || true);
             volume.take_snapshot(b"s").unwrap();
             drop(io);
             let opened = opening.join().unwrap();

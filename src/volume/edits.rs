@@ -545,7 +545,7 @@ fn copy_in_pieces(source: &File, from: u64, target: &File, to: u64, len: u64, mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::testing::{self, ROOT, sleeps};
+    use crate::volume::testing::{self, ROOT, held_up};
 
     #[test]
     fn privileges_go_with_a_write_except_the_locking_bit() {
@@ -566,17 +566,9 @@ mod tests {
         volume.unsettled.insert(attr.ino);
         let unsettled = volume.unsettled.get(&attr.ino);
         let before = volume.catalog.last_commit();
-        let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
-            let writing = scope.spawn(|| {
-                sender.send(nix::unistd::gettid().as_raw()).unwrap();
-                volume.write(&ROOT, opened.handle, 0, &[7; 20_000]).unwrap();
-            });
-            let thread = receiver.recv().unwrap();
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-            while volume.catalog.last_commit() == before || !sleeps(thread) {
-                assert!(std::time::Instant::now() < deadline && !writing.is_finished());
-            }
+            let write = || volume.write(&ROOT, opened.handle, 0, &[7; 20_000]).unwrap();
+            let writing = held_up(scope, write, || volume.catalog.last_commit() != before);
             assert!(volume.gate.try_write().is_none(), "a snapshot would name the blob");
             drop(unsettled);
             writing.join().unwrap();

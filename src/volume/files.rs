@@ -339,10 +339,8 @@ impl Volume {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
-    use crate::volume::testing::{self, ROOT, sleeps};
+    use crate::volume::testing::{self, ROOT, held_up};
 
     #[test]
     fn a_sync_waits_for_a_change_that_knows_nothing_of_its_promise() {
@@ -357,18 +355,8 @@ mod tests {
         volume.write(&ROOT, opened.handle, 0, b"promised").unwrap();
         // As a write does that moves the bytes to a blob, and syncs that only if some of them were promised.
         let changing = volume.names.lock(&[attr.ino]);
-        let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
-            let syncing = scope.spawn(|| {
-                sender.send(nix::unistd::gettid().as_raw()).unwrap();
-                sync(&volume, opened.handle);
-            });
-            let thread = receiver.recv().unwrap();
-            let deadline = Instant::now() + Duration::from_secs(60);
-            while !syncing.is_finished() && !sleeps(thread) {
-                assert!(Instant::now() < deadline);
-            }
-            assert!(!syncing.is_finished());
+            let syncing = held_up(scope, || sync(&volume, opened.handle), || true);
             drop(changing);
             syncing.join().unwrap();
         });

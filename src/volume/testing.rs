@@ -1,7 +1,8 @@
 //! What unit tests of this room share.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -18,8 +19,29 @@ pub(super) fn volume() -> (TempDir, Arc<Volume>) {
     (store, volume)
 }
 
+/// Does `work` on a thread of its own, and returns when that waits for something behind the point that `has_come` tells
+/// of.
+pub(super) fn held_up<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+    has_come: impl Fn() -> bool,
+) -> ScopedJoinHandle<'scope, T> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let working = scope.spawn(move || {
+        sender.send(nix::unistd::gettid().as_raw()).unwrap();
+        work()
+    });
+    let thread = receiver.recv().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !has_come() || !sleeps(thread) {
+        assert!(!working.is_finished(), "it waits for nothing");
+        assert!(Instant::now() < deadline, "it does not come to where it waits");
+    }
+    working
+}
+
 /// Whether a thread waits for something, and has for a while.
-pub(super) fn sleeps(thread: i32) -> bool {
+fn sleeps(thread: i32) -> bool {
     let state = || {
         // It may have ended.
         let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
