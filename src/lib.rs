@@ -8,7 +8,7 @@
 //! rooms      namespace    search
 //!            collection
 //! workshops  catalog      store      index
-//! ground     distance  format  pool  metrics  error
+//! ground     distance  format  pool  metrics  random  error
 //! ```
 //!
 //! `docs/ARCHITECTURE.md` says what lives where and which invariants hold between the rooms.
@@ -24,6 +24,7 @@ pub mod index;
 pub mod metrics;
 pub mod namespace;
 pub mod pool;
+pub mod random;
 pub mod search;
 pub mod store;
 mod sync;

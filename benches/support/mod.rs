@@ -9,6 +9,7 @@ use vexfs::format::{self, Limits};
 use vexfs::index::flat::{self, Matrix, TopK};
 use vexfs::index::hnsw::{Beam, Hnsw, Params, SearchScratch};
 use vexfs::index::{self, Quant, Query, RowId, VectorSource};
+use vexfs::random::splitmix64;
 
 /// How many neighbours.
 pub const K: usize = 10;
@@ -141,16 +142,12 @@ fn read(path: &Path, n: Option<usize>, metric: Metric) -> Matrix {
     Matrix::new(layout.dim as usize, values)
 }
 
-/// Numbers that only look random (splitmix64).
+/// Numbers that only look random.
 pub struct Random(pub u64);
 
 impl Random {
     pub fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ z >> 31) >> 1).unwrap() % bound
+        usize::try_from(splitmix64(&mut self.0) >> 1).unwrap() % bound
     }
 }
 

@@ -12,6 +12,8 @@
 use std::f32::consts::FRAC_1_SQRT_2;
 use std::sync::LazyLock;
 
+use crate::random::splitmix64;
+
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 
@@ -123,15 +125,6 @@ fn inverse_root(n: usize) -> f32 {
     )]
     let root = (1.0 / (n as f64).sqrt()) as f32;
     root
-}
-
-/// The next of a sequence of random words. Source: Steele, Lea and Flood 2014 (SplitMix).
-fn splitmix64(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut word = *state;
-    word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    word ^ word >> 31
 }
 
 /// A form of [`Rotation::apply_in_place`]. `unsafe` because its CPU features must be there.

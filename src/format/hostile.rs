@@ -4,20 +4,17 @@ use std::io::{Cursor, Read, Write};
 
 use super::*;
 use crate::Error;
+use crate::random::splitmix64;
 
 /// Inputs for each parser.
 const INPUTS: u32 = 10_000;
 
-/// splitmix64: the same inputs in every run.
+/// The same inputs in every run.
 struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     fn below(&mut self, n: usize) -> usize {

@@ -19,6 +19,7 @@
 
 use super::{Quant, RowId, VectorSource};
 use crate::distance::{self, Metric};
+use crate::random::splitmix64;
 
 /// The most centers that there are.
 pub(super) const MAX_CENTERS: usize = 512;
@@ -337,15 +338,12 @@ fn partner(groups: &[Group], at: usize) -> (usize, f64) {
         .unwrap_or((at, f64::INFINITY))
 }
 
-/// Numbers that look random, the same ones for the same seed (splitmix64).
+/// Numbers that look random, the same ones for the same seed.
 struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ z >> 31
+        splitmix64(&mut self.0)
     }
 
     /// A number below `bound`, which is at least 1.

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::segment::{HEADER_BYTES, SEGMENT_BYTES, relative_path};
 use super::*;
+use crate::random::splitmix64;
 
 /// A store below `dir`, which is left for the next open to find.
 fn open(dir: &Path) -> Arc<Store> {
@@ -28,11 +29,7 @@ struct SplitMix(u64);
 
 impl SplitMix {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        splitmix64(&mut self.0)
     }
 
     fn bytes(&mut self, len: usize) -> Vec<u8> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use vexfs::namespace::{Ino, Kind};
+use vexfs::random::splitmix64;
 use vexfs::volume::{Allocate, Handle, RenameMode};
 use vexfs::{Error, Result};
 
@@ -33,11 +34,7 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+        splitmix64(&mut self.0)
     }
 
     fn below(&mut self, limit: usize) -> usize {

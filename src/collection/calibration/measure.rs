@@ -14,6 +14,7 @@ use crate::collection::{Reader, Schema};
 use crate::index::flat::{self, TopK};
 use crate::index::hnsw::{Absence, Beam, Hnsw, Place, SearchScratch};
 use crate::index::{Neighbor, Query, RowId, VectorSource as _};
+use crate::random::splitmix64;
 
 /// Rows of a sample. With 1000 the standard error of a recall@10 of 0.9 is about 0.004.
 const MAX_SAMPLE: usize = 1000;
@@ -289,21 +290,13 @@ fn draw(reader: &Reader, end: RowId, size: usize) -> BTreeSet<RowId> {
             break;
         }
         // The high half of the product of two 32-bit numbers lies below the first.
-        let scaled = (u64::from(end.0) * (split_mix(&mut state) >> 32)) >> 32;
+        let scaled = (u64::from(end.0) * (splitmix64(&mut state) >> 32)) >> 32;
         let row = RowId(u32::try_from(scaled).unwrap_or(0));
         if reader.row(row).is_some() {
             rows.insert(row);
         }
     }
     rows
-}
-
-/// Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 #[cfg(test)]

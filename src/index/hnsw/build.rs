@@ -18,6 +18,7 @@ use crate::distance::Metric;
 use crate::index::codec::Draft;
 use crate::index::ranked::Ranked;
 use crate::index::{RowId, VectorSource};
+use crate::random::splitmix64;
 use crate::store::rows::pin;
 use crate::sync::{AtomicU32, AtomicUsize, Mutex, Ordering};
 
@@ -384,10 +385,7 @@ pub(super) fn write_links(links: &[AtomicU32], from: usize, nodes: impl Iterator
     }
 }
 
-/// A well-mixed function of a number (splitmix64).
+/// A well-mixed function of a number.
 pub(super) fn mix(number: u64) -> u64 {
-    let z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ z >> 31
+    splitmix64(&mut { number })
 }

@@ -33,6 +33,8 @@ mod graph;
 mod index;
 #[path = "../../../src/pool/mod.rs"]
 mod pool;
+#[path = "../../../src/random.rs"]
+mod random;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
