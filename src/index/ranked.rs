@@ -2,6 +2,20 @@
 
 use std::collections::BinaryHeap;
 
+/// A number that is ordered among others as `key` is among keys. Of NaN there is none; -0 is 0.
+#[inline]
+pub(super) fn rank(key: f32) -> u32 {
+    let bits = (key + 0.0).to_bits();
+    // Negative floats order backwards as integers: flip them whole, and lift the others above them.
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+}
+
+/// The key whose [`rank`] it is.
+#[inline]
+pub(super) fn key_of(rank: u32) -> f32 {
+    f32::from_bits(if rank >> 31 == 1 { rank & !(1 << 31) } else { !rank })
+}
+
 /// A distance key and a number (a row or a node), ordered by key, then number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ranked(u64);
@@ -10,18 +24,14 @@ impl Ranked {
     /// NaN has no place in an order and counts as infinitely far; -0 is 0.
     #[inline]
     pub(super) fn new(key: f32, number: u32) -> Self {
-        let key = if key.is_nan() { f32::INFINITY } else { key + 0.0 };
-        let bits = key.to_bits();
-        // Negative floats order backwards as integers: flip them whole, and lift the others above them.
-        let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-        Ranked(u64::from(ordered) << 32 | u64::from(number))
+        let key = if key.is_nan() { f32::INFINITY } else { key };
+        Ranked(u64::from(rank(key)) << 32 | u64::from(number))
     }
 
     /// The distance key.
     #[inline]
     pub(super) fn key(self) -> f32 {
-        let ordered = (self.0 >> 32) as u32;
-        f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
+        key_of((self.0 >> 32) as u32)
     }
 
     /// The row or node.

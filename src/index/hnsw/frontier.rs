@@ -1,5 +1,7 @@
 //! The nodes that a walk has met, nearest first: those to expand next and those to return are the same list.
 
+use crate::index::ranked::{key_of, rank};
+
 /// Met nodes in the order of their keys. Holds the nearest `ef` that are *accepted* and, among them, whatever else is
 /// as near: what is not accepted is walked through and takes no place.
 #[derive(Debug, Default)]
@@ -133,16 +135,12 @@ impl Frontier {
 
 #[inline]
 fn pack(key: f32, node: u32) -> u64 {
-    let bits = (key + 0.0).to_bits();
-    // Negative floats order backwards as integers: flip them whole, and lift the others above them.
-    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    u64::from(ordered) << 32 | u64::from(node) << 2
+    u64::from(rank(key)) << 32 | u64::from(node) << 2
 }
 
 #[inline]
 fn key(entry: u64) -> f32 {
-    let ordered = (entry >> 32) as u32;
-    f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
+    key_of((entry >> 32) as u32)
 }
 
 #[inline]
