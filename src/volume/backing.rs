@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use super::life::Active;
 use super::open_files::{OpenBlob, OpenFile, Overlay};
-use super::txn::Active;
 use super::types::{Handle, OpenFlags};
 use super::{SyncMode, Txn, Volume, edits};
 use crate::format;

@@ -1,8 +1,8 @@
 //! Durability: what is made to survive a power cut, in which order, and what happens when that fails.
 //!
 //! **Invariant:** bytes are synced before the catalog is persisted with a commit that relies on them: blobs
-//! that vectors are read from, slots, then the catalog. After the first failed sync or commit the volume
-//! refuses changes until it is reopened, because a repeated sync may say OK while the data is gone.
+//! that vectors are read from, slots, then the catalog. After the first failed sync or commit the volume is
+//! [poisoned](super::life).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -119,7 +119,7 @@ impl Volume {
     ///
     /// `NoSpace`: it may be tried again. `Poisoned`, I/O errors; the volume is then poisoned.
     pub fn sync(&self) -> Result<()> {
-        if self.frozen {
+        if self.life.is_frozen() {
             return Ok(());
         }
         let _one_at_a_time = self.syncing.lock();
@@ -145,30 +145,27 @@ impl Volume {
     ///
     /// The first error of what it did; it goes on to the end nevertheless.
     pub fn close(&self) -> Result<()> {
-        if self.closing.swap(true, Ordering::SeqCst) {
+        if !self.life.begin_end() {
             return Ok(());
         }
         self.stop_background();
         self.snapshots.stop_reading();
         self.scrub.stop();
         self.rest.end();
-        if self.frozen {
+        if self.life.is_frozen() {
             self.indexer.stop();
-            self.closed.store(true, Ordering::SeqCst);
+            self.life.end();
             self.snapshots.close();
             self.catalog.remove_copy();
-            return if self.is_snapshot { Ok(()) } else { self.store.close() };
+            return if self.life.is_snapshot() { Ok(()) } else { self.store.close() };
         }
         self.snapshots.close();
-        let settled = if self.read_only.is_some() { Ok(()) } else { self.settle_open_files() };
+        let settled = if self.life.is_read_only() { Ok(()) } else { self.settle_open_files() };
         self.indexer.stop();
         self.save_graphs();
-        self.closed.store(true, Ordering::SeqCst);
+        self.life.end();
         self.snapshots.wait();
-        let deadline = Instant::now() + CLOSE_WAIT;
-        while self.active.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.life.wait_for_changes(CLOSE_WAIT);
         let synced = self
             .sync()
             .inspect(|()| self.rest_at_end())
@@ -180,7 +177,7 @@ impl Volume {
     /// Makes everything durable that was committed before this call, after the bytes that it relies on. Callers that
     /// come together share the flushes.
     pub(super) fn persist(&self) -> Result<()> {
-        if self.frozen {
+        if self.life.is_frozen() {
             return Ok(());
         }
         self.check_poison()?;
@@ -341,22 +338,6 @@ impl Volume {
         matches!(content, Ok(Content::Blob { id, sealed: true }) if self.is_unsynced(id))
     }
 
-    /// Remembers the first failure of ground state.
-    pub(super) fn poison(&self, what: &str, error: &Error) {
-        let reason = format!("{what}: {error}");
-        if self.poisoned.set(reason).is_ok() {
-            tracing::error!("{what} failed, the volume refuses changes until it is reopened: {error}");
-        }
-    }
-
-    /// Refuses when the volume is poisoned.
-    pub(super) fn check_poison(&self) -> Result<()> {
-        match self.poisoned.get() {
-            Some(reason) => Err(Error::Poisoned { reason: reason.clone() }),
-            None => Ok(()),
-        }
-    }
-
     pub(super) fn start_background(self: &Arc<Self>) -> Result<()> {
         let volume = Arc::downgrade(self);
         let signal = self.background.signal.clone();
@@ -406,7 +387,6 @@ pub(super) fn name_full_disk(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::testing::{self, ROOT};
 
     #[test]
     fn a_write_during_a_sync_keeps_the_blob_unsynced() {
@@ -429,32 +409,6 @@ mod tests {
         unsynced.seal(BlobId(3));
         assert_eq!(unsynced.list(true), [BlobId(2)]);
         assert_eq!(unsynced.list(false).len(), 2);
-    }
-
-    #[test]
-    fn a_poisoned_volume_refuses_changes_and_still_reads() {
-        use crate::volume::OpenFlags;
-        let (_store, volume) = testing::volume();
-        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-        let (_, opened) = volume.create(&ROOT, Ino::ROOT, b"f", 0o644, flags).unwrap();
-        volume.write(&ROOT, opened.handle, 0, &[7; 20_000]).unwrap();
-        volume.write(&ROOT, opened.handle, 0, b"in place").unwrap();
-        volume.poison("sync", &Error::NoSpace);
-        volume.poison("sync", &Error::NotFound);
-        let is_poisoned = |result: Result<()>| match result {
-            Err(Error::Poisoned { reason }) => reason.contains("no space"),
-            _ => false,
-        };
-        assert!(is_poisoned(volume.write(&ROOT, opened.handle, 0, b"x").map(|_| ())));
-        assert!(is_poisoned(volume.mkdir(&ROOT, Ino::ROOT, b"d", 0o755).map(|_| ())));
-        assert!(is_poisoned(volume.unlink(&ROOT, Ino::ROOT, b"f")));
-        assert!(is_poisoned(volume.fsync(opened.handle, false)));
-        assert!(is_poisoned(volume.sync()));
-        let mut bytes = Vec::new();
-        volume.read(&ROOT, opened.handle, 0, 8, &mut bytes).unwrap();
-        assert_eq!(bytes, b"in place");
-        assert!(is_poisoned(volume.release(opened.handle)));
-        assert!(is_poisoned(volume.close()));
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Volume {
 
     fn wait_and_save(&self) -> Result<()> {
         // A snapshot has no indexer: there is nothing to wait for.
-        if self.is_snapshot {
+        if self.life.is_snapshot() {
             return Ok(());
         }
         let deadline = Instant::now() + BARRIER;
@@ -183,7 +183,7 @@ impl Volume {
 
     /// Writes a graph to its checkpoint; whether that was possible.
     fn save_graph(&self, collection: &Collection) -> bool {
-        if self.frozen {
+        if self.life.is_frozen() {
             return false;
         }
         let _one_at_a_time = self.indexer.saving.lock();

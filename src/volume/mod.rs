@@ -3,7 +3,7 @@
 //! - `names`, `files`, `dirs`, `attrs`, `xattrs`: the ordinary filesystem, one method for each system call.
 //! - `content`, `edits`, `ranges`: where the bytes of a file are, and how they change.
 //! - `backing`: large ordinary files that the kernel reads and writes by itself.
-//! - `txn`, `durability`, `flushes`, `recovery`, `space`: commits, syncs, the first moments after an unclean end, a full disk.
+//! - `life`, `txn`, `durability`, `flushes`, `recovery`, `space`: what may be changed, commits, syncs, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
 //! - `query`, `attributes`, `pace`, `vector_attrs`, `indexer`: searches and their paths, the attributes that they are
 //!   restricted by, how long they take, computed attributes, the graph's thread.
@@ -35,6 +35,7 @@ mod files;
 mod flushes;
 mod indexer;
 mod ingest;
+mod life;
 mod names;
 mod open_files;
 mod pace;
@@ -55,13 +56,14 @@ mod views;
 mod xattrs;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use dashmap::{DashMap, DashSet};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use life::Writes;
 pub use snapshots::restore_snapshot;
 pub(in crate::volume) use txn::Txn;
 pub use types::*;
@@ -123,21 +125,9 @@ pub struct Volume {
     passthrough: AtomicBool,
     /// Blobs that it has had for writing, and that may still be mapped.
     lent: DashSet<BlobId>,
-    /// Why users may change nothing, if they may not.
-    read_only: Option<String>,
-    /// Nothing at all is written, not even by the volume itself: a snapshot, or a store that cannot be written.
-    frozen: bool,
-    /// It is a snapshot: the store and its indexer are another volume's.
-    is_snapshot: bool,
+    life: life::Life,
     /// Where the checkpoints of graphs are.
     index_dir: PathBuf,
-    poisoned: OnceLock<String>,
-    closing: AtomicBool,
-    closed: AtomicBool,
-    /// Changes under way, which `close` waits for.
-    active: AtomicUsize,
-    /// Held by every change for as long as it takes, and by nobody else but a snapshot that is being taken.
-    gate: RwLock<()>,
     snapshots: snapshots::Snapshots,
     syncing: Mutex<()>,
     sync_mode: OnceLock<SyncMode>,
@@ -181,9 +171,13 @@ impl Volume {
     /// Those of [`Store::open`], `Corrupt`, the catalog's errors.
     pub fn open(options: VolumeOptions) -> Result<Arc<Volume>> {
         let store = Store::open(&options.store, &holder(&options))?;
-        let frozen = store.is_read_only();
+        let writes = match (store.is_read_only(), options.read_only) {
+            (true, _) => Writes::Nothing("the store's filesystem is read-only".to_owned()),
+            (false, true) => Writes::Upkeep("mounted read-only".to_owned()),
+            (false, false) => Writes::All,
+        };
         let (dir, is_unclean) = (store.catalog_dir(), store.last_end_was_unclean());
-        let catalog = if frozen {
+        let catalog = if writes.is_frozen() {
             Catalog::open_copy(&dir, &store.scratch_dir(), is_unclean)?
         } else {
             if is_unclean {
@@ -191,28 +185,23 @@ impl Volume {
             }
             Catalog::open(&dir)?
         };
-        let read_only = match (frozen, options.read_only) {
-            (true, _) => Some("the store's filesystem is read-only".to_owned()),
-            (false, true) => Some("mounted read-only".to_owned()),
-            (false, false) => None,
-        };
         let index_dir = store.index_dir();
         let metrics = Arc::new(Metrics::new());
-        let ground = Ground { store, catalog, index_dir, metrics, read_only, frozen };
+        let ground = Ground { store, catalog, index_dir, metrics, writes };
         let (mut volume, was_closed, torn) = Self::on(ground)?;
         volume.mountpoint = options.mountpoint;
         let found = volume.restore_vectors(!was_closed)?;
         volume.snapshots = snapshots::Snapshots::open(&volume.store)?;
-        if !frozen {
+        if !volume.life.is_frozen() {
             volume.snapshots.hold(&volume.store)?;
             volume.store.sweep()?;
             volume.recover(torn, found)?;
         }
-        if volume.read_only.is_none() {
+        if !volume.life.is_read_only() {
             volume.store.upgrade()?;
         }
         let volume = Arc::new(volume);
-        if !frozen {
+        if !volume.life.is_frozen() {
             volume.start_background()?;
         }
         volume.start_rest()?;
@@ -227,11 +216,11 @@ impl Volume {
     /// A volume without vectors and threads. Also says whether the last end was a close, and which inodes have blobs
     /// of another length.
     fn on(ground: Ground) -> Result<(Volume, bool, Vec<Ino>)> {
-        let Ground { store, catalog, index_dir, metrics, read_only, frozen } = ground;
+        let Ground { store, catalog, index_dir, metrics, writes } = ground;
         let catalog = Arc::new(catalog);
         let names = Namespace::open(catalog.clone())?;
         let was_closed = recovery::was_closed(&catalog)?;
-        let torn = recovery::adopt_content(&names, &store, was_closed || frozen)?;
+        let torn = recovery::adopt_content(&names, &store, was_closed || writes.is_frozen())?;
         let vectors = ingest::Vectors::new(Arc::clone(&store), Arc::clone(&metrics));
         let volume = Volume {
             catalog,
@@ -249,15 +238,8 @@ impl Volume {
             volatile: DashSet::new(),
             passthrough: AtomicBool::new(false),
             lent: DashSet::new(),
-            read_only,
-            frozen,
-            is_snapshot: false,
+            life: life::Life::new(writes),
             index_dir,
-            poisoned: OnceLock::new(),
-            closing: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            active: AtomicUsize::new(0),
-            gate: RwLock::new(()),
             snapshots: snapshots::Snapshots::default(),
             syncing: Mutex::new(()),
             sync_mode: OnceLock::new(),
@@ -290,15 +272,6 @@ impl Volume {
     pub fn buffers(&self) -> &BufferPool {
         &self.buffers
     }
-
-    /// Why changes are refused, when they are.
-    #[must_use]
-    pub fn refusal(&self) -> Option<String> {
-        match self.poisoned.get() {
-            Some(reason) => Some(reason.clone()),
-            None => self.read_only.clone(),
-        }
-    }
 }
 
 /// What a volume lies on.
@@ -307,8 +280,7 @@ struct Ground {
     catalog: Catalog,
     index_dir: PathBuf,
     metrics: Arc<Metrics>,
-    read_only: Option<String>,
-    frozen: bool,
+    writes: Writes,
 }
 
 /// Who a second opener is told to ask.

@@ -276,7 +276,7 @@ impl Volume {
     fn is_about_to_be_member(&self, ino: Ino) -> Result<bool> {
         let has_content = self.inode(ino)?.content != Content::Empty;
         let is_settled = has_content && !self.is_busy(ino) && !self.is_backed(ino);
-        Ok(is_settled && self.read_only.is_none() && self.wants_vectors(ino))
+        Ok(is_settled && !self.life.is_read_only() && self.wants_vectors(ino))
     }
 
     /// The [`member`](Self::member) that `path`, relative to `base`, names for the caller. A name leads to a file at

@@ -1,7 +1,5 @@
 //! The first moments of a volume: telling the store what is live, and finishing what an unclean end left.
 
-use std::sync::atomic::Ordering;
-
 use super::Volume;
 use super::ingest::{Found, Why};
 use crate::catalog::{Catalog, Table};
@@ -189,7 +187,7 @@ impl Volume {
 
     /// The last commit of a volume that is being closed.
     pub(super) fn mark_clean(&self) -> Result<()> {
-        debug_assert!(self.closed.load(Ordering::SeqCst), "nothing is changed after the mark");
+        debug_assert!(self.life.has_ended(), "nothing is changed after the mark");
         let mut batch = self.catalog.batch();
         batch.put(Table::Meta, CLEAN, b"1");
         self.commit_batch(batch)?;

@@ -115,7 +115,7 @@ impl Rest {
 impl Volume {
     /// Starts the thread, which only compares where nothing is written.
     pub(super) fn start_rest(self: &Arc<Self>) -> Result<()> {
-        if self.read_only.is_none() {
+        if !self.life.is_read_only() {
             self.rest.waiting.set_pass(Some((Instant::now() + AFTER, Ino(0))));
         }
         let volume = Arc::downgrade(self);
@@ -144,7 +144,7 @@ impl Volume {
 
     /// Before the volume ends. A failure leaves files for the next mount.
     pub(super) fn rest_at_end(&self) {
-        if self.read_only.is_none()
+        if !self.life.is_read_only()
             && let Err(error) = self.rest_closed(Instant::now() + AT_END)
         {
             tracing::warn!("the last files come to rest with the next mount: {error}");

@@ -1,11 +1,9 @@
 //! A change of the volume: a batch for the catalog, and what to do with store and vectors once it is committed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::RwLockReadGuard;
 
 use super::ingest::Change;
+use super::life::Active;
 use super::open_files::OpenFile;
 use super::{Volume, durability};
 use crate::catalog::Batch;
@@ -39,32 +37,12 @@ enum Release {
     Blob(BlobId),
 }
 
-/// A change under way. While it lives no snapshot is taken; it waits for one that is being taken, so nothing is
-/// locked while it lives that somebody holds who waits for one of these.
-pub(super) struct Active<'a> {
-    count: &'a AtomicUsize,
-    _gate: RwLockReadGuard<'a, ()>,
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 impl Volume {
-    /// Enters a change.
-    pub(super) fn active(&self) -> Active<'_> {
-        let gate = self.gate.read();
-        self.active.fetch_add(1, Ordering::SeqCst);
-        Active { count: &self.active, _gate: gate }
-    }
-
     /// Begins a change.
     ///
     /// # Errors
     ///
-    /// `Poisoned` after a failed commit or sync of ground state, `ReadOnly` when the volume is read-only or closed.
+    /// As [`check_writable`](Self::check_writable).
     pub(in crate::volume) fn begin(&self) -> Result<Box<Txn<'_>>> {
         let txn = self.begin_repair();
         self.check_writable()?;
@@ -225,16 +203,5 @@ impl Drop for Txn<'_> {
         for slot in std::mem::take(&mut self.fresh_slots) {
             slot.doom();
         }
-    }
-}
-
-impl Volume {
-    /// Refuses a change when the volume cannot take one.
-    pub(super) fn check_writable(&self) -> Result<()> {
-        self.check_poison()?;
-        if self.read_only.is_some() || self.closed.load(Ordering::SeqCst) {
-            return Err(Error::ReadOnly);
-        }
-        Ok(())
     }
 }

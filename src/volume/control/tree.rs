@@ -297,7 +297,7 @@ impl Volume {
 
     /// Whether the `.vexfs` of `base` is the place of the snapshots.
     pub(super) fn has_snapshots(&self, base: Ino) -> bool {
-        base == Ino::ROOT && !self.is_snapshot
+        base == Ino::ROOT && !self.life.is_snapshot()
     }
 
     /// `mkdir` in a control directory, which takes a snapshot where it is one of those.

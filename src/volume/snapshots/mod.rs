@@ -35,6 +35,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use restore::restore_snapshot;
 
+use super::life::Writes;
 use super::{Attr, Ground, Volume};
 use crate::catalog::{self, Catalog};
 use crate::format::record;
@@ -234,7 +235,7 @@ impl Volume {
         let draft = self.store.begin_snapshot()?;
         // A directory that moves is not seen with its files still in the collection that it left.
         let ancestry = self.names.lock_ancestry();
-        let stopped = self.gate.write();
+        let stopped = self.life.stop_changes();
         self.check_writable()?;
         self.refuse_backed()?;
         self.write_back_all()?;
@@ -404,7 +405,7 @@ impl Volume {
     pub(super) fn snapshot_volume(&self, number: u32) -> Result<Arc<Volume>> {
         let snapshot = self.snapshots.known.read().numbered(number)?;
         let mut state = snapshot.state.lock();
-        if state.is_gone || self.closing.load(std::sync::atomic::Ordering::Acquire) {
+        if state.is_gone || self.life.is_ending() {
             return Err(Error::NotFound);
         }
         state.used = Some(Instant::now());
@@ -423,10 +424,8 @@ impl Volume {
             store: Arc::clone(&self.store),
             index_dir: dir.join("index"),
             metrics: Arc::clone(&self.metrics),
-            read_only: Some(format!("snapshot {}", snapshot.name.display())),
-            frozen: true,
+            writes: Writes::Snapshot(format!("snapshot {}", snapshot.name.display())),
         })?;
-        volume.is_snapshot = true;
         volume.control = self.control.of_snapshot(&snapshot.control_numbers);
         volume.mountpoint.clone_from(&self.mountpoint);
         // Its slots were on the disk before it had a name: no power cut has torn one.
