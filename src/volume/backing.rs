@@ -201,15 +201,14 @@ impl Volume {
             let mut txn = self.begin()?;
             self.names.put_mark(&mut txn.batch, Mark::Dirty, file.ino);
             self.commit(txn)?;
-            self.stale_marks.insert(file.ino);
+            self.marked.stale.insert(file.ino);
         }
         Ok(())
     }
 
     /// From here on the blob may change without us.
     fn begin_backed_writing(&self, file: &OpenFile, inode: &Inode, blob: &OpenBlob) -> Result<()> {
-        self.stale_marks.remove(&file.ino);
-        self.unsettled.remove(&file.ino);
+        self.marked.forget(file.ino);
         let mut state = file.state();
         state.dirty = true;
         state.edits += 1;
@@ -286,7 +285,7 @@ impl Volume {
         if !self.has_mark(&file) {
             self.names.put_mark(&mut txn.batch, Mark::Dirty, ino);
         }
-        self.stale_marks.remove(&ino);
+        self.marked.stale.remove(&ino);
         file.state().dirty = true;
     }
 }

@@ -251,7 +251,7 @@ impl Volume {
         let links = self.links_of(file.ino)?;
         let complaint = self.settle(&mut txn, &mut inode, &links, Why::Content)?;
         if txn.is_empty() && inode == before {
-            self.stale_marks.insert(file.ino);
+            self.marked.stale.insert(file.ino);
         } else {
             self.names.put_inode(&mut txn.batch, &inode);
             let keeps_mark = txn.keeps_mark(file.ino);
@@ -260,7 +260,7 @@ impl Volume {
             }
             self.commit(txn)?;
             if !keeps_mark {
-                self.stale_marks.remove(&file.ino);
+                self.marked.stale.remove(&file.ino);
             }
         }
         self.note_sealed(&inode);
@@ -298,7 +298,7 @@ impl Volume {
         }
         if let Err(error) = self.destroy_orphan(file.ino) {
             tracing::warn!("removing inode {} is tried again later: {error}", file.ino.0);
-            self.unsettled.insert(file.ino);
+            self.marked.unsettled.insert(file.ino);
         }
     }
 
@@ -320,8 +320,7 @@ impl Volume {
         self.names.remove_mark(&mut txn.batch, Mark::Dirty, ino);
         self.names.remove_mark(&mut txn.batch, Mark::Orphan, ino);
         self.commit(txn)?;
-        self.stale_marks.remove(&ino);
-        self.unsettled.remove(&ino);
+        self.marked.forget(ino);
         Ok(())
     }
 }

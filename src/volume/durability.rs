@@ -283,13 +283,13 @@ impl Volume {
 
     /// Removes marks that files left behind whose content needed no settling, or waited for its blob to be on disk.
     fn remove_stale_marks(&self) -> Result<()> {
-        let stale: Vec<Ino> = self.stale_marks.iter().map(|ino| *ino).collect();
+        let stale: Vec<Ino> = self.marked.stale.iter().map(|ino| *ino).collect();
         for some in stale.chunks(MARKS_PER_COMMIT) {
             let _locked = self.names.lock(some);
             let _active = self.active();
             let mut batch = self.catalog.batch();
             // Written to again meanwhile: the mark is needed again.
-            let is_stale = |ino: &Ino| self.stale_marks.contains(ino) && !self.waits_for_blob(*ino);
+            let is_stale = |ino: &Ino| self.marked.stale.contains(ino) && !self.waits_for_blob(*ino);
             let still: Vec<Ino> = some.iter().copied().filter(is_stale).collect();
             for &ino in &still {
                 self.names.remove_mark(&mut batch, Mark::Dirty, ino);
@@ -300,7 +300,7 @@ impl Volume {
                 other => other?,
             }
             for ino in &still {
-                self.stale_marks.remove(ino);
+                self.marked.stale.remove(ino);
             }
         }
         Ok(())

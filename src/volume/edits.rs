@@ -243,8 +243,7 @@ impl Volume {
         }
         // A snapshot that is taken from here on ends the writing in place, which begins below.
         self.commit_within(&mut txn)?;
-        self.stale_marks.remove(&inode.ino);
-        self.unsettled.remove(&inode.ino);
+        self.marked.forget(inode.ino);
         let mut state = file.state();
         state.dirty = true;
         state.set_working(working);
@@ -272,7 +271,7 @@ impl Volume {
 
     /// Whether the catalog has a dirty mark for this file.
     pub(super) fn has_mark(&self, file: &OpenFile) -> bool {
-        file.state().dirty || self.stale_marks.contains(&file.ino) || self.unsettled.contains(&file.ino)
+        file.state().dirty || self.marked.contains(file.ino)
     }
 }
 
@@ -563,8 +562,8 @@ mod tests {
         let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
         let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"f", 0o644, flags).unwrap();
         // The write waits for this behind its commit.
-        volume.unsettled.insert(attr.ino);
-        let unsettled = volume.unsettled.get(&attr.ino);
+        volume.marked.unsettled.insert(attr.ino);
+        let unsettled = volume.marked.unsettled.get(&attr.ino);
         let before = volume.catalog.last_commit();
         std::thread::scope(|scope| {
             let write = || volume.write(&ROOT, opened.handle, 0, &[7; 20_000]).unwrap();

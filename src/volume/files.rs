@@ -249,7 +249,7 @@ impl Volume {
             open.end();
             let state = file.state();
             // What is kept is tried again by syncs, and its readers have no part in it.
-            let is_kept = self.kept.contains_key(&file.ino);
+            let is_kept = self.marked.kept.contains_key(&file.ino);
             state.is_unsettled() && !state.has_writers() && !state.orphan && !is_kept
         };
         let completed = if is_left_dirty { self.complete(file) } else { Ok(()) };
@@ -278,15 +278,15 @@ impl Volume {
     /// complaints are in the file's status; there is nobody to return them to.
     pub(super) fn complete(&self, file: &OpenFile) -> Result<()> {
         let Err(error) = self.finish_locked(file, Finish::Settle) else { return Ok(()) };
-        self.unsettled.insert(file.ino);
+        self.marked.unsettled.insert(file.ino);
         tracing::warn!("settling inode {} is tried again later: {error}", file.ino.0);
         let written_back = match error {
             Error::Poisoned { .. } => Ok(()),
             _ => self.finish_locked(file, Finish::WriteBack).map(|_| ()),
         };
-        if written_back.is_err() && !self.kept.contains_key(&file.ino) {
+        if written_back.is_err() && !self.marked.kept.contains_key(&file.ino) {
             // Its size and time are nowhere else. They stay in memory until there is room for them.
-            self.kept.insert(file.ino, self.files.hold(file.ino));
+            self.marked.kept.insert(file.ino, self.files.hold(file.ino));
         }
         written_back.and(Err(error))
     }

@@ -3,7 +3,8 @@
 //! - `names`, `files`, `dirs`, `attrs`, `xattrs`: the ordinary filesystem, one method for each system call.
 //! - `content`, `edits`, `ranges`: where the bytes of a file are, and how they change.
 //! - `backing`: large ordinary files that the kernel reads and writes by itself.
-//! - `life`, `txn`, `durability`, `flushes`, `recovery`, `space`: what may be changed, commits, syncs, the first moments after an unclean end, a full disk.
+//! - `life`, `txn`, `durability`, `flushes`, `marked`, `recovery`, `space`: what may be changed, commits, syncs, what
+//!   they are to settle, the first moments after an unclean end, a full disk.
 //! - `ingest`: what a change of names or content means for vectors.
 //! - `query`, `attributes`, `pace`, `vector_attrs`, `indexer`: searches and their paths, the attributes that they are
 //!   restricted by, how long they take, computed attributes, the graph's thread.
@@ -36,6 +37,7 @@ mod flushes;
 mod indexer;
 mod ingest;
 mod life;
+mod marked;
 mod names;
 mod open_files;
 mod pace;
@@ -60,7 +62,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use dashmap::{DashMap, DashSet};
+use dashmap::DashSet;
 use parking_lot::Mutex;
 
 use life::Writes;
@@ -112,12 +114,7 @@ pub struct Volume {
     dirs: dirs::OpenDirs,
     pub(in crate::volume) unsynced: durability::Unsynced,
     room: space::Room,
-    /// Marked dirty on disk, but settled without a change: the mark goes with the next sync.
-    stale_marks: DashSet<Ino>,
-    /// Marked dirty on disk, closed, and not settled because of an error: tried again with the next sync.
-    unsettled: DashSet<Ino>,
-    /// Those of them whose size and time could not be committed either: they stay open.
-    kept: DashMap<Ino, Arc<open_files::OpenFile>>,
+    marked: marked::Marked,
     /// Files that were empty at some moment since the last sync and were not fsynced since: nothing of their
     /// content was promised to anybody.
     volatile: DashSet<Ino>,
@@ -232,9 +229,7 @@ impl Volume {
             dirs: dirs::OpenDirs::default(),
             unsynced: durability::Unsynced::default(),
             room: space::Room::default(),
-            stale_marks: DashSet::new(),
-            unsettled: DashSet::new(),
-            kept: DashMap::new(),
+            marked: marked::Marked::default(),
             volatile: DashSet::new(),
             passthrough: AtomicBool::new(false),
             lent: DashSet::new(),

@@ -435,7 +435,7 @@ impl Volume {
             && let Err(error) = aside(|| self.resettle(moved.ino))
         {
             tracing::error!("vectors below inode {} stay behind for now: {error}", moved.ino.0);
-            self.unsettled.insert(moved.ino);
+            self.marked.unsettled.insert(moved.ino);
         }
         self.note_links(moved.ino, moved.links);
     }
@@ -493,7 +493,7 @@ impl Volume {
         self.release_content(txn, inode.ino, content);
         self.renamed(txn, &mut inode, &[])?;
         self.names.destroy(&mut txn.batch, &inode)?;
-        if self.stale_marks.contains(&inode.ino) || self.unsettled.contains(&inode.ino) {
+        if self.marked.contains(inode.ino) {
             self.names.remove_mark(&mut txn.batch, Mark::Dirty, inode.ino);
         }
         Ok(left)
@@ -512,8 +512,7 @@ impl Volume {
                 state.links = links;
             }
             None if is_orphan => {
-                self.stale_marks.remove(&ino);
-                self.unsettled.remove(&ino);
+                self.marked.forget(ino);
             }
             None => {}
         }

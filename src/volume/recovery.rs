@@ -80,7 +80,7 @@ impl Volume {
         for ino in dirty {
             if let Err(error) = self.settle_marked(ino) {
                 tracing::warn!("settling inode {} is tried again later: {error}", ino.0);
-                self.unsettled.insert(ino);
+                self.marked.unsettled.insert(ino);
             }
         }
         Ok(())
@@ -88,7 +88,7 @@ impl Volume {
 
     /// Tries again what failed for files that were closed, settling or removing them, and for directories that moved.
     pub(super) fn retry_unsettled(&self) {
-        let unsettled: Vec<Ino> = self.unsettled.iter().map(|ino| *ino).collect();
+        let unsettled: Vec<Ino> = self.marked.unsettled.iter().map(|ino| *ino).collect();
         for ino in unsettled {
             let is_directory = self.names.inode(ino).is_ok_and(|inode| inode.kind == Kind::Directory);
             let done = if is_directory { self.resettle_moved(ino) } else { self.settle_marked(ino) };
@@ -96,11 +96,11 @@ impl Volume {
                 tracing::debug!("settling inode {}: {error}", ino.0);
             }
         }
-        let kept: Vec<Ino> = self.kept.iter().map(|kept| *kept.key()).collect();
+        let kept: Vec<Ino> = self.marked.kept.iter().map(|kept| *kept.key()).collect();
         for ino in kept {
             let _locked = self.names.lock(&[ino]);
-            if !self.unsettled.contains(&ino)
-                && let Some((_, file)) = self.kept.remove(&ino)
+            if !self.marked.unsettled.contains(&ino)
+                && let Some((_, file)) = self.marked.kept.remove(&ino)
             {
                 self.let_go(&file);
             }
@@ -110,7 +110,7 @@ impl Volume {
     fn resettle_moved(&self, dir: Ino) -> Result<()> {
         let _all = self.names.lock_all();
         self.resettle(dir)?;
-        self.unsettled.remove(&dir);
+        self.marked.unsettled.remove(&dir);
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl Volume {
                 self.finish_locked(&file, super::content::Finish::Settle)?;
             }
             if is_dirty {
-                self.unsettled.remove(&ino);
+                self.marked.unsettled.remove(&ino);
                 return Ok(());
             }
         }
@@ -157,9 +157,9 @@ impl Volume {
             self.names.remove_mark(&mut txn.batch, Mark::Dirty, ino);
         }
         self.commit(txn)?;
-        self.unsettled.remove(&ino);
+        self.marked.unsettled.remove(&ino);
         if !keeps_mark {
-            self.stale_marks.remove(&ino);
+            self.marked.stale.remove(&ino);
         }
         Ok(())
     }

@@ -290,7 +290,7 @@ impl Volume {
         if age < due {
             return Ok(Choice::Later(due - age));
         }
-        if self.unsettled.contains(&ino) {
+        if self.marked.unsettled.contains(&ino) {
             return Ok(Choice::Later(AFTER));
         }
         if self.store.rested(id).is_some() || !self.has_room_for_sums()? {

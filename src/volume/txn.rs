@@ -94,7 +94,7 @@ impl Volume {
             }
         }
         for ino in std::mem::take(&mut txn.sealed) {
-            self.stale_marks.insert(ino);
+            self.marked.stale.insert(ino);
         }
         for (file, version) in std::mem::take(&mut txn.written_back) {
             file.written_back(version);
