@@ -147,9 +147,13 @@ pub(super) fn open_flags(flags: i32) -> OpenFlags {
         read: access == libc::O_RDONLY || access == libc::O_RDWR,
         write: access == libc::O_WRONLY || access == libc::O_RDWR,
         truncate: flags & libc::O_TRUNC != 0,
-        append: flags & libc::O_APPEND != 0,
         exclusive: flags & libc::O_EXCL != 0,
     }
+}
+
+/// Whether a write with the flags that its handle has now goes to the end.
+pub(super) fn appends(flags: i32) -> bool {
+    flags & libc::O_APPEND != 0
 }
 
 /// How the kernel treats a file that was opened with `flags`.
@@ -307,8 +311,8 @@ mod tests {
 
     #[test]
     fn open_flags_say_what_open_said() {
-        let flags = open_flags(libc::O_RDWR | libc::O_TRUNC | libc::O_APPEND);
-        assert!(flags.read && flags.write && flags.truncate && flags.append && !flags.exclusive);
+        let flags = open_flags(libc::O_RDWR | libc::O_TRUNC);
+        assert!(flags.read && flags.write && flags.truncate && !flags.exclusive);
         let flags = open_flags(libc::O_WRONLY | libc::O_EXCL);
         assert!(!flags.read && flags.write && flags.exclusive && !flags.truncate);
         let flags = open_flags(libc::O_RDONLY);

@@ -545,7 +545,7 @@ impl Filesystem for Door {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -553,10 +553,13 @@ impl Filesystem for Door {
         let is_mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let search = self.server.volume.write_may_search(Handle(handle.0), data);
         answer!(self, Op::Write, reply, search: search, bytes: [data], |server, _| {
+            let handle = Handle(handle.0);
             if is_mapped {
-                server.volume.write_mapped(Handle(handle.0), offset, data)
+                server.volume.write_mapped(handle, offset, data)
+            } else if convert::appends(flags.0) {
+                server.volume.append(&caller, handle, offset, data)
             } else {
-                server.volume.write(&caller, Handle(handle.0), offset, data)
+                server.volume.write(&caller, handle, offset, data)
             }
         });
     }

@@ -169,7 +169,7 @@ impl Volume {
         self.control_ask(caller, handle, request, usize::try_from(room).unwrap_or(usize::MAX))
     }
 
-    /// Writes `data` at `offset`, or at the end for a handle opened to append, and returns how much of it.
+    /// Writes `data` at `offset`, and returns how much of it.
     ///
     /// # Errors
     ///
@@ -179,10 +179,22 @@ impl Volume {
             return self.control_write(caller, handle, offset, data);
         }
         let open = self.writable(handle)?;
-        // The answer counts in 32 bits.
-        let data = &data[..data.len().min(usize::try_from(u32::MAX).unwrap_or(usize::MAX))];
-        let edit = if open.flags.append { Edit::Append { data } } else { Edit::Write { offset, data } };
-        let done = self.edit(&open.file, edit, caller.uid == 0)?;
+        let done = self.edit(&open.file, Edit::Write { offset, data: countable(data) }, caller.uid == 0)?;
+        Ok(u32::try_from(done).unwrap_or(u32::MAX))
+    }
+
+    /// Writes `data` at the end, wherever that is by now, and returns how much of it. A control file has no end: there
+    /// it is at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn append(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
+        if control::is_control_handle(handle) {
+            return self.control_write(caller, handle, offset, data);
+        }
+        let open = self.writable(handle)?;
+        let done = self.edit(&open.file, Edit::Append { data: countable(data) }, caller.uid == 0)?;
         Ok(u32::try_from(done).unwrap_or(u32::MAX))
     }
 
@@ -335,6 +347,11 @@ impl Volume {
         }
         result
     }
+}
+
+/// As much of it as an answer can count, in 32 bits.
+fn countable(data: &[u8]) -> &[u8] {
+    &data[..data.len().min(usize::try_from(u32::MAX).unwrap_or(usize::MAX))]
 }
 
 #[cfg(test)]

@@ -102,8 +102,6 @@ pub struct OpenFlags {
     pub write: bool,
     /// Truncate to zero first.
     pub truncate: bool,
-    /// Every write goes to the end.
-    pub append: bool,
     /// `O_EXCL`: with create, an existing name is an error.
     pub exclusive: bool,
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, copy_file_range, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, copy_file_range, fallocate, fcntl};
 use nix::unistd::{Whence, lseek};
 
 use crate::harness::{Mount, run, shell, wait_for};
@@ -299,6 +299,27 @@ fn mapped_pages_of_a_file_that_is_appended_to_keep_their_places() {
         want[100..104].copy_from_slice(b"mine");
         want.extend_from_slice(b"end");
         assert!(fs::read(&path).unwrap() == want, "{len} bytes");
+    }
+}
+
+#[test]
+fn a_descriptor_appends_for_as_long_as_its_flag_says_so() {
+    let mount = Mount::new();
+    // What the kernel writes by itself it opens with the flags of the open, and they stay.
+    for (name, len) in [("f", 100), ("g", 20_000), ("v.vec", 100), ("w.vec", 300_000)] {
+        let path = mount.path(name);
+        fs::write(&path, vec![b'.'; len]).unwrap();
+        let flags = |file: &File, flags| fcntl(file, FcntlArg::F_SETFL(flags)).unwrap();
+        let file = File::options().read(true).append(true).open(&path).unwrap();
+        flags(&file, OFlag::empty());
+        file.write_all_at(b"first", 10).unwrap();
+        flags(&file, OFlag::O_APPEND);
+        (&file).write_all(b"end").unwrap();
+        drop(file);
+        let mut want = vec![b'.'; len];
+        want[10..15].copy_from_slice(b"first");
+        want.extend_from_slice(b"end");
+        assert!(fs::read(&path).unwrap() == want, "{name}");
     }
 }
 

@@ -97,11 +97,11 @@ fn what_was_cut_off_does_not_come_back() {
 fn appends_go_to_the_end_as_it_is_at_the_write() {
     let fs = Fs::new();
     fs.put("log", b"");
-    let (first, second) = (fs.open("log", APPEND).unwrap(), fs.open("log", APPEND).unwrap());
+    let (first, second) = (fs.open("log", WRITE).unwrap(), fs.open("log", WRITE).unwrap());
     let mut model = Vec::new();
     for index in 0..40 {
         let piece = pattern(1000, index);
-        fs.volume.write(&ROOT, if index % 2 == 0 { first } else { second }, 0, &piece).unwrap();
+        fs.volume.append(&ROOT, if index % 2 == 0 { first } else { second }, 0, &piece).unwrap();
         model.extend(piece);
     }
     assert_eq!(fs.read(first), model);
@@ -118,9 +118,9 @@ fn appends_of_many_threads_lose_nothing() {
         for thread in 0..4u8 {
             let fs = &fs;
             scope.spawn(move || {
-                let handle = fs.open("log", APPEND).unwrap();
+                let handle = fs.open("log", WRITE).unwrap();
                 for _ in 0..100 {
-                    fs.volume.write(&ROOT, handle, 0, &[thread; 100]).unwrap();
+                    fs.volume.append(&ROOT, handle, 0, &[thread; 100]).unwrap();
                 }
                 fs.close(handle);
             });
