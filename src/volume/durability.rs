@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::thread::Thread;
+use super::thread::{Thread, outlive};
 use super::{SyncMode, Volume};
 use crate::namespace::{Content, Ino, Mark};
 use crate::store::BlobId;
@@ -361,13 +361,16 @@ impl Drop for Volume {
 fn sync_until_stopped(volume: &Weak<Volume>, signal: &Signal) {
     while signal.wait() {
         let Some(volume) = volume.upgrade() else { return };
-        volume.snapshots.close_idle();
-        volume.read_new_snapshots();
-        match volume.sync() {
-            Ok(()) => {}
+        let synced = outlive(&volume.metrics, "background sync", || {
+            volume.snapshots.close_idle();
+            volume.read_new_snapshots();
+            volume.sync()
+        });
+        match synced {
+            None | Some(Ok(())) => {}
             // Said once, when it happened.
-            Err(Error::Poisoned { .. }) => return,
-            Err(error) => tracing::error!("background sync: {error}"),
+            Some(Err(Error::Poisoned { .. })) => return,
+            Some(Err(error)) => tracing::error!("background sync: {error}"),
         }
     }
 }

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 
 use super::Volume;
 use super::open_files::OpenFile;
-use super::thread::Thread;
+use super::thread::{Thread, outlive};
 use crate::namespace::{Content, Ino};
 use crate::store::{BlobId, Pages};
 use crate::{Error, Result};
@@ -388,12 +388,15 @@ fn work(volume: &Weak<Volume>) {
                 drop(strong);
                 rest.waiting.wait(until);
             }
-            task => match strong.rest_once(task) {
-                Ok(()) => {}
+            task => match outlive(&strong.metrics, "rest", || strong.rest_once(task)) {
+                Some(Ok(())) => {}
                 // Said when it happened.
-                Err(Error::Poisoned { .. }) => return,
-                Err(error) => {
+                Some(Err(Error::Poisoned { .. })) => return,
+                Some(Err(error)) => {
                     tracing::warn!("a file does not come to rest: {error}");
+                    strong.rest.waiting.pause(AFTER);
+                }
+                None => {
                     strong.rest.waiting.pause(AFTER);
                 }
             },

@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Volume;
 use super::snapshots::Glimpse;
+use super::thread::outlive;
 use crate::namespace::{Content, Ino, Namespace};
 use crate::store::{Named, Pages, SlotRef};
 use crate::{Error, Result};
@@ -86,8 +87,10 @@ impl Volume {
     pub fn start_scrub(self: &Arc<Self>, bytes_per_second: u64) -> Result<()> {
         self.scrub.rate.store(bytes_per_second.max(1), Ordering::Relaxed);
         let (volume, stop) = (Arc::downgrade(self), Arc::clone(&self.scrub.stop));
+        let metrics = self.metrics();
         std::thread::Builder::new().name("vexfs-scrub".into()).spawn(move || {
-            while pass(&volume, &stop, bytes_per_second.max(1)) && stop.wait(BETWEEN_PASSES) {}
+            let pass = || pass(&volume, &stop, bytes_per_second.max(1));
+            while outlive(&metrics, "scrub", pass).unwrap_or(true) && stop.wait(BETWEEN_PASSES) {}
         })?;
         Ok(())
     }
