@@ -433,11 +433,12 @@ impl Volume {
     }
 
     fn settle_names(&self, txn: &mut Txn<'_>, ino: Ino) -> Result<()> {
+        let before = self.names.inode(ino)?;
         let mut inode = self.inode_for(txn, ino)?;
         let links = self.names.links(ino)?;
-        let before = inode.content;
         self.settle(txn, &mut inode, &links, Why::Names)?;
-        if inode.content != before {
+        // Also what only the open file knew of: with this commit it counts as written back.
+        if inode != before {
             self.names.put_inode(&mut txn.batch, &inode);
         }
         Ok(())
@@ -492,6 +493,23 @@ mod tests {
             matches!(member.state, State::Valid { .. })
         };
         assert_eq!(dirs.map(is_valid), [true, false, true], "zeros have no direction");
+        volume.close().unwrap();
+    }
+
+    #[test]
+    fn what_is_being_written_keeps_its_length_when_its_directory_becomes_a_collection() {
+        let (_store, volume) = testing::volume();
+        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+        let outer = volume.mkdir(&ROOT, Ino::ROOT, b"c", 0o755).unwrap().ino;
+        let inner = volume.mkdir(&ROOT, outer, b"sub", 0o755).unwrap().ino;
+        let (attr, opened) = volume.create(&ROOT, inner, b"a.npy", 0o644, flags).unwrap();
+        // The first goes to a blob, the second is known by the open file alone.
+        volume.write(&ROOT, opened.handle, 0, &[1; 20_000]).unwrap();
+        volume.write(&ROOT, opened.handle, 20_000, &[2; 20_000]).unwrap();
+        volume.setxattr(&ROOT, inner, b"user.vexfs.metric", b"l2", XattrMode::Either).unwrap();
+        assert_eq!(volume.getattr(attr.ino).unwrap().size, 40_000);
+        volume.release(opened.handle).unwrap();
+        assert_eq!(volume.getattr(attr.ino).unwrap().size, 40_000);
         volume.close().unwrap();
     }
 
