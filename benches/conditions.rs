@@ -23,7 +23,8 @@ use vexfs::volume::{Caller, OpenFlags, Volume, VolumeOptions, XattrMode};
 const DIM: u32 = 16;
 const ROUNDS: usize = 200;
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
-const WRITE: OpenFlags = OpenFlags { read: true, write: true, truncate: false, exclusive: false };
+const WRITE: OpenFlags =
+    OpenFlags { read: true, write: true, append: false, truncate: false, exclusive: false };
 
 struct Bed {
     volume: Arc<Volume>,

@@ -146,14 +146,10 @@ pub(super) fn open_flags(flags: i32) -> OpenFlags {
     OpenFlags {
         read: access == libc::O_RDONLY || access == libc::O_RDWR,
         write: access == libc::O_WRONLY || access == libc::O_RDWR,
+        append: flags & libc::O_APPEND != 0,
         truncate: flags & libc::O_TRUNC != 0,
         exclusive: flags & libc::O_EXCL != 0,
     }
-}
-
-/// Whether a write with the flags that its handle has now goes to the end.
-pub(super) fn appends(flags: i32) -> bool {
-    flags & libc::O_APPEND != 0
 }
 
 /// How the kernel treats a file that was opened with `flags`.
@@ -316,7 +312,8 @@ mod tests {
         let flags = open_flags(libc::O_WRONLY | libc::O_EXCL);
         assert!(!flags.read && flags.write && flags.exclusive && !flags.truncate);
         let flags = open_flags(libc::O_RDONLY);
-        assert!(flags.read && !flags.write);
+        assert!(flags.read && !flags.write && !flags.append);
+        assert!(open_flags(libc::O_WRONLY | libc::O_APPEND).append);
     }
 
     #[test]

@@ -545,7 +545,7 @@ impl Filesystem for Door {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        flags: OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -556,8 +556,6 @@ impl Filesystem for Door {
             let handle = Handle(handle.0);
             if is_mapped {
                 server.volume.write_mapped(handle, offset, data)
-            } else if convert::appends(flags.0) {
-                server.volume.append(&caller, handle, offset, data)
             } else {
                 server.volume.write(&caller, handle, offset, data)
             }

@@ -31,8 +31,6 @@ const GROUP_EXECUTE: u16 = 0o0010;
 pub(super) enum Edit<'a> {
     /// Puts `data` at `offset`.
     Write { offset: u64, data: &'a [u8] },
-    /// Puts `data` at the end.
-    Append { data: &'a [u8] },
     /// Cuts off, or extends with zeroes.
     Resize { size: u64 },
     /// Reserves space.
@@ -80,7 +78,7 @@ impl Volume {
     fn edit_record(&self, file: &OpenFile, edit: Edit<'_>, keep_privileges: bool) -> Result<Option<u64>> {
         let mut txn = self.begin()?;
         let mut inode = self.inode_for(&mut txn, file.ino)?;
-        let edit = edit.at_size(inode.size)?;
+        edit.check_end()?;
         if !keep_privileges {
             inode.mode = without_privileges(inode.mode);
         }
@@ -110,7 +108,7 @@ impl Volume {
         self.check_writable()?;
         let known = file.state().overlaid_size();
         let size = known.map_or_else(|| blob.file.metadata().map(|metadata| metadata.len()), Ok)?;
-        let edit = edit.at_size(size)?;
+        edit.check_end()?;
         self.need_room_for(&edit, size)?;
         file.state().edits += 1;
         let result = edit.apply_to_blob(&blob.file, size);
@@ -294,14 +292,10 @@ pub(super) fn without_privileges(mode: u16) -> u16 {
 }
 
 impl<'a> Edit<'a> {
-    /// The change with its place, for a file of `size` bytes.
-    fn at_size(self, size: u64) -> Result<Self> {
-        let edit = match self {
-            Edit::Append { data } => Edit::Write { offset: size, data },
-            other => other,
-        };
-        match edit.end() {
-            Some(end) if end <= FILE_MAX => Ok(edit),
+    /// Refuses what ends beyond the largest file.
+    fn check_end(&self) -> Result<()> {
+        match self.end() {
+            Some(end) if end <= FILE_MAX => Ok(()),
             end => Err(Error::FileTooBig { got: end.unwrap_or(u64::MAX), limit: FILE_MAX }),
         }
     }
@@ -310,7 +304,6 @@ impl<'a> Edit<'a> {
     fn end(&self) -> Option<u64> {
         match *self {
             Edit::Write { offset, data } => offset.checked_add(data.len() as u64),
-            Edit::Append { .. } => None,
             Edit::Resize { size } => Some(size),
             Edit::Reserve { to, .. } | Edit::Zero { to, .. } => Some(to),
             Edit::Copy { offset, len, .. } => offset.checked_add(len),
@@ -320,7 +313,7 @@ impl<'a> Edit<'a> {
     /// Bytes of space that it may take.
     fn added(&self) -> u64 {
         match *self {
-            Edit::Write { data, .. } | Edit::Append { data } => data.len() as u64,
+            Edit::Write { data, .. } => data.len() as u64,
             Edit::Resize { .. } => 0,
             Edit::Reserve { from, to, .. } | Edit::Zero { from, to, .. } => to.saturating_sub(from),
             Edit::Copy { len, .. } => len,
@@ -349,7 +342,6 @@ impl<'a> Edit<'a> {
     /// The size once `done` bytes of the data are in.
     fn size_after(&self, size: u64, done: u64) -> u64 {
         match *self {
-            Edit::Append { .. } => size.saturating_add(done),
             Edit::Write { offset, .. } | Edit::Copy { offset, .. } => match done {
                 0 => size,
                 done => size.max(offset.saturating_add(done)),
@@ -364,7 +356,7 @@ impl<'a> Edit<'a> {
     fn leaves_bytes(&self, inode: &Inode) -> bool {
         let is_in_place = matches!(inode.content, Content::Blob { sealed: false, .. });
         match *self {
-            Edit::Write { data, .. } | Edit::Append { data } => data.is_empty(),
+            Edit::Write { data, .. } => data.is_empty(),
             Edit::Copy { len, .. } => len == 0,
             Edit::Resize { size } => size == inode.size,
             // Bytes outside an own blob have their space already.
@@ -379,10 +371,6 @@ impl<'a> Edit<'a> {
             usize::try_from(offset).map_err(|_| Error::FileTooBig { got: offset, limit: FILE_MAX })
         };
         match *self {
-            Edit::Append { data } => {
-                bytes.extend_from_slice(data);
-                Ok(data.len() as u64)
-            }
             Edit::Write { offset, data } => {
                 put(bytes, index(offset)?, data);
                 Ok(data.len() as u64)
@@ -419,7 +407,6 @@ impl<'a> Edit<'a> {
     /// Applies it to a blob of `size` bytes.
     fn apply_to_blob(&self, blob: &File, size: u64) -> Result<u64> {
         match *self {
-            Edit::Append { data } => write_blob(blob, size, data),
             Edit::Write { offset, data } => write_blob(blob, offset, data),
             Edit::Resize { size } => {
                 blob.set_len(size)?;
@@ -584,7 +571,6 @@ mod tests {
         let edits = [
             Edit::Write { offset: 2, data: &data },
             Edit::Write { offset: 40, data: &data },
-            Edit::Append { data: &data },
             Edit::Resize { size: 3 },
             Edit::Resize { size: 33 },
             Edit::Reserve { from: 0, to: 50, keep_size: false },
@@ -599,7 +585,7 @@ mod tests {
             let mut bytes: Vec<u8> = (1..=20).collect();
             let blob = tempfile::tempfile().unwrap();
             blob.write_all_at(&bytes, 0).unwrap();
-            let edit = edit.at_size(20).unwrap();
+            edit.check_end().unwrap();
             let done = edit.apply_to_memory(&mut bytes).unwrap();
             assert_eq!(edit.apply_to_blob(&blob, 20).unwrap(), done, "{edit:?}");
             assert_eq!(edit.size_after(20, done), bytes.len() as u64, "{edit:?}");
@@ -617,10 +603,9 @@ mod tests {
             Edit::Write { offset: u64::MAX, data: &data },
             Edit::Resize { size: FILE_MAX + 1 },
         ] {
-            assert!(matches!(edit.at_size(0), Err(Error::FileTooBig { limit: FILE_MAX, .. })), "{edit:?}");
+            assert!(matches!(edit.check_end(), Err(Error::FileTooBig { limit: FILE_MAX, .. })), "{edit:?}");
         }
-        assert!(Edit::Resize { size: FILE_MAX }.at_size(0).is_ok());
-        assert!(matches!(Edit::Append { data: &data }.at_size(FILE_MAX), Err(Error::FileTooBig { .. })));
+        assert!(Edit::Resize { size: FILE_MAX }.check_end().is_ok());
     }
 
     #[test]

@@ -171,6 +171,9 @@ impl Volume {
 
     /// Writes `data` at `offset`, and returns how much of it.
     ///
+    /// There is no appending: under the inode's lock the kernel has put an offset at the end, and a large write past its
+    /// page cache comes in pieces, in any order.
+    ///
     /// # Errors
     ///
     /// `BadHandle`, `FileTooBig`, `NoSpace`, `ReadOnly`, `Poisoned`, I/O errors.
@@ -180,21 +183,6 @@ impl Volume {
         }
         let open = self.writable(handle)?;
         let done = self.edit(&open.file, Edit::Write { offset, data: countable(data) }, caller.uid == 0)?;
-        Ok(u32::try_from(done).unwrap_or(u32::MAX))
-    }
-
-    /// Writes `data` at the end, wherever that is by now, and returns how much of it. A control file has no end: there
-    /// it is at `offset`.
-    ///
-    /// # Errors
-    ///
-    /// As [`write`](Self::write).
-    pub fn append(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
-        if control::is_control_handle(handle) {
-            return self.control_write(caller, handle, offset, data);
-        }
-        let open = self.writable(handle)?;
-        let done = self.edit(&open.file, Edit::Append { data: countable(data) }, caller.uid == 0)?;
         Ok(u32::try_from(done).unwrap_or(u32::MAX))
     }
 

@@ -100,6 +100,8 @@ pub struct OpenFlags {
     pub read: bool,
     /// For writing.
     pub write: bool,
+    /// `O_APPEND`: what is written goes to the end.
+    pub append: bool,
     /// Truncate to zero first.
     pub truncate: bool,
     /// `O_EXCL`: with create, an existing name is an error.

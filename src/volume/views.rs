@@ -350,10 +350,6 @@ impl Views {
         self.with(handle, |volume, handle| volume.write(caller, handle, offset, data))
     }
 
-    pub fn append(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8]) -> Result<u32> {
-        self.with(handle, |volume, handle| volume.append(caller, handle, offset, data))
-    }
-
     pub fn write_mapped(&self, handle: Handle, offset: u64, pages: &[u8]) -> Result<u32> {
         self.with(handle, |volume, handle| volume.write_mapped(handle, offset, pages))
     }

@@ -7,7 +7,8 @@ use crate::image::Image;
 use crate::recorder::{Call, Recording};
 use crate::workload::{ROOT, open};
 
-const WRITE: OpenFlags = OpenFlags { read: true, write: true, truncate: false, exclusive: false };
+const WRITE: OpenFlags =
+    OpenFlags { read: true, write: true, append: false, truncate: false, exclusive: false };
 
 /// Times that each is measured: the thread that syncs every few seconds may come between one of them.
 const TRIES: usize = 9;

@@ -18,7 +18,8 @@ use crate::workload::{ROOT, open, resolve};
 
 const FULL: Fault = Fault { call: Call::Write, nth: 1, sticky: true, failure: Failure::Errno(libc::ENOSPC) };
 
-const WRITE: OpenFlags = OpenFlags { read: true, write: true, truncate: false, exclusive: false };
+const WRITE: OpenFlags =
+    OpenFlags { read: true, write: true, append: false, truncate: false, exclusive: false };
 
 fn with_volume(test: impl FnOnce(Arc<Volume>, &Recording, &Path)) {
     let store = temporary();

@@ -324,6 +324,28 @@ fn a_descriptor_appends_for_as_long_as_its_flag_says_so() {
 }
 
 #[test]
+fn a_large_direct_append_arrives_in_order() {
+    let mount = Mount::new();
+    // The kernel sends it in several requests at once.
+    let mut piece = memmap2::MmapMut::map_anon(8 << 20).unwrap();
+    for (i, mib) in piece.chunks_mut(1 << 20).enumerate() {
+        mib.fill(b'A' + u8::try_from(i).unwrap());
+    }
+    for name in ["f", "v.f32"] {
+        for before in [0, 4096, 1 << 20] {
+            let path = mount.path(name);
+            fs::write(&path, vec![b'.'; before]).unwrap();
+            let mut file = File::options().append(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+            file.write_all(&piece).unwrap();
+            drop(file);
+            let content = fs::read(&path).unwrap();
+            assert_eq!(content.len(), before + piece.len());
+            assert!(content[before..] == piece[..], "{name} behind {before} bytes");
+        }
+    }
+}
+
+#[test]
 fn direct_writes_of_any_alignment_and_buffered_ones_agree() {
     let mount = Mount::new();
     for name in ["f", "v.f32"] {

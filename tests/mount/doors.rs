@@ -1050,6 +1050,13 @@ fn a_configuration_changes_by_what_is_written_and_not_by_cutting_it_off() {
     assert_eq!((&before["state"], &before["graph"]["m"]), (&json!("ready"), &json!(32)));
     assert!(script("cat ../../conf >.vexfs/config"));
     assert_eq!(graph(), before);
+    // Appended to with a look between, as by a program that buffers: what is written goes to the end of it.
+    let mut file = File::options().append(true).open(dir.join(".vexfs/config")).unwrap();
+    writeln!(file, "# one that is longer than what is in force: {}", "-".repeat(1000)).unwrap();
+    file.metadata().unwrap();
+    writeln!(file, "# two").unwrap();
+    nix::unistd::close(file).unwrap();
+    assert_eq!(shown(), good);
     // An empty line is all defaults, and what cannot be is refused as ever.
     shell(&dir, "rm rows.npy; echo >.vexfs/config");
     assert!(shown().contains("metric = \"cosine\"") && shown().contains("max_k = 10000"), "{}", shown());

@@ -94,46 +94,6 @@ fn what_was_cut_off_does_not_come_back() {
 }
 
 #[test]
-fn appends_go_to_the_end_as_it_is_at_the_write() {
-    let fs = Fs::new();
-    fs.put("log", b"");
-    let (first, second) = (fs.open("log", WRITE).unwrap(), fs.open("log", WRITE).unwrap());
-    let mut model = Vec::new();
-    for index in 0..40 {
-        let piece = pattern(1000, index);
-        fs.volume.append(&ROOT, if index % 2 == 0 { first } else { second }, 0, &piece).unwrap();
-        model.extend(piece);
-    }
-    assert_eq!(fs.read(first), model);
-    fs.close(first);
-    fs.close(second);
-    assert_eq!(fs.get("log").unwrap(), model);
-}
-
-#[test]
-fn appends_of_many_threads_lose_nothing() {
-    let fs = Fs::new();
-    fs.put("log", b"");
-    std::thread::scope(|scope| {
-        for thread in 0..4u8 {
-            let fs = &fs;
-            scope.spawn(move || {
-                let handle = fs.open("log", WRITE).unwrap();
-                for _ in 0..100 {
-                    fs.volume.append(&ROOT, handle, 0, &[thread; 100]).unwrap();
-                }
-                fs.close(handle);
-            });
-        }
-    });
-    let content = fs.get("log").unwrap();
-    assert_eq!(content.len(), 4 * 100 * 100);
-    for record in content.chunks(100) {
-        assert!(record.iter().all(|&byte| byte == record[0]), "a record was torn");
-    }
-}
-
-#[test]
 fn opening_with_truncation_empties_the_file_and_the_page_cache() {
     let fs = Fs::new();
     for size in SIZES {

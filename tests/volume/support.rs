@@ -12,7 +12,8 @@ use vexfs::{Error, Result};
 pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 pub const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 0 };
 
-pub const READ: OpenFlags = OpenFlags { read: true, write: false, truncate: false, exclusive: false };
+pub const READ: OpenFlags =
+    OpenFlags { read: true, write: false, append: false, truncate: false, exclusive: false };
 pub const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
 pub const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 

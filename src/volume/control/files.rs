@@ -45,6 +45,8 @@ pub(in crate::volume) enum OpenControl {
 #[derive(Debug)]
 pub(in crate::volume) struct Draft {
     bytes: Vec<u8>,
+    /// What is written goes to its end. The kernel puts it at the end of what is in force.
+    appends: bool,
     /// Since a close has taken it.
     changed: bool,
     /// The size that it would have after a write that was refused.
@@ -54,6 +56,7 @@ pub(in crate::volume) struct Draft {
 impl Draft {
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let limit = Schema::MAX_CONFIG as u64;
+        let offset = if self.appends { self.bytes.len() as u64 } else { offset };
         let written = put_part(&mut self.bytes, offset, data, limit);
         match written {
             Err(Error::TooLarge { got, .. }) => self.beyond_limit = Some(got),
@@ -124,7 +127,8 @@ impl Volume {
                     self.check_writable()?;
                 }
                 let bytes = if flags.truncate { Vec::new() } else { text.load().to_vec() };
-                let draft = Draft { bytes, changed: flags.truncate, beyond_limit: None };
+                let draft =
+                    Draft { bytes, appends: flags.append, changed: flags.truncate, beyond_limit: None };
                 OpenControl::Config { base, text: Mutex::new(draft) }
             }
             What::Query => {
