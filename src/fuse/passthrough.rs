@@ -90,8 +90,7 @@ impl Passthrough {
     }
 
     /// The answer to an open: with a registered file where the volume offers one and the kernel takes it. Where it
-    /// does not, which is for want of a privilege or because of how the store's filesystem is made, it is not
-    /// asked again.
+    /// does not for want of a privilege or because of how the store's filesystem is made, it is not asked again.
     pub(super) fn answer(
         &self,
         volume: &Views,
@@ -110,8 +109,12 @@ impl Passthrough {
                 Open { handle, flags: fopen | FopenFlags::FOPEN_NOFLUSH, backing: Some(id) }
             }
             Err(error) => {
-                tracing::info!("large files are read and written through the daemon: {error}");
-                volume.set_passthrough(false);
+                if is_for_now(&error) {
+                    tracing::debug!("inode {ino} is read and written through the daemon: {error}");
+                } else {
+                    tracing::info!("large files are read and written through the daemon: {error}");
+                    volume.set_passthrough(false);
+                }
                 volume.refuse_backing(handle);
                 fopen |= FopenFlags::FOPEN_DIRECT_IO;
                 Open { handle, flags: fopen, backing: None }
@@ -132,6 +135,14 @@ impl Passthrough {
             tracing::debug!("attributes of inode {} stay as the kernel knows them: {error}", ino.0);
         }
     }
+}
+
+/// Whether the kernel may take the next file that it is offered: it lacked memory or a number.
+fn is_for_now(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    [libc::ENOMEM, libc::ENOSPC, libc::EAGAIN, libc::EINTR, libc::EMFILE, libc::ENFILE]
+        .into_iter()
+        .any(|passing| errno == Some(passing))
 }
 
 #[cfg(test)]

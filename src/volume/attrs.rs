@@ -108,9 +108,11 @@ impl Volume {
             // After a kill the time of a file that was being written comes from its blob.
             if set.mtime.is_some()
                 && let (Some(blob), Some(mtime)) = (state.working(), inode.mtime.to_system())
-                && let Err(error) = blob.file.set_times(FileTimes::new().set_modified(mtime))
             {
-                tracing::debug!("time of blob {}: {error}", blob.id.0);
+                match blob.file.set_times(FileTimes::new().set_modified(mtime)) {
+                    Ok(()) => state.backing.set_time(mtime),
+                    Err(error) => tracing::debug!("time of blob {}: {error}", blob.id.0),
+                }
             }
         }
         Ok(self.attr(&inode))

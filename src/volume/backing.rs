@@ -7,15 +7,16 @@
 //! last release ──▶ size and time go into the record, the mark goes, names are settled
 //! ```
 //!
-//! All handles of an inode that use the kernel's page cache, or all that bypass us, must be of one kind at a time,
-//! and those that bypass us of one blob: the kernel refuses others. So the first handle decides for those beside it,
-//! and one that fits neither goes past the page cache and through us, which the kernel takes in either case.
+//! Either all handles of an inode are backed, by one blob, or none is: the kernel fails an open that is answered
+//! otherwise. So the first handle decides for those beside it, whatever became of the file since: cut short, without a
+//! name, with a name of a vector file, or with a mode that writing has to change.
 //!
 //! **Invariant:** while a handle is backed, the inode names that blob, unsealed: every change is made in place, and
 //! nothing is settled. A writing one has its inode marked dirty on disk, as what it does is not committed.
 //!
-//! **Invariant:** a blob that was handed over for writing is not sealed as long as pages of it may stay mapped, which
-//! may be after the handle has ended. Vectors get a copy.
+//! **Invariant:** the same holds of an ordinary file as long as pages may be mapped for writing that were handed over,
+//! which may be after the handle has ended: what is stored into them must be in the file, and seen by its readers.
+//! Nothing of the kind is sealed. Vectors get a copy.
 //!
 //! **Invariant:** a blob that a snapshot shares is not handed over, and no snapshot is taken of one that the kernel has:
 //! it would change under the snapshot.
@@ -46,7 +47,7 @@ const ROOM: u64 = 1 << 30;
 pub(super) enum Mode {
     /// Through its page cache.
     Cached,
-    /// Past its page cache.
+    /// Past its page cache, because it did not take the blob.
     Direct,
     /// By itself, in this blob.
     Backed(Arc<File>),
@@ -55,7 +56,10 @@ pub(super) enum Mode {
 /// Handles of a file, by mode, and what its blob was like when it was looked at last.
 #[derive(Debug, Default)]
 pub(super) struct Backing {
-    cached: u32,
+    /// Those that go through us.
+    asking: u32,
+    /// Those of them through which pages may be mapped for writing.
+    mappers: u32,
     readers: u32,
     writers: u32,
     /// Length and time of the blob that are in the record or the overlay; while there are writers.
@@ -72,23 +76,39 @@ impl Backing {
         self.writers > 0
     }
 
-    pub(super) fn add(&mut self, mode: &Mode, writes: bool) {
-        self.count(mode, writes, |count| *count += 1);
+    /// Whether there may be mapped pages with bytes that nobody has sent us.
+    pub(super) fn may_have_pages(&self) -> bool {
+        self.mappers > 0
     }
 
-    pub(super) fn remove(&mut self, mode: &Mode, writes: bool) {
-        self.count(mode, writes, |count| *count = count.saturating_sub(1));
+    pub(super) fn add(&mut self, mode: &Mode, flags: OpenFlags) {
+        self.count(mode, flags, |count| *count += 1);
+    }
+
+    pub(super) fn remove(&mut self, mode: &Mode, flags: OpenFlags) {
+        self.count(mode, flags, |count| *count = count.saturating_sub(1));
         if !self.is_live() {
             self.seen = None;
         }
     }
 
-    fn count(&mut self, mode: &Mode, writes: bool, change: impl FnOnce(&mut u32)) {
+    fn count(&mut self, mode: &Mode, flags: OpenFlags, change: impl Fn(&mut u32)) {
         match mode {
-            Mode::Cached => change(&mut self.cached),
-            Mode::Backed(_) if writes => change(&mut self.writers),
+            Mode::Cached | Mode::Direct => {
+                change(&mut self.asking);
+                if flags.read && flags.write {
+                    change(&mut self.mappers);
+                }
+            }
+            Mode::Backed(_) if flags.write => change(&mut self.writers),
             Mode::Backed(_) => change(&mut self.readers),
-            Mode::Direct => {}
+        }
+    }
+
+    /// The blob's time was set to `mtime` by us.
+    pub(super) fn set_time(&mut self, mtime: SystemTime) {
+        if let Some(seen) = &mut self.seen {
+            seen.1 = mtime;
         }
     }
 
@@ -102,7 +122,7 @@ impl Backing {
         }
         self.seen = Some(now);
         let mtime = Time::from(now.1);
-        Some(Overlay { size: now.0, mtime, ctime: mtime })
+        Some(Overlay { size: now.0, mtime, ctime: mtime, unasked: true })
     }
 }
 
@@ -133,42 +153,35 @@ impl Volume {
         inode: &Inode,
         flags: OpenFlags,
     ) -> Result<(Mode, Option<Active<'_>>)> {
-        let (is_backed, has_cached) = {
+        let Content::Blob { id, sealed: false } = inode.content else { return Ok((Mode::Cached, None)) };
+        let (is_backed, is_asked) = {
             let state = file.state();
-            (state.backing.is_backed(), state.backing.cached > 0)
+            (state.backing.is_backed(), state.backing.asking > 0)
         };
-        let blob = match inode.content {
-            Content::Blob { id, .. } if !has_cached && self.may_back(file, inode, is_backed)? => {
-                let compared = flags.write || self.may_be_read_unseen(file.ino, id, inode.size)?;
-                if !compared {
-                    return Ok((if is_backed { Mode::Direct } else { Mode::Cached }, None));
-                }
-                self.blob_for_reading(file, id)?
-            }
-            _ if is_backed => return Ok((Mode::Direct, None)),
-            _ => return Ok((Mode::Cached, None)),
-        };
+        let must_back = is_backed || !is_asked && self.can_back(id) && self.may_be_mapped(id);
+        if !must_back && (is_asked || !self.may_back(file, inode, id, flags)?) {
+            return Ok((Mode::Cached, None));
+        }
+        let blob = self.blob_for_reading(file, id)?;
         let _io = file.lock_io();
         if flags.write {
-            if !is_backed && self.room_for_backing()? < ROOM {
+            if !must_back && self.room_for_backing()? < ROOM {
                 return Ok((Mode::Cached, None));
             }
             self.mark_before_backed_writing(file)?;
         }
         let active = self.active();
-        if !self.store.may_write_in_place(blob.id) {
+        if !self.store.may_write_in_place(id) {
             // A snapshot was taken since the look above, which nothing was backed for.
             return Ok((Mode::Cached, None));
         }
         if flags.write {
-            let is_working = file.state().working().is_some_and(|working| working.id == blob.id);
+            let is_working = file.state().working().is_some_and(|working| working.id == id);
             if !is_working {
-                match self.wake(file, blob.id, inode.size) {
+                match self.wake(file, id, inode.size) {
                     Ok(()) => {}
                     // Whoever writes is told.
-                    Err(Error::Corrupt { .. }) => {
-                        return Ok((if is_backed { Mode::Direct } else { Mode::Cached }, None));
-                    }
+                    Err(Error::Corrupt { .. }) if !is_backed => return Ok((Mode::Cached, None)),
                     Err(error) => return Err(error),
                 }
             }
@@ -182,17 +195,31 @@ impl Volume {
         Ok(space.available.saturating_mul(space.block_bytes))
     }
 
-    /// Whether the kernel may read and write the blob of this file in place.
-    fn may_back(&self, file: &OpenFile, inode: &Inode, is_backed: bool) -> Result<bool> {
-        if !self.passthrough.load(Ordering::Acquire)
-            || !matches!(inode.content, Content::Blob { id, sealed: false } if self.store.may_write_in_place(id))
-            || edits::is_privileged(inode.mode)
-            || (inode.size < SMALLEST && !is_backed)
-        {
+    /// Whether the kernel can take the blob `id`.
+    fn can_back(&self, id: BlobId) -> bool {
+        self.passthrough.load(Ordering::Acquire) && self.store.may_write_in_place(id)
+    }
+
+    /// Whether the first handle of this file, whose blob `id` is, may be backed.
+    fn may_back(&self, file: &OpenFile, inode: &Inode, id: BlobId, flags: OpenFlags) -> Result<bool> {
+        if !self.can_back(id) || edits::is_privileged(inode.mode) || inode.size < SMALLEST {
             return Ok(false);
         }
         // Content that a vector may be read from changes by commits only.
-        Ok(!file.state().orphan && !is_vector_file(&self.links_of(file.ino)?))
+        if file.state().orphan || is_vector_file(&self.links_of(file.ino)?) {
+            return Ok(false);
+        }
+        Ok(flags.write || self.may_be_read_unseen(file.ino, id, inode.size)?)
+    }
+
+    /// Whether pages of the blob `id` may be mapped for writing that the kernel had.
+    fn may_be_mapped(&self, id: BlobId) -> bool {
+        self.lent.contains(&id) && self.store.is_blob_open_for_writing(id)
+    }
+
+    /// Whether the blob `id` of this file stays its content whatever is done to it: others may read or write it.
+    pub(super) fn is_handed_over(&self, file: &OpenFile, id: BlobId) -> bool {
+        file.is_backed() || self.may_be_mapped(id)
     }
 
     /// Marks the inode dirty on disk. The mark is stale until the writing begins.
@@ -301,19 +328,22 @@ mod tests {
     use super::*;
     use crate::volume::testing::{self, ROOT, held_up};
 
+    const WRITING: OpenFlags =
+        OpenFlags { read: true, write: true, append: false, truncate: false, exclusive: false };
+
     #[test]
     fn what_changed_in_the_blob_is_seen_once() {
         let mut blob = tempfile::tempfile().unwrap();
         let mut backing = Backing::default();
         let mode = Mode::Backed(Arc::new(blob.try_clone().unwrap()));
-        backing.add(&mode, true);
+        backing.add(&mode, WRITING);
         let metadata = blob.metadata().unwrap();
         backing.seen = Some((metadata.len(), metadata.modified().unwrap()));
         assert!(backing.look(&blob).is_none());
         blob.write_all(b"abc").unwrap();
         assert_eq!(backing.look(&blob).unwrap().size, 3);
         assert!(backing.look(&blob).is_none());
-        backing.remove(&mode, true);
+        backing.remove(&mode, WRITING);
         assert!(!backing.is_backed() && backing.seen.is_none());
     }
 
@@ -321,12 +351,11 @@ mod tests {
     fn a_snapshot_taken_while_a_file_is_being_handed_over_keeps_its_blob() {
         let (_store, volume) = testing::volume();
         volume.set_passthrough(true);
-        let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-        let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"big", 0o644, flags).unwrap();
+        let (attr, opened) = volume.create(&ROOT, Ino::ROOT, b"big", 0o644, WRITING).unwrap();
         volume.write(&ROOT, opened.handle, 0, &vec![7; 1 << 20]).unwrap();
         volume.flush(&ROOT, opened.handle).unwrap();
         volume.release(opened.handle).unwrap();
-        let opened = volume.open_file(&ROOT, attr.ino, OpenFlags { write: false, ..flags }).unwrap();
+        let opened = volume.open_file(&ROOT, attr.ino, OpenFlags { write: false, ..WRITING }).unwrap();
         volume.release(opened.handle).unwrap();
         assert!(opened.backing.is_some(), "it is handed over when nothing comes between");
         drop(opened);
@@ -337,7 +366,7 @@ mod tests {
         let file = volume.files.hold(attr.ino);
         let io = file.lock_io();
         std::thread::scope(|scope| {
-            let open = || volume.open_file(&ROOT, attr.ino, flags).unwrap();
+            let open = || volume.open_file(&ROOT, attr.ino, WRITING).unwrap();
             let opening = held_up(scope, open, || true);
             volume.take_snapshot(b"s").unwrap();
             drop(io);
@@ -352,9 +381,8 @@ mod tests {
     #[test]
     fn readers_are_backed_and_nothing_changes_by_them() {
         let mut backing = Backing::default();
-        backing.add(&Mode::Backed(Arc::new(tempfile::tempfile().unwrap())), false);
+        let reading = OpenFlags { read: true, ..OpenFlags::default() };
+        backing.add(&Mode::Backed(Arc::new(tempfile::tempfile().unwrap())), reading);
         assert!(backing.is_backed() && !backing.is_live());
-        backing.add(&Mode::Direct, true);
-        assert!(!backing.is_live());
     }
 }

@@ -87,9 +87,10 @@ impl Volume {
         }
         self.need_room_for(&edit, inode.size)?;
         match inode.content {
-            // While the kernel has the blob no snapshot is taken, so it is shared by none.
+            // While others have the blob no snapshot is taken, so it is shared by none.
             Content::Blob { id, sealed: false }
-                if (edit.keep(inode.size) > 0 || file.is_backed()) && self.store.may_write_in_place(id) =>
+                if (edit.keep(inode.size) > 0 || self.is_handed_over(file, id))
+                    && self.store.may_write_in_place(id) =>
             {
                 let blob = OpenBlob::to_write(id, self.blob_for_writing(file, id)?);
                 self.wake(file, id, inode.size)?;
@@ -116,7 +117,12 @@ impl Volume {
         match result {
             Ok(done) => {
                 let now = Time::now();
-                file.state().overlay(Overlay { size: edit.size_after(size, done), mtime: now, ctime: now });
+                file.state().overlay(Overlay {
+                    size: edit.size_after(size, done),
+                    mtime: now,
+                    ctime: now,
+                    unasked: false,
+                });
                 Ok(Some(done))
             }
             Err(error) => {

@@ -13,6 +13,7 @@ use dashmap::mapref::entry::Entry as Slot;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::backing::{Backing, Mode};
+use super::edits::without_privileges;
 use super::ingest::Ahead;
 use super::types::{Handle, OpenFlags};
 use super::{Volume, control};
@@ -45,6 +46,19 @@ pub(super) struct Overlay {
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) ctime: Time,
+    /// The kernel wrote by itself, and left the mode as it was.
+    pub(super) unasked: bool,
+}
+
+impl Overlay {
+    fn onto(self, inode: &mut Inode) {
+        inode.size = self.size;
+        inode.mtime = self.mtime;
+        inode.ctime = inode.ctime.max(self.ctime);
+        if self.unasked {
+            inode.mode = without_privileges(inode.mode);
+        }
+    }
 }
 
 /// A file that is open, or being changed by its path.
@@ -108,7 +122,8 @@ impl State {
     }
 
     /// A write to the working blob changed the inode.
-    pub(super) fn overlay(&mut self, overlay: Overlay) {
+    pub(super) fn overlay(&mut self, mut overlay: Overlay) {
+        overlay.unasked |= self.overlay.is_some_and(|before| before.unasked);
         self.overlay = Some(overlay);
         self.version += 1;
     }
@@ -184,10 +199,7 @@ impl OpenFile {
     pub(super) fn overlay_onto(&self, inode: &mut Inode) -> Option<u64> {
         let mut state = self.state.lock();
         state.look_at_blob();
-        let overlay = state.overlay?;
-        inode.size = overlay.size;
-        inode.mtime = overlay.mtime;
-        inode.ctime = inode.ctime.max(overlay.ctime);
+        state.overlay?.onto(inode);
         Some(state.version)
     }
 
@@ -215,9 +227,7 @@ impl OpenFile {
                 continue;
             }
             if let Some(overlay) = overlay {
-                inode.size = overlay.size;
-                inode.mtime = overlay.mtime;
-                inode.ctime = inode.ctime.max(overlay.ctime);
+                overlay.onto(&mut inode);
             }
             return Ok(inode);
         }
@@ -283,7 +293,7 @@ impl OpenHandle {
         self.reopen();
         let mut state = self.file.state();
         state.look_at_blob();
-        state.backing.remove(&self.mode, self.flags.write);
+        state.backing.remove(&self.mode, self.flags);
         if self.flags.write {
             state.writers = state.writers.saturating_sub(1);
         }
@@ -338,7 +348,7 @@ impl OpenFiles {
         {
             let mut state = file.state();
             state.writers += u32::from(flags.write);
-            state.backing.add(&mode, flags.write);
+            state.backing.add(&mode, flags);
         }
         let number = self.last_handle.fetch_add(1, Ordering::Relaxed) + 1;
         self.handles.insert(number, OpenHandle { file, flags, mode, is_closed: Arc::default() });
@@ -348,11 +358,10 @@ impl OpenFiles {
     /// The kernel treats a handle otherwise than it was made for.
     pub(super) fn change_mode(&self, handle: Handle, mode: Mode) {
         if let Some(mut open) = self.handles.get_mut(&handle.0) {
-            let writes = open.flags.write;
             let old = std::mem::replace(&mut open.mode, mode);
             let mut state = open.file.state();
-            state.backing.remove(&old, writes);
-            state.backing.add(&open.mode, writes);
+            state.backing.remove(&old, open.flags);
+            state.backing.add(&open.mode, open.flags);
         }
     }
 
@@ -457,7 +466,12 @@ mod tests {
     fn a_write_after_the_write_back_began_stays_in_the_overlay() {
         let files = OpenFiles::default();
         let file = files.hold(Ino(5));
-        let at = |secs| Overlay { size: 7, mtime: Time { secs, nanos: 0 }, ctime: Time::default() };
+        let at = |secs| Overlay {
+            size: 7,
+            mtime: Time { secs, nanos: 0 },
+            ctime: Time::default(),
+            unasked: false,
+        };
         file.state().overlay(at(1));
         let seen = file.state().version;
         file.state().overlay(at(2));

@@ -44,7 +44,8 @@ impl Volume {
         Ok(())
     }
 
-    /// The next data or hole at or after `offset`. The end of the file counts as a hole.
+    /// The next data or hole at or after `offset`. The end of the file counts as a hole. While pages may be mapped that
+    /// nobody has sent us, all of it is data: a program that copies what is there must not pass over what they have.
     ///
     /// # Errors
     ///
@@ -59,7 +60,9 @@ impl Volume {
             return Err(Error::NoSuchOffset);
         }
         match (inode.content, what) {
-            (Content::Blob { id, .. }, what) => self.seek_blob(&open.file, id, offset, what, inode.size),
+            (Content::Blob { id, .. }, what) if !open.file.state().backing.may_have_pages() => {
+                self.seek_blob(&open.file, id, offset, what, inode.size)
+            }
             (_, Seek::Data) => Ok(offset),
             (_, Seek::Hole) => Ok(inode.size),
         }

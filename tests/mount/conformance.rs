@@ -303,6 +303,26 @@ fn mapped_pages_of_a_file_that_is_appended_to_keep_their_places() {
 }
 
 #[test]
+fn what_is_stored_into_mapped_pages_is_data_before_it_is_written() {
+    let mount = Mount::new();
+    for (name, len) in [("f", 60_000), ("v.vec", 300_000)] {
+        let path = mount.path(name);
+        let file = open(&path);
+        file.set_len(len).unwrap();
+        #[expect(unsafe_code, reason = "a map is what is tested")]
+        // SAFETY: the file is not cut off while it is mapped.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+        drop(file);
+        map[50_000..50_004].copy_from_slice(b"mine");
+        let reader = File::open(&path).unwrap();
+        assert!(lseek(&reader, 0, Whence::SeekData).unwrap() <= 50_000, "{name}");
+        shell(&mount.root(), &format!("cp --sparse=always {name} copy"));
+        assert_eq!(fs::read(mount.path("copy")).unwrap()[50_000..50_004], *b"mine", "{name}");
+        drop(map);
+    }
+}
+
+#[test]
 fn a_descriptor_appends_for_as_long_as_its_flag_says_so() {
     let mount = Mount::new();
     // What the kernel writes by itself it opens with the flags of the open, and they stay.

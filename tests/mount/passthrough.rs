@@ -3,11 +3,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Mount, VEXFS, errno, f32_bytes, run, text, wait_for};
+use crate::harness::{Mount, VEXFS, errno, f32_bytes, run, shell, text, wait_for};
 
 const MIB: usize = 1 << 20;
 
@@ -208,4 +210,108 @@ fn no_snapshot_shares_bytes_that_the_kernel_may_write() {
     assert!(fs::read(snapshot.join("big.bin")).unwrap() == content);
     content[4000..4003].fill(2);
     assert!(fs::read(mount.path("big.bin")).unwrap() == content);
+}
+
+#[test]
+fn a_file_that_the_kernel_has_opens_again_whatever_became_of_it() {
+    let mount = Mount::new();
+    type Change = fn(&Mount) -> std::io::Result<&'static str>;
+    let changes: [(&str, Change); 5] = [
+        ("renamed", |mount| fs::rename(mount.path("big"), mount.path("big.f32")).map(|()| "big.f32")),
+        ("linked", |mount| fs::hard_link(mount.path("big"), mount.path("big.f32")).map(|()| "big")),
+        ("privileged", |mount| {
+            fs::set_permissions(mount.path("big"), fs::Permissions::from_mode(0o4755)).map(|()| "big")
+        }),
+        ("small", |mount| {
+            OpenOptions::new().write(true).open(mount.path("big"))?.set_len(5000).map(|()| "big")
+        }),
+        ("removed", |mount| fs::remove_file(mount.path("big")).map(|()| "")),
+    ];
+    for (what, change) in changes {
+        for writes in [false, true] {
+            let content = large(&mount, "big", 200_000);
+            let first = OpenOptions::new().read(true).write(writes).open(mount.path("big")).unwrap();
+            let path = match change(&mount).unwrap() {
+                "" => format!("/proc/self/fd/{}", first.as_raw_fd()).into(),
+                name => mount.path(name),
+            };
+            let len = if what == "small" { 5000 } else { content.len() };
+            let second = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            second.write_all_at(b"second", 3).unwrap();
+            let mut got = [0; 9];
+            first.read_exact_at(&mut got, 0).unwrap();
+            assert!(got == *[&content[..3], b"second"].concat(), "{what}");
+            assert_eq!(fs::read(&path).unwrap().len(), len, "{what}");
+            fs::write(&path, b"instead").unwrap();
+            assert_eq!(first.metadata().unwrap().len(), 7, "{what}");
+            assert_eq!(fs::read(&path).unwrap(), b"instead", "{what}");
+            drop((first, second));
+            for name in ["big", "big.f32"] {
+                let _ = fs::remove_file(mount.path(name));
+            }
+        }
+    }
+}
+
+#[test]
+#[expect(unsafe_code, reason = "pages that stay mapped are what is tested")]
+fn pages_that_stay_mapped_are_those_of_the_file_whatever_is_done_to_it() {
+    let mount = Mount::new();
+    let path = mount.path("big");
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 5] = [
+        ("nothing", |_| ()),
+        ("made shorter", |path| OpenOptions::new().write(true).open(path).unwrap().set_len(50_000).unwrap()),
+        ("written anew", |path| fs::write(path, vec![b'n'; 150_000]).unwrap()),
+        ("emptied and written", |path| {
+            File::create(path).unwrap();
+            fs::write(path, b"a few bytes").unwrap();
+        }),
+        ("privileged", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o4755)).unwrap()),
+    ];
+    for (what, change) in changes {
+        let releases = answered(&mount, "release");
+        large(&mount, "big", 300_000);
+        let file = open(&mount, "big");
+        // SAFETY: only bytes are used that the file has.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+        drop(file);
+        wait_for("the handles to end", || answered(&mount, "release") >= releases + 2);
+        change(&path);
+        fs::read(&path).unwrap();
+        map[0..3].copy_from_slice(b"NEW");
+        assert_eq!(fs::read(&path).unwrap()[..3], *b"NEW", "{what}");
+        open(&mount, "big").write_all_at(b"2nd", 4).unwrap();
+        assert_eq!(map[4..7], *b"2nd", "{what}");
+        drop(map);
+        let content = fs::read(&path).unwrap();
+        assert!(content.starts_with(b"NEW") && content[4..7] == *b"2nd", "{what}");
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_write_that_nobody_is_asked_about_takes_privileges_away() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("a_write_that_nobody_is_asked_about_takes_privileges_away: not checked, it needs root");
+        return;
+    }
+    let mount = Mount::with_options(&["-o", "allow_other"]);
+    large(&mount, "big", MIB);
+    let file = open(&mount, "big");
+    let mode = || fs::metadata(mount.path("big")).unwrap().mode() & 0o7777;
+    file.write_all_at(b"before", 0).unwrap();
+    file.set_permissions(fs::Permissions::from_mode(0o4755)).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    assert_eq!(mode(), 0o4755);
+    // As an ordinary user: root may keep them.
+    let user = format!(
+        "setpriv --reuid 12345 --clear-groups bash -c 'printf after >&3' 3<>{}",
+        mount.path("big").display()
+    );
+    fs::set_permissions(mount.path("big"), fs::Permissions::from_mode(0o4777)).unwrap();
+    shell(&mount.root(), &user);
+    assert_eq!(mode(), 0o777);
+    drop(file);
+    assert_eq!(mode(), 0o777);
 }
