@@ -37,7 +37,8 @@ impl Volume {
     /// Changes attributes.
     ///
     /// A size truncates or extends; without an open writer the content is complete after it. A change of owner
-    /// takes set-user-id and set-group-id bits of a file away, whoever makes it.
+    /// takes set-user-id and set-group-id bits away from what is no directory, whoever makes it, and so does a change of
+    /// nothing.
     ///
     /// # Errors
     ///
@@ -165,7 +166,17 @@ impl Volume {
 
 impl SetAttr {
     fn is_only_size(&self) -> bool {
+        self.size.is_some() && self.sets_no_record()
+    }
+
+    fn sets_no_record(&self) -> bool {
         !self.changes_access() && self.atime.is_none() && self.mtime.is_none()
+    }
+
+    /// Whether it takes set-user-id and set-group-id away: a chown does, and the kernel asks for nothing else before
+    /// somebody changes the content who may not keep them.
+    fn ends_privileges(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some() || self.size.is_none() && self.sets_no_record()
     }
 
     fn changes_access(&self) -> bool {
@@ -174,10 +185,9 @@ impl SetAttr {
 
     /// Everything but the size.
     fn apply(&self, inode: &mut Inode, now: Time) {
-        let is_chown = self.uid.is_some() || self.gid.is_some();
         inode.uid = self.uid.unwrap_or(inode.uid);
         inode.gid = self.gid.unwrap_or(inode.gid);
-        if is_chown && inode.kind == Kind::File {
+        if self.ends_privileges() && inode.kind != Kind::Directory {
             inode.mode = without_privileges(inode.mode);
         }
         if let Some(mode) = self.mode {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vexfs::Error;
-use vexfs::namespace::{Ino, Time};
+use vexfs::namespace::{Ino, Kind, Time};
 use vexfs::volume::{Allocate, Seek, SetAttr, SetTime};
 
 use crate::support::*;
@@ -262,6 +262,17 @@ fn privileges_are_lost_by_ordinary_writers_and_by_chown() {
     let set = SetAttr { uid: Some(5), ..SetAttr::default() };
     let attr = fs.volume.setattr(&ROOT, fs.ino("f").unwrap(), set, None).unwrap();
     assert_eq!((attr.uid, attr.mode), (5, 0o755));
+    // What the kernel asks for before an ordinary user's fallocate, and for a chown to nobody.
+    chmod(0o6755);
+    let before = fs.stat("f").unwrap();
+    let attr = fs.volume.setattr(&ROOT, before.ino, SetAttr::default(), None).unwrap();
+    assert!(attr.mode == 0o755 && attr.ctime > before.ctime && attr.mtime == before.mtime);
+    let pipe = fs.volume.mknod(&ROOT, Ino::ROOT, b"pipe", Kind::Fifo, 0o6755, 0).unwrap();
+    let set = SetAttr { gid: Some(5), ..SetAttr::default() };
+    assert_eq!(fs.volume.setattr(&ROOT, pipe.ino, set, None).unwrap().mode, 0o755);
+    let dir = fs.mkdir("d").unwrap();
+    fs.volume.setattr(&ROOT, dir.ino, SetAttr { mode: Some(0o2755), ..SetAttr::default() }, None).unwrap();
+    assert_eq!(fs.volume.setattr(&ROOT, dir.ino, set, None).unwrap().mode, 0o2755);
 }
 
 #[test]
