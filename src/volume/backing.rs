@@ -112,11 +112,19 @@ impl Backing {
         }
     }
 
+    /// What is in `blob` is known: we changed it.
+    pub(super) fn know(&mut self, blob: &File) {
+        if self.seen.is_some()
+            && let Ok(now) = length_and_time(blob)
+        {
+            self.seen = Some(now);
+        }
+    }
+
     /// What the kernel changed in `blob` since the last look.
     pub(super) fn look(&mut self, blob: &File) -> Option<Overlay> {
         let seen = self.seen?;
-        let metadata = blob.metadata().ok()?;
-        let now = (metadata.len(), metadata.modified().ok()?);
+        let now = length_and_time(blob).ok()?;
         if now == seen {
             return None;
         }
@@ -248,8 +256,7 @@ impl Volume {
             if let Some(mtime) = known.to_system() {
                 blob.file.set_times(FileTimes::new().set_modified(mtime))?;
             }
-            let metadata = blob.file.metadata()?;
-            state.backing.seen = Some((metadata.len(), metadata.modified()?));
+            state.backing.seen = Some(length_and_time(&blob.file)?);
         }
         drop(state);
         self.lent.insert(blob.id);
@@ -315,6 +322,11 @@ impl Volume {
         self.marked.stale.remove(&ino);
         file.state().dirty = true;
     }
+}
+
+fn length_and_time(blob: &File) -> std::io::Result<(u64, SystemTime)> {
+    let metadata = blob.metadata()?;
+    Ok((metadata.len(), metadata.modified()?))
 }
 
 pub(super) fn is_vector_file(links: &[Link]) -> bool {

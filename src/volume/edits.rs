@@ -111,23 +111,20 @@ impl Volume {
         let size = known.map_or_else(|| blob.file.metadata().map(|metadata| metadata.len()), Ok)?;
         edit.check_end()?;
         self.need_room_for(&edit, size)?;
-        file.state().edits += 1;
+        file.state().begin_edit();
         let result = edit.apply_to_blob(&blob.file, size);
         self.unsynced.note(blob.id);
         match result {
             Ok(done) => {
                 let now = Time::now();
-                file.state().overlay(Overlay {
-                    size: edit.size_after(size, done),
-                    mtime: now,
-                    ctime: now,
-                    unasked: false,
-                });
+                let size = edit.size_after(size, done);
+                file.state().end_edit(&blob, Overlay { size, mtime: now, ctime: now, unasked: false });
                 Ok(Some(done))
             }
             Err(error) => {
-                // A blob's length is the file's size: what a failed change added at the end goes again.
-                if blob.file.metadata()?.len() > size {
+                // A blob's length is the file's size: what a failed change added at the end goes again, if it is no
+                // write of the kernel's.
+                if !file.state().backing.is_live() && blob.file.metadata()?.len() > size {
                     blob.file.set_len(size)?;
                 }
                 let error = name_full_disk(error);

@@ -121,8 +121,20 @@ impl State {
         self.dirty || self.fresh
     }
 
+    /// We are about to change the bytes of the working blob.
+    pub(super) fn begin_edit(&mut self) {
+        self.edits += 1;
+        self.look_at_blob();
+    }
+
+    /// We have changed the bytes of `blob`, the working one, and with them the inode.
+    pub(super) fn end_edit(&mut self, blob: &OpenBlob, overlay: Overlay) {
+        self.overlay(overlay);
+        self.backing.know(&blob.file);
+    }
+
     /// A write to the working blob changed the inode.
-    pub(super) fn overlay(&mut self, mut overlay: Overlay) {
+    fn overlay(&mut self, mut overlay: Overlay) {
         overlay.unasked |= self.overlay.is_some_and(|before| before.unasked);
         self.overlay = Some(overlay);
         self.version += 1;

@@ -304,7 +304,9 @@ fn a_write_that_nobody_is_asked_about_takes_privileges_away() {
     file.set_permissions(fs::Permissions::from_mode(0o4755)).unwrap();
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
     assert_eq!(mode(), 0o4755);
-    // As an ordinary user: root may keep them.
+    nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, 2 << 20).unwrap();
+    assert_eq!(mode(), 0o4755, "root keeps them where somebody is asked");
+    // As an ordinary user.
     let user = format!(
         "setpriv --reuid 12345 --clear-groups bash -c 'printf after >&3' 3<>{}",
         mount.path("big").display()
