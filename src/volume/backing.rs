@@ -76,8 +76,8 @@ impl Backing {
         self.writers > 0
     }
 
-    /// Whether there may be mapped pages with bytes that nobody has sent us.
-    pub(super) fn may_have_pages(&self) -> bool {
+    /// Whether pages may be mapped for writing through a handle that asks us.
+    pub(super) fn may_map(&self) -> bool {
         self.mappers > 0
     }
 

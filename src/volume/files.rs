@@ -39,7 +39,12 @@ impl Volume {
         let file = self.files.hold(ino);
         let emptied = if flags.truncate { self.empty(caller, &file, &mut inode) } else { Ok(()) };
         match emptied.and_then(|()| self.mode_for(&file, &inode, flags)) {
-            Ok((mode, _until_there_is_a_handle)) => Ok(self.opened(file, flags, mode)),
+            Ok((mode, _until_there_is_a_handle)) => {
+                if inode.size > 0 {
+                    file.note_pages();
+                }
+                Ok(self.opened(file, flags, mode))
+            }
             Err(error) => {
                 self.let_go(&file);
                 Err(error)
@@ -150,6 +155,9 @@ impl Volume {
     #[inline(never)]
     fn read_stored(&self, handle: Handle, offset: u64, size: u32, into: &mut Vec<u8>) -> Result<()> {
         let open = self.files.handle(handle)?;
+        if matches!(open.mode, Mode::Cached) {
+            open.file.note_pages();
+        }
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         self.read_file(&open.file, offset, size, into)
     }

@@ -67,6 +67,8 @@ pub(super) struct OpenFile {
     pub(super) ino: Ino,
     io: Mutex<()>,
     state: Mutex<State>,
+    /// The kernel may have read pages of it, so that it can have what is stored into them without asking.
+    has_pages: AtomicBool,
 }
 
 /// What an open file is at this moment.
@@ -202,6 +204,16 @@ impl OpenFile {
         self.state.lock()
     }
 
+    /// The kernel reads pages of it, or has read some before it was opened.
+    pub(super) fn note_pages(&self) {
+        self.has_pages.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether bytes may be in mapped pages that nobody has sent us. A page that is to be stored into is read first.
+    pub(super) fn may_have_unsent_pages(&self) -> bool {
+        self.has_pages.load(Ordering::Relaxed) && self.state().backing.may_map()
+    }
+
     /// Exclusive use of the working blob.
     pub(super) fn lock_io(&self) -> MutexGuard<'_, ()> {
         self.io.lock()
@@ -335,7 +347,8 @@ impl OpenFiles {
         let file = match self.files.entry(ino) {
             Slot::Occupied(slot) => slot.get().clone(),
             Slot::Vacant(slot) => {
-                let file = OpenFile { ino, io: Mutex::new(()), state: Mutex::default() };
+                let (io, state) = (Mutex::new(()), Mutex::default());
+                let file = OpenFile { ino, io, state, has_pages: AtomicBool::new(false) };
                 slot.insert(Arc::new(file)).clone()
             }
         };

@@ -44,8 +44,8 @@ impl Volume {
         Ok(())
     }
 
-    /// The next data or hole at or after `offset`. The end of the file counts as a hole. While pages may be mapped that
-    /// nobody has sent us, all of it is data: a program that copies what is there must not pass over what they have.
+    /// The next data or hole at or after `offset`. The end of the file counts as a hole. While mapped pages may have bytes
+    /// that nobody has sent us, all of it is data: a program that copies what is there must not pass over them.
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ impl Volume {
             return Err(Error::NoSuchOffset);
         }
         match (inode.content, what) {
-            (Content::Blob { id, .. }, what) if !open.file.state().backing.may_have_pages() => {
+            (Content::Blob { id, .. }, what) if !open.file.may_have_unsent_pages() => {
                 self.seek_blob(&open.file, id, offset, what, inode.size)
             }
             (_, Seek::Data) => Ok(offset),
