@@ -152,6 +152,12 @@ pub(super) fn open_flags(flags: i32) -> OpenFlags {
     }
 }
 
+/// Whether a write with these flags is to be durable when it returns: with `O_SYNC`, which has this bit too, or
+/// `RWF_DSYNC` as well.
+pub(super) fn is_synchronous(flags: i32) -> bool {
+    flags & libc::O_DSYNC != 0
+}
+
 /// How the kernel treats a file that was opened with `flags`.
 pub(super) fn fopen_flags(opened: &Opened, flags: OpenFlags) -> FopenFlags {
     let mut fopen = FopenFlags::empty();

@@ -196,6 +196,18 @@ impl Server {
         self.volume.metrics().op(op, started.elapsed(), false);
     }
 
+    /// Syncs what was written past the page cache: the kernel asks for it only behind a write through it.
+    #[inline(never)]
+    fn sync_written(&self, handle: Handle) -> Result<()> {
+        if !self.volume.is_direct(handle) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let synced = self.volume.fsync(handle, true);
+        self.volume.metrics().op(Op::Fsync, started.elapsed(), synced.is_ok());
+        synced
+    }
+
     fn list_plus(
         &self,
         caller: &Caller,
@@ -545,7 +557,7 @@ impl Filesystem for Door {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -555,10 +567,13 @@ impl Filesystem for Door {
         answer!(self, Op::Write, reply, search: search, bytes: [data], |server, _| {
             let handle = Handle(handle.0);
             if is_mapped {
-                server.volume.write_mapped(handle, offset, data)
-            } else {
-                server.volume.write(&caller, handle, offset, data)
+                return server.volume.write_mapped(handle, offset, data);
             }
+            let written = server.volume.write(&caller, handle, offset, data)?;
+            if convert::is_synchronous(flags.0) {
+                server.sync_written(handle)?;
+            }
+            Ok(written)
         });
     }
 

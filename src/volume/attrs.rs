@@ -145,10 +145,15 @@ impl Volume {
         }
     }
 
-    /// Whether the kernel may change the file's size and time without knowing: through mapped pages.
+    /// Whether attributes may change without the kernel knowing: the mode by a write past its page cache, size and time
+    /// through mapped pages.
     fn is_changing(&self, inode: &Inode) -> bool {
-        matches!(inode.content, Content::Blob { .. })
-            && self.files.get(inode.ino).is_some_and(|file| file.state().backing.is_live())
+        let is_live = || self.files.get(inode.ino).is_some_and(|file| file.state().backing.is_live());
+        match inode.content {
+            _ if inode.kind == Kind::File && is_privileged(inode.mode) => true,
+            Content::Blob { .. } => is_live(),
+            Content::Empty | Content::Inline | Content::Slot(_) => false,
+        }
     }
 
     /// Blocks that a blob takes; `None` when it is missing, so that a damaged file can still be removed.

@@ -47,10 +47,17 @@ const ROOM: u64 = 1 << 30;
 pub(super) enum Mode {
     /// Through its page cache.
     Cached,
-    /// Past its page cache, because it did not take the blob.
+    /// Past its page cache: one copy less of what nobody reads through this handle, or the kernel did not take the blob.
     Direct,
     /// By itself, in this blob.
     Backed(Arc<File>),
+}
+
+impl Mode {
+    /// That of a handle which asks us, of a file of `size` bytes.
+    pub(super) fn asking(flags: OpenFlags, size: u64) -> Self {
+        if size == 0 && !flags.read { Mode::Direct } else { Mode::Cached }
+    }
 }
 
 /// Handles of a file, by mode, and what its blob was like when it was looked at last.
@@ -161,27 +168,28 @@ impl Volume {
         inode: &Inode,
         flags: OpenFlags,
     ) -> Result<(Mode, Option<Active<'_>>)> {
-        let Content::Blob { id, sealed: false } = inode.content else { return Ok((Mode::Cached, None)) };
+        let asking = (Mode::asking(flags, inode.size), None);
+        let Content::Blob { id, sealed: false } = inode.content else { return Ok(asking) };
         let (is_backed, is_asked) = {
             let state = file.state();
             (state.backing.is_backed(), state.backing.asking > 0)
         };
         let must_back = is_backed || !is_asked && self.can_back(id) && self.may_be_mapped(id);
         if !must_back && (is_asked || !self.may_back(file, inode, id, flags)?) {
-            return Ok((Mode::Cached, None));
+            return Ok(asking);
         }
         let blob = self.blob_for_reading(file, id)?;
         let _io = file.lock_io();
         if flags.write {
             if !must_back && self.room_for_backing()? < ROOM {
-                return Ok((Mode::Cached, None));
+                return Ok(asking);
             }
             self.mark_before_backed_writing(file)?;
         }
         let active = self.active();
         if !self.store.may_write_in_place(id) {
             // A snapshot was taken since the look above, which nothing was backed for.
-            return Ok((Mode::Cached, None));
+            return Ok(asking);
         }
         if flags.write {
             let is_working = file.state().working().is_some_and(|working| working.id == id);
@@ -189,7 +197,7 @@ impl Volume {
                 match self.wake(file, id, inode.size) {
                     Ok(()) => {}
                     // Whoever writes is told.
-                    Err(Error::Corrupt { .. }) if !is_backed => return Ok((Mode::Cached, None)),
+                    Err(Error::Corrupt { .. }) if !is_backed => return Ok(asking),
                     Err(error) => return Err(error),
                 }
             }

@@ -103,7 +103,7 @@ impl Volume {
         let file = self.files.get(inode.ino).ok_or(Error::BadHandle)?;
         // An empty vector file is bad content too: its close says so.
         file.state().fresh = crate::format::recognise(name).is_some();
-        Ok((self.attr(inode), self.opened(file, flags, Mode::Cached)))
+        Ok((self.attr(inode), self.opened(file, flags, Mode::asking(flags, 0))))
     }
 
     #[inline(never)]
@@ -192,6 +192,11 @@ impl Volume {
         let open = self.writable(handle)?;
         let done = self.edit(&open.file, Edit::Write { offset, data: countable(data) }, caller.uid == 0)?;
         Ok(u32::try_from(done).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the kernel writes through this handle past its page cache.
+    pub fn is_direct(&self, handle: Handle) -> bool {
+        self.files.handle(handle).is_ok_and(|open| matches!(open.mode, Mode::Direct))
     }
 
     /// Writes pages that were changed where a process has them mapped, all of them, and returns how much that is. They

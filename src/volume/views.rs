@@ -217,6 +217,11 @@ impl Views {
     }
 
     #[must_use]
+    pub fn is_direct(&self, handle: Handle) -> bool {
+        is_own(handle.0) && self.0.is_direct(handle)
+    }
+
+    #[must_use]
     pub fn resize_takes_long(&self, ino: Ino, size: u64) -> bool {
         is_own(ino.0) && self.0.resize_takes_long(ino, size)
     }

@@ -413,6 +413,50 @@ fn a_synchronous_write_is_followed_by_a_sync_of_its_own() {
         wait_for("the syncs to be counted", || syncs() - before >= 3);
         assert_eq!(syncs() - before, 3, "flag {flag:o}");
     }
+    // Of a single write it may be said as well, through whichever handle.
+    for reads in [false, true] {
+        let path = mount.path(format!("single-{reads}"));
+        let file = File::options().read(reads).write(true).create_new(true).open(path).unwrap();
+        let line = b"one line\n";
+        let piece = libc::iovec { iov_base: line.as_ptr().cast_mut().cast(), iov_len: line.len() };
+        let before = syncs();
+        for flags in [0, libc::RWF_DSYNC, libc::RWF_SYNC] {
+            #[expect(unsafe_code, reason = "no safe call has these flags")]
+            // SAFETY: the vector is one, of bytes that live and are only read.
+            let done = unsafe { libc::pwritev2(file.as_raw_fd(), &raw const piece, 1, 0, flags) };
+            assert_eq!(usize::try_from(done), Ok(line.len()));
+        }
+        wait_for("the syncs to be counted", || syncs() - before >= 2);
+        assert_eq!(syncs() - before, 2, "open for reading: {reads}");
+    }
+}
+
+#[test]
+fn what_a_program_writes_that_reads_nothing_is_seen_by_all_who_read() {
+    let mount = Mount::new();
+    for name in ["f", "v.f32"] {
+        let path = mount.path(name);
+        let writer = File::create(&path).unwrap();
+        let reader = File::open(&path).unwrap();
+        let mut want = Vec::new();
+        let mut map = None;
+        for (at, len) in [(0, 3000), (3000, 5000), (100, 10), (4090, 20), (8000, 200_000), (70_000, 70_000)] {
+            let piece: Vec<u8> = (0..len).map(|i| u8::try_from((i * 7 + at) % 251).unwrap()).collect();
+            writer.write_all_at(&piece, at as u64).unwrap();
+            want.resize(want.len().max(at + len), 0);
+            want[at..at + len].copy_from_slice(&piece);
+            let mut read = vec![0; want.len() + 1];
+            assert_eq!(reader.read_at(&mut read, 0).unwrap(), want.len());
+            assert!(read[..want.len()] == want[..], "{name}: {len} bytes at {at}");
+            assert_eq!(fs::metadata(&path).unwrap().len(), want.len() as u64);
+            #[expect(unsafe_code, reason = "a map is what is tested")]
+            // SAFETY: the file is not cut off while it is mapped.
+            let map = map.get_or_insert_with(|| unsafe { memmap2::Mmap::map(&reader) }.unwrap());
+            assert!(map[..] == want[..map.len()], "{name}: mapped, {len} bytes at {at}");
+        }
+        drop((writer, reader, map));
+        assert!(fs::read(&path).unwrap() == want, "{name}");
+    }
 }
 
 #[test]
