@@ -49,8 +49,8 @@ pub(super) enum Mode {
     Cached,
     /// Past its page cache: one copy less of what nobody reads through this handle, or the kernel did not take the blob.
     Direct,
-    /// By itself, in this blob.
-    Backed(Arc<File>),
+    /// By itself, in this blob; `as_root` for somebody whose writes leave set-user-id.
+    Backed { blob: Arc<File>, as_root: bool },
 }
 
 impl Mode {
@@ -69,6 +69,8 @@ pub(super) struct Backing {
     mappers: u32,
     readers: u32,
     writers: u32,
+    /// Those of the writers whose writes take set-user-id away.
+    ordinary: u32,
     /// Length and time of the blob that are in the record or the overlay; while there are writers.
     seen: Option<(u64, SystemTime)>,
 }
@@ -107,8 +109,13 @@ impl Backing {
                     change(&mut self.mappers);
                 }
             }
-            Mode::Backed(_) if flags.write => change(&mut self.writers),
-            Mode::Backed(_) => change(&mut self.readers),
+            Mode::Backed { as_root, .. } if flags.write => {
+                change(&mut self.writers);
+                if !as_root {
+                    change(&mut self.ordinary);
+                }
+            }
+            Mode::Backed { .. } => change(&mut self.readers),
         }
     }
 
@@ -137,7 +144,7 @@ impl Backing {
         }
         self.seen = Some(now);
         let mtime = Time::from(now.1);
-        Some(Overlay { size: now.0, mtime, ctime: mtime, unasked: true })
+        Some(Overlay { size: now.0, mtime, ctime: mtime, ends_privileges: self.ordinary > 0 })
     }
 }
 
@@ -167,6 +174,7 @@ impl Volume {
         file: &OpenFile,
         inode: &Inode,
         flags: OpenFlags,
+        as_root: bool,
     ) -> Result<(Mode, Option<Active<'_>>)> {
         let asking = (Mode::asking(flags, inode.size), None);
         let Content::Blob { id, sealed: false } = inode.content else { return Ok(asking) };
@@ -203,7 +211,7 @@ impl Volume {
             }
             self.begin_backed_writing(file, inode, &blob)?;
         }
-        Ok((Mode::Backed(blob.file), Some(active)))
+        Ok((Mode::Backed { blob: blob.file, as_root }, Some(active)))
     }
 
     fn room_for_backing(&self) -> Result<u64> {
@@ -355,13 +363,14 @@ mod tests {
     fn what_changed_in_the_blob_is_seen_once() {
         let mut blob = tempfile::tempfile().unwrap();
         let mut backing = Backing::default();
-        let mode = Mode::Backed(Arc::new(blob.try_clone().unwrap()));
+        let mode = Mode::Backed { blob: Arc::new(blob.try_clone().unwrap()), as_root: false };
         backing.add(&mode, WRITING);
         let metadata = blob.metadata().unwrap();
         backing.seen = Some((metadata.len(), metadata.modified().unwrap()));
         assert!(backing.look(&blob).is_none());
         blob.write_all(b"abc").unwrap();
-        assert_eq!(backing.look(&blob).unwrap().size, 3);
+        let overlay = backing.look(&blob).unwrap();
+        assert!(overlay.size == 3 && overlay.ends_privileges);
         assert!(backing.look(&blob).is_none());
         backing.remove(&mode, WRITING);
         assert!(!backing.is_backed() && backing.seen.is_none());
@@ -402,7 +411,8 @@ mod tests {
     fn readers_are_backed_and_nothing_changes_by_them() {
         let mut backing = Backing::default();
         let reading = OpenFlags { read: true, ..OpenFlags::default() };
-        backing.add(&Mode::Backed(Arc::new(tempfile::tempfile().unwrap())), reading);
+        let blob = Arc::new(tempfile::tempfile().unwrap());
+        backing.add(&Mode::Backed { blob, as_root: true }, reading);
         assert!(backing.is_backed() && !backing.is_live());
     }
 }

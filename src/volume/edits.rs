@@ -118,7 +118,8 @@ impl Volume {
             Ok(done) => {
                 let now = Time::now();
                 let size = edit.size_after(size, done);
-                file.state().end_edit(&blob, Overlay { size, mtime: now, ctime: now, unasked: false });
+                file.state()
+                    .end_edit(&blob, Overlay { size, mtime: now, ctime: now, ends_privileges: false });
                 Ok(Some(done))
             }
             Err(error) => {

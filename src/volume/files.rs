@@ -38,7 +38,7 @@ impl Volume {
         }
         let file = self.files.hold(ino);
         let emptied = if flags.truncate { self.empty(caller, &file, &mut inode) } else { Ok(()) };
-        match emptied.and_then(|()| self.mode_for(&file, &inode, flags)) {
+        match emptied.and_then(|()| self.mode_for(&file, &inode, flags, caller.uid == 0)) {
             Ok((mode, _until_there_is_a_handle)) => {
                 if inode.size > 0 {
                     file.note_pages();
@@ -125,7 +125,7 @@ impl Volume {
         let is_cached = matches!(mode, Mode::Cached);
         let direct_io = matches!(mode, Mode::Direct);
         let backing = match mode {
-            Mode::Backed(blob) => Some(blob),
+            Mode::Backed { blob, .. } => Some(blob),
             Mode::Cached | Mode::Direct => None,
         };
         Opened { handle, direct_io, keep_cache: is_cached && !flags.truncate, backing }
@@ -229,7 +229,7 @@ impl Volume {
         }
         let open = self.files.handle(handle)?;
         // What the kernel writes by itself is complete at the release: a copy of the descriptor would go on unseen.
-        if !open.flags.write || matches!(open.mode, Mode::Backed(_)) {
+        if !open.flags.write || matches!(open.mode, Mode::Backed { .. }) {
             return Ok(());
         }
         self.read_ahead_of_close(&open);

@@ -46,8 +46,8 @@ pub(super) struct Overlay {
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) ctime: Time,
-    /// The kernel wrote by itself, and left the mode as it was.
-    pub(super) unasked: bool,
+    /// The kernel wrote by itself, maybe for an ordinary user, and left the mode as it was.
+    pub(super) ends_privileges: bool,
 }
 
 impl Overlay {
@@ -55,7 +55,7 @@ impl Overlay {
         inode.size = self.size;
         inode.mtime = self.mtime;
         inode.ctime = inode.ctime.max(self.ctime);
-        if self.unasked {
+        if self.ends_privileges {
             inode.mode = without_privileges(inode.mode);
         }
     }
@@ -137,7 +137,7 @@ impl State {
 
     /// A write to the working blob changed the inode.
     fn overlay(&mut self, mut overlay: Overlay) {
-        overlay.unasked |= self.overlay.is_some_and(|before| before.unasked);
+        overlay.ends_privileges |= self.overlay.is_some_and(|before| before.ends_privileges);
         self.overlay = Some(overlay);
         self.version += 1;
     }
@@ -495,7 +495,7 @@ mod tests {
             size: 7,
             mtime: Time { secs, nanos: 0 },
             ctime: Time::default(),
-            unasked: false,
+            ends_privileges: false,
         };
         file.state().overlay(at(1));
         let seen = file.state().version;
