@@ -106,7 +106,8 @@ fn serve(
 /// How fuser serves a mount with these options.
 pub(super) fn session_config(options: &MountOptions) -> Config {
     let mut config = Config::default();
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    // The kernel keeps strangers away. Who has changed its user since an open, or was given a descriptor, is none.
+    config.acl = SessionACL::All;
     config.n_threads = Some(options.threads);
     // Each worker has its own queue then. A user whom only the helper lets in cannot open the device again.
     config.clone_fd = attach::open_device().is_ok();
@@ -293,13 +294,5 @@ mod tests {
         assert!(matches!(error, Error::Invalid(_)), "{error:?}");
         // The lock went with the last reference, so the store opens again.
         Volume::open(options).unwrap().close().unwrap();
-    }
-
-    #[test]
-    fn others_are_let_in_only_when_asked() {
-        let config = session_config(&MountOptions::default());
-        assert_eq!((config.acl, config.n_threads), (SessionACL::Owner, Some(4)));
-        let config = session_config(&MountOptions { allow_other: true, ..MountOptions::default() });
-        assert_eq!(config.acl, SessionACL::All);
     }
 }

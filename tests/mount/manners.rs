@@ -1,13 +1,15 @@
 //! How a mount gets on with mount(8), fstab, service managers, and people who want it to end.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
 use crate::harness::{Mount, VEXFS, npy, run, shell, text, wait_for};
@@ -308,4 +310,35 @@ fn what_the_kernel_forgets_the_daemon_forgets() {
     // A directory that goes takes its nodes out of the kernel's memory.
     fs::remove_dir_all(mount.path("docs")).unwrap();
     wait_for("the nodes to be forgotten", || nodes() < 50);
+}
+
+#[test]
+fn who_changes_its_user_goes_on_with_what_it_has_open_and_strangers_stay_out() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("who_changes_its_user_goes_on_with_what_it_has_open: not checked, it needs root");
+        return;
+    }
+    let mount = Mount::new();
+    fs::set_permissions(mount.outside("."), fs::Permissions::from_mode(0o755)).unwrap();
+    mount.mkdir("docs");
+    let file =
+        File::options().read(true).write(true).create_new(true).open(mount.path("docs/a.vec")).unwrap();
+    std::thread::scope(|scope| {
+        // A thread has a user of its own for filesystems.
+        scope.spawn(|| {
+            nix::unistd::setfsuid(Uid::from_raw(12345));
+            (&file).write_all(b"1 2 3\n").unwrap();
+            nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, 6).unwrap();
+            assert_eq!(nix::unistd::lseek(&file, 0, nix::unistd::Whence::SeekHole), Ok(6));
+            nix::unistd::close(file.try_clone().unwrap()).unwrap();
+        });
+    });
+    assert_eq!(mount.attribute("docs/a.vec", "user.vexfs.status"), "indexed");
+    drop(file);
+    let user = ["--reuid", "12345", "--regid", "12345", "--clear-groups"];
+    for what in ["cat mnt/docs/a.vec", "ls mnt", "echo >mnt/new", "stat mnt/docs"] {
+        let output =
+            run(Command::new("setpriv").args(user).args(["sh", "-c", what]).current_dir(mount.outside(".")));
+        assert!(!output.status.success() && said(&output).contains("Permission denied"), "{}", said(&output));
+    }
 }
