@@ -567,7 +567,7 @@ impl Filesystem for Door {
         answer!(self, Op::Write, reply, search: search, bytes: [data], |server, _| {
             let handle = Handle(handle.0);
             if is_mapped {
-                return server.volume.write_mapped(handle, offset, data);
+                return server.volume.write_mapped(&caller, handle, offset, data);
             }
             let written = server.volume.write(&caller, handle, offset, data)?;
             if convert::is_synchronous(flags.0) {

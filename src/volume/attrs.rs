@@ -71,10 +71,7 @@ impl Volume {
         let file = self.files.hold(ino);
         let mut result = self.edit_locked(&file, Edit::Resize { size }, caller.uid == 0).map(|_| ());
         drop(locked);
-        let is_complete = || {
-            let state = file.state();
-            state.dirty && !state.has_writers() && !state.orphan
-        };
+        let is_complete = || file.state().is_left_dirty();
         if result.is_ok() && is_complete() {
             self.read_ahead(&file);
         }

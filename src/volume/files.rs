@@ -37,7 +37,7 @@ impl Volume {
             _ => return Err(Error::Invalid("only regular files are opened")),
         }
         let file = self.files.hold(ino);
-        let emptied = if flags.truncate { self.empty(caller, &file, &mut inode) } else { Ok(()) };
+        let emptied = if flags.truncate { self.empty(caller, &file, &mut inode, flags) } else { Ok(()) };
         match emptied.and_then(|()| self.mode_for(&file, &inode, flags, caller.uid == 0)) {
             Ok((mode, _until_there_is_a_handle)) => {
                 if inode.size > 0 {
@@ -52,10 +52,15 @@ impl Volume {
         }
     }
 
-    /// Cuts the file off, as opening it does. Apart: not every open pays for it with stack.
+    /// Cuts the file off, as opening it does. Who then cannot write leaves it so, and no close will say more. Apart: not
+    /// every open pays for it with stack.
     #[inline(never)]
-    fn empty(&self, caller: &Caller, file: &OpenFile, inode: &mut Inode) -> Result<()> {
+    fn empty(&self, caller: &Caller, file: &OpenFile, inode: &mut Inode, flags: OpenFlags) -> Result<()> {
         self.edit_locked(file, Edit::Resize { size: 0 }, caller.uid == 0)?;
+        let is_complete = !flags.write && file.state().is_left_dirty();
+        if is_complete {
+            self.complete(file)?;
+        }
         *inode = self.names.inode(inode.ino)?;
         Ok(())
     }
@@ -206,7 +211,10 @@ impl Volume {
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub fn write_mapped(&self, handle: Handle, offset: u64, pages: &[u8]) -> Result<u32> {
+    pub fn write_mapped(&self, caller: &Caller, handle: Handle, offset: u64, pages: &[u8]) -> Result<u32> {
+        if control::is_control_handle(handle) {
+            return self.control_write(caller, handle, offset, pages);
+        }
         let open = self.writable(handle)?;
         let (mut at, mut left) = (offset, pages);
         while !left.is_empty() {

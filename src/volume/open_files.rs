@@ -123,6 +123,11 @@ impl State {
         self.dirty || self.fresh
     }
 
+    /// Whether content was changed that no writer's close will settle.
+    pub(super) fn is_left_dirty(&self) -> bool {
+        self.dirty && !self.has_writers() && !self.orphan
+    }
+
     /// We are about to change the bytes of the working blob.
     pub(super) fn begin_edit(&mut self) {
         self.edits += 1;

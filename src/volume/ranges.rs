@@ -28,6 +28,9 @@ impl Volume {
         len: u64,
         what: Allocate,
     ) -> Result<()> {
+        if control::is_control_handle(handle) {
+            return Err(Error::Unsupported("fallocate here"));
+        }
         let open = self.writable(handle)?;
         if len == 0 {
             return Err(Error::Invalid("an empty range"));

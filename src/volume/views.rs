@@ -355,8 +355,8 @@ impl Views {
         self.with(handle, |volume, handle| volume.write(caller, handle, offset, data))
     }
 
-    pub fn write_mapped(&self, handle: Handle, offset: u64, pages: &[u8]) -> Result<u32> {
-        self.with(handle, |volume, handle| volume.write_mapped(handle, offset, pages))
+    pub fn write_mapped(&self, caller: &Caller, handle: Handle, offset: u64, pages: &[u8]) -> Result<u32> {
+        self.with(handle, |volume, handle| volume.write_mapped(caller, handle, offset, pages))
     }
 
     pub fn ask(&self, caller: &Caller, handle: Handle, request: &[u8], room: u32) -> Result<Vec<u8>> {

@@ -1050,6 +1050,23 @@ fn a_configuration_changes_by_what_is_written_and_not_by_cutting_it_off() {
     assert_eq!((&before["state"], &before["graph"]["m"]), (&json!("ready"), &json!(32)));
     assert!(script("cat ../../conf >.vexfs/config"));
     assert_eq!(graph(), before);
+    // Through mapped pages, as an editor may; and nothing is reserved.
+    let file = File::options().read(true).write(true).open(dir.join(".vexfs/config")).unwrap();
+    #[expect(unsafe_code, reason = "a map is what is tested")]
+    // SAFETY: nobody else has the draft.
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+    let at = good.find("max_k = 50").unwrap() + "max_k = ".len();
+    map[at..at + 2].copy_from_slice(b"51");
+    map.flush().unwrap();
+    let reserved = nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, 10);
+    assert_eq!(reserved, Err(nix::errno::Errno::EOPNOTSUPP));
+    nix::unistd::close(file).unwrap();
+    assert!(shown().contains("max_k = 51"), "{}", shown());
+    drop(map);
+    shell(&dir, "cat ../../conf >.vexfs/config");
+    assert_eq!(shown(), good);
+    let long = dir.join(".vexfs/queries").join("n".repeat(256));
+    assert_eq!(errno(File::create(long)), libc::ENAMETOOLONG);
     // Appended to with a look between, as by a program that buffers: what is written goes to the end of it.
     let mut file = File::options().append(true).open(dir.join(".vexfs/config")).unwrap();
     writeln!(file, "# one that is longer than what is in force: {}", "-".repeat(1000)).unwrap();

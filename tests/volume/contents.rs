@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vexfs::Error;
 use vexfs::namespace::{Ino, Kind, Time};
-use vexfs::volume::{Allocate, Seek, SetAttr, SetTime};
+use vexfs::volume::{Allocate, OpenFlags, Seek, SetAttr, SetTime};
 
 use crate::support::*;
 
@@ -105,6 +105,30 @@ fn opening_with_truncation_empties_the_file_and_the_page_cache() {
         assert_eq!(fs.get("f.f32").unwrap(), b"");
     }
     assert!(fs.volume.open_file(&ROOT, fs.ino("f.f32").unwrap(), READ).unwrap().keep_cache);
+}
+
+#[test]
+fn who_empties_a_vector_file_and_cannot_write_has_emptied_it_at_once() {
+    let fs = Fs::new();
+    let status = || {
+        let status = fs.volume.getxattr(&ROOT, fs.ino("f.f32").unwrap(), b"user.vexfs.status").unwrap();
+        String::from_utf8(status.to_vec()).unwrap()
+    };
+    fs.put("f.f32", &[0, 0, 128, 63]);
+    assert_eq!(status(), "indexed");
+    let empties = OpenFlags { truncate: true, ..READ };
+    let opened = fs.volume.open_file(&ROOT, fs.ino("f.f32").unwrap(), empties).unwrap();
+    assert_eq!(status(), "invalid: empty file");
+    fs.close(opened.handle);
+    // While somebody writes, that close decides.
+    fs.put("f.f32", &[0, 0, 128, 63]);
+    let writer = fs.open("f.f32", WRITE).unwrap();
+    let opened = fs.volume.open_file(&ROOT, fs.ino("f.f32").unwrap(), empties).unwrap();
+    fs.write(writer, 0, &[0, 0, 0, 64]);
+    fs.close(writer);
+    assert_eq!(status(), "indexed");
+    fs.close(opened.handle);
+    assert_eq!(fs.get("f.f32").unwrap(), [0, 0, 0, 64]);
 }
 
 #[test]

@@ -171,6 +171,7 @@ impl Volume {
         if !matches!(queries.what, What::Queries) {
             return Err(Error::ReadOnly);
         }
+        crate::namespace::check_name(name)?;
         let base = queries.base;
         self.names.directory(base)?;
         let key = (base, name.to_vec());
