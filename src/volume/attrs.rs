@@ -26,7 +26,10 @@ impl Volume {
         if control::is_control(ino) {
             return self.control_getattr(ino);
         }
-        self.stored_attr(ino)
+        match self.stored_attr(ino) {
+            Err(Error::NotFound) => self.gone_attr(ino),
+            attr => attr,
+        }
     }
 
     #[inline(never)]
@@ -52,7 +55,13 @@ impl Volume {
         if let Some(size) = set.size {
             self.resize(caller, ino, size)?;
         }
-        if set.is_only_size() { self.stored_attr(ino) } else { self.set_record(ino, &set) }
+        if set.is_only_size() {
+            return self.stored_attr(ino);
+        }
+        match self.set_record(ino, &set) {
+            Err(Error::NotFound) => self.set_gone(ino, &set),
+            set => set,
+        }
     }
 
     /// Whether setting this size may take long: without a writer a vector file is complete after it.
@@ -186,7 +195,7 @@ impl SetAttr {
     }
 
     /// Everything but the size.
-    fn apply(&self, inode: &mut Inode, now: Time) {
+    pub(super) fn apply(&self, inode: &mut Inode, now: Time) {
         inode.uid = self.uid.unwrap_or(inode.uid);
         inode.gid = self.gid.unwrap_or(inode.gid);
         if self.ends_privileges() && inode.kind != Kind::Directory {

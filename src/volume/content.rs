@@ -311,6 +311,7 @@ impl Volume {
                     // Whoever asked the open directory about its collection has made one.
                     self.directory_removed(&mut txn, ino);
                 }
+                self.gone.keep(&inode);
                 self.release_content(&mut txn, ino, inode.content);
                 self.names.destroy(&mut txn.batch, &inode)?;
             }

@@ -104,11 +104,14 @@ impl Volume {
             return self.control_open_dir(caller, ino);
         }
         let _locked = self.names.lock(&[ino]);
-        let inode = self.names.inode(ino)?;
-        if inode.kind != Kind::Directory {
-            return Err(Error::NotDirectory);
-        }
-        Ok(self.dirs.add(ino, inode.parent))
+        let parent = match self.names.inode(ino) {
+            Ok(inode) if inode.kind == Kind::Directory => inode.parent,
+            Ok(_) => return Err(Error::NotDirectory),
+            // A working directory that was removed has no entries.
+            Err(Error::NotFound) if self.gone.is_directory(ino) => ino,
+            Err(error) => return Err(error),
+        };
+        Ok(self.dirs.add(ino, parent))
     }
 
     /// Calls `emit` for each entry from `offset` on ("." and ".." first) until it returns false (buffer full).

@@ -34,6 +34,7 @@ mod edits;
 mod explain;
 mod files;
 mod flushes;
+mod gone;
 mod indexer;
 mod ingest;
 mod life;
@@ -112,6 +113,7 @@ pub struct Volume {
     metrics: Arc<Metrics>,
     files: open_files::OpenFiles,
     dirs: dirs::OpenDirs,
+    gone: gone::Gone,
     pub(in crate::volume) unsynced: durability::Unsynced,
     room: space::Room,
     marked: marked::Marked,
@@ -227,6 +229,7 @@ impl Volume {
             metrics,
             files: open_files::OpenFiles::default(),
             dirs: dirs::OpenDirs::default(),
+            gone: gone::Gone::default(),
             unsynced: durability::Unsynced::default(),
             room: space::Room::default(),
             marked: marked::Marked::default(),

@@ -75,6 +75,8 @@ impl Volume {
     pub fn forget(&self, ino: Ino, lookups: u64) {
         if control::is_control(ino) {
             self.control_forget(ino, lookups);
+        } else {
+            self.gone.forget(ino);
         }
     }
 
@@ -488,6 +490,7 @@ impl Volume {
             }
             return Ok(left);
         }
+        self.gone.keep(&inode);
         // Asked while the vectors still name the content, so that exactly one of the two lets it go.
         let content = std::mem::replace(&mut inode.content, Content::Empty);
         self.release_content(txn, inode.ino, content);

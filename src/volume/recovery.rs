@@ -73,6 +73,7 @@ impl Volume {
         for dir in self.names.marked(Mark::Moved)? {
             self.resettle(dir)?;
         }
+        self.gone.clear();
         let mut dirty = self.names.marked(Mark::Dirty)?;
         dirty.extend(torn);
         dirty.sort_unstable();

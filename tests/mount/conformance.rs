@@ -503,3 +503,37 @@ fn what_root_does_to_a_program_leaves_its_setuid_bit() {
         }
     }
 }
+
+#[test]
+fn what_is_removed_and_still_held_has_attributes() {
+    let mount = Mount::new();
+    mount.mkdir("d");
+    for name in ["file", "pipe", "link"] {
+        let path = mount.path(name);
+        match name {
+            "file" => fs::write(&path, b"content").unwrap(),
+            "pipe" => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap(),
+            _ => std::os::unix::fs::symlink("d", &path).unwrap(),
+        }
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let held = nix::fcntl::open(&path, flags, nix::sys::stat::Mode::empty()).unwrap();
+        let before = nix::sys::stat::fstat(&held).unwrap();
+        fs::remove_file(&path).unwrap();
+        let after = nix::sys::stat::fstat(&held).unwrap();
+        let same = (before.st_ino, before.st_mode, before.st_size);
+        assert_eq!((after.st_ino, after.st_mode, after.st_size), same, "{name}");
+        assert_eq!((before.st_nlink, after.st_nlink), (1, 0), "{name}");
+    }
+    let path = mount.path("pipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let pipe = open(&path);
+    fs::remove_file(&path).unwrap();
+    pipe.set_permissions(Permissions::from_mode(0o644)).unwrap();
+    (&pipe).write_all(b"through").unwrap();
+    let after = pipe.metadata().unwrap();
+    assert_eq!((after.mode() & 0o7777, after.nlink()), (0o644, 0));
+    // A shell whose directory is removed below it.
+    let said =
+        shell(&mount.path("d"), "rmdir ../d; ls -a; stat -c %h .; cd ..; ls -d d 2>/dev/null || echo gone");
+    assert!(said.ends_with("0\ngone\n"), "{said}");
+}

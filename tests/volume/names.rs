@@ -181,6 +181,8 @@ fn an_unlinked_file_lives_until_its_last_handle() {
         fs.close(first);
         assert_eq!(fs.read(second).len(), size + 4);
         fs.volume.release(second).unwrap();
+        assert!(matches!(error(fs.volume.open_file(&ROOT, ino, READ)), Error::NotFound));
+        fs.volume.forget(ino, 1);
         assert!(matches!(error(fs.volume.getattr(ino)), Error::NotFound));
     }
 }
@@ -208,6 +210,7 @@ fn a_removed_directory_that_is_open_answers_and_takes_nothing() {
     assert_eq!(fs.volume.getattr(dir).unwrap().nlink, 0);
     assert!(matches!(error(fs.volume.mkdir(&ROOT, dir, b"x", 0o755)), Error::NotFound));
     fs.volume.release_dir(handle);
+    fs.volume.forget(dir, 1);
     assert!(matches!(error(fs.volume.getattr(dir)), Error::NotFound));
 }
 
