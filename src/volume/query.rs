@@ -438,6 +438,11 @@ impl Volume {
                 false => candidates.near.extend(found.near),
             }
         }
+        if parts.len() > 1 {
+            // A file that is in several of them is one hit, with the number that it has in the first.
+            candidates.near.sort_by_key(|near| (near.file, near.index));
+            candidates.near.dedup_by_key(|near| (near.file, near.index));
+        }
         // What could not be read was compared as zeros.
         Ok(store::damages() == damages)
     }

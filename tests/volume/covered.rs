@@ -21,8 +21,13 @@ fn nest(fs: &Fs, path: &str) {
 
 /// Paths of all that a search asked in `dir` finds.
 fn found(fs: &Fs, dir: &str) -> Vec<String> {
+    first(fs, dir, 1000)
+}
+
+/// Those of the first `k`.
+fn first(fs: &Fs, dir: &str, k: u32) -> Vec<String> {
     let target = Target::Vectors { dim: 2, values: VECTOR.to_vec() };
-    let request = Request { target, options: Options { k: Some(1000), ..Options::default() } };
+    let request = Request { target, options: Options { k: Some(k), ..Options::default() } };
     let answers = fs.volume.search(&ROOT, fs.ino(dir).unwrap(), &request).unwrap();
     answers[0].hits.iter().map(|hit| String::from_utf8(hit.path.to_vec()).unwrap()).collect()
 }
@@ -67,6 +72,40 @@ fn a_search_covers_what_lies_below_wherever_directories_are_moved() {
     fs.unlink("b/c/3.f32").unwrap();
     fs.rmdir("b/c").unwrap();
     assert_eq!(found(&fs, "b"), ["2.f32", "a/1.f32", "a/e/5.f32"]);
+}
+
+#[test]
+fn a_file_with_names_in_several_collections_is_one_hit_and_takes_no_others_place() {
+    let fs = Fs::new();
+    for dir in ["a", "a/b", "a/b/c", "d"] {
+        fs.mkdir(dir).unwrap();
+    }
+    nest(&fs, "a/b");
+    nest(&fs, "a/b/c");
+    put(&fs, "a/1.f32");
+    for name in ["a/b/linked.f32", "a/b/c/again.f32", "d/outside.f32"] {
+        fs.link("a/1.f32", name).unwrap();
+    }
+    for (file, vector) in [("a/2.f32", [1.0f32, 0.6]), ("a/b/3.f32", [1.0, 0.7]), ("a/b/c/4.f32", [1.0, 0.8])]
+    {
+        fs.put(file, &vector.map(f32::to_le_bytes).concat());
+    }
+    for k in 1..=5 {
+        let hits = first(&fs, "a", k);
+        assert_eq!(hits, ["1.f32", "2.f32", "b/3.f32", "b/c/4.f32"][..(k as usize).min(4)], "k {k}");
+    }
+    assert_eq!(first(&fs, "a/b", 3), ["linked.f32", "3.f32", "c/4.f32"]);
+    assert_eq!(first(&fs, "d", 3), ["outside.f32"]);
+    // A matrix has each of its rows once.
+    fs.put("a/m.f32", &[1.0f32, 0.55].map(f32::to_le_bytes).concat());
+    let rows = [[1.0f32, 0.51], [1.0, 0.52]]
+        .concat()
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect::<Vec<_>>();
+    fs.put("a/m.fbin", &[&2u32.to_le_bytes()[..], &2u32.to_le_bytes(), &rows].concat());
+    fs.link("a/m.fbin", "a/b/m.fbin").unwrap();
+    assert_eq!(first(&fs, "a", 4), ["1.f32", "m.fbin", "m.fbin", "m.f32"]);
 }
 
 /// The shortest of many calls.
