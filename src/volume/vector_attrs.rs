@@ -5,10 +5,11 @@ use std::time::Instant;
 use dashmap::DashMap;
 
 use super::Volume;
-use super::ingest::{Member, State, last_row};
+use super::ingest::{Member, Problem, State, last_row};
 use super::permission::permits;
 use super::types::Caller;
 use super::xattrs::VALUE_MAX;
+use crate::collection::RowBytes;
 use crate::namespace::{Ino, Kind};
 use crate::pool::shallow::aside;
 use crate::search::{Options, render};
@@ -192,6 +193,12 @@ impl Volume {
             match &member.state {
                 State::Invalid(problem) => return Ok(format!("invalid: {}", problem.reason)),
                 State::Valid { file, .. } => {
+                    // Searches do not find it. A blob may be too large to be compared for this.
+                    if let RowBytes::Slot(slot) = file.bytes()
+                        && let Err(error) = slot.check()
+                    {
+                        return Ok(format!("invalid: {}", Problem::of(&error).reason));
+                    }
                     if !self.vectors.existing_or_empty(member.root).is_indexed(last_row(file)) {
                         status = "pending";
                     }

@@ -128,6 +128,10 @@ fn a_damaged_slot_is_an_error_and_never_wrong_bytes() {
     mount.start();
     let code = errno(fs::read(mount.path("docs/07.f32")));
     assert!([libc::EUCLEAN, libc::EIO].contains(&code), "{code}");
+    // As searches see it.
+    assert_eq!(paths(&mount.ask_json("docs", &json!({"vector": vectors[7], "k": 100}))).len(), 19);
+    let status = mount.status("docs/07.f32");
+    assert!(status.starts_with("invalid: damaged: "), "{status}");
     for (i, vector) in vectors.iter().enumerate().filter(|(i, _)| *i != 7) {
         assert_eq!(fs::read(mount.path(format!("docs/{i:02}.f32"))).unwrap(), f32_bytes(vector));
     }

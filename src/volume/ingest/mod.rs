@@ -71,7 +71,7 @@ pub(super) struct Problem {
 
 impl Problem {
     /// What is noted of content that was refused for `error`, or that is not what was written.
-    fn of(error: &Error) -> Self {
+    pub(super) fn of(error: &Error) -> Self {
         let reason = match error {
             Error::Corrupt { .. } => format!("damaged: {error}"),
             _ => error.to_string(),
