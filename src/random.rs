@@ -1,4 +1,13 @@
-//! Numbers that only look random: the same ones for the same seed, so that what is made with them can be made again.
+//! Numbers that only look random: the same ones for the same seed, so that what is made with them can be made again. And
+//! one that nobody can make again, to tell things apart by.
+
+use std::hash::{BuildHasher, RandomState};
+
+/// A number that nothing had before, in this process or another: of two, they are the same once in 2^64.
+#[must_use]
+pub fn unlike_any() -> u64 {
+    RandomState::new().hash_one(())
+}
 
 /// The next of the numbers that `state`, at first any seed, stands for.
 ///
@@ -15,6 +24,12 @@ pub fn splitmix64(state: &mut u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_numbers_are_alike() {
+        let numbers: std::collections::HashSet<u64> = (0..1000).map(|_| unlike_any()).collect();
+        assert_eq!(numbers.len(), 1000);
+    }
 
     #[test]
     fn the_first_numbers_of_a_seed_are_those_of_the_reference() {

@@ -16,7 +16,6 @@
 //! is as good as if it had been in the engine's journal.
 
 use std::fs;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::Path;
 
@@ -51,7 +50,7 @@ impl Log {
     /// Begins the log of the catalog in `dir`. What was in it has been [read](read) and given to the engine.
     pub(super) fn begin(dir: &Path) -> io::Result<Self> {
         let mut bytes = Lasting::open(&dir.join(NAME), BYTES)?;
-        let epoch = RandomState::new().hash_one(NAME);
+        let epoch = crate::random::unlike_any();
         bytes.write(0, &header(epoch))?;
         Ok(Self { bytes, epoch, end: HEADER_BYTES, record: Vec::new() })
     }

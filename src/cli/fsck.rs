@@ -51,11 +51,12 @@ fn as_text(report: &Report) -> String {
         counted.slots,
         counted.blobs
     );
-    if report.ended_uncleanly || counted.unfinished > 0 || counted.leftover_blobs > 0 {
+    let leftovers = counted.leftover_blobs + counted.leftover_graphs;
+    if report.ended_uncleanly || counted.unfinished > 0 || leftovers > 0 {
         let _ = writeln!(
             text,
-            "left for the next mount: {} files to settle, {} blobs to remove",
-            counted.unfinished, counted.leftover_blobs
+            "left for the next mount: {} files to settle, {} blobs and {} files of graphs to remove",
+            counted.unfinished, counted.leftover_blobs, counted.leftover_graphs
         );
     }
     let _ = match (report.damaged(), report.repaired()) {
@@ -85,7 +86,11 @@ fn as_json(report: &Report) -> Value {
             "blobs": counted.blobs,
             "bytes": counted.bytes_read,
         },
-        "left_for_mount": { "inodes": counted.unfinished, "blobs": counted.leftover_blobs },
+        "left_for_mount": {
+            "inodes": counted.unfinished,
+            "blobs": counted.leftover_blobs,
+            "graphs": counted.leftover_graphs,
+        },
     })
 }
 

@@ -11,6 +11,16 @@ use crate::index::RowId;
 use crate::index::hnsw::Hnsw;
 use crate::{Error, Result};
 
+/// The collection that a file in the store's folder for checkpoints is about, whole or half made. `None` for a name that
+/// nothing here gives.
+#[must_use]
+pub fn checkpoint_root(name: &str) -> Option<u64> {
+    let (number, what) = name.split_once('.')?;
+    let is_ours = matches!(what.strip_suffix(".tmp").unwrap_or(what), "hnsw" | "recall");
+    let root = u64::from_str_radix(number, 16).ok().filter(|_| is_ours)?;
+    (format!("{root:016x}") == number).then_some(root)
+}
+
 impl Collection {
     /// Path of the graph's checkpoint in the store's folder for them.
     #[must_use]
@@ -27,7 +37,7 @@ impl Collection {
     /// again after a crash that it is worth it. `is_growing` says that rows wait to be linked.
     #[must_use]
     pub fn wants_save(&self, is_growing: bool) -> Option<u64> {
-        let graph = self.usable_graph().filter(|graph| graph.wants_save(is_growing))?;
+        let graph = self.usable_graph().filter(|graph| !self.is_empty() && graph.wants_save(is_growing))?;
         Some((graph.hnsw.len() as u64).saturating_mul(graph.hnsw.node_bytes() as u64))
     }
 
@@ -39,7 +49,7 @@ impl Collection {
     }
 
     /// Writes the graph to a checkpoint, unless that has all of it, and what is known of its recall beside it; without a
-    /// graph, an earlier checkpoint goes.
+    /// graph, or without a vector, an earlier checkpoint goes.
     ///
     /// # Errors
     ///
@@ -48,7 +58,9 @@ impl Collection {
         let _whole_batches = self.linking.lock();
         // Before the graph: a stamp that is too old has the checkpoint passed over, one that is too new would not.
         let stamp = self.stamp();
-        let Some(graph) = self.graph() else { return self.remove_checkpoint(dir) };
+        let Some(graph) = self.graph().filter(|_| !self.is_empty()) else {
+            return self.remove_checkpoint(dir);
+        };
         let path = dir.join(self.checkpoint_name());
         if !graph.is_saved() || !path.exists() {
             let changes = graph.changes();

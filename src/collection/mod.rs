@@ -37,6 +37,7 @@ pub use attributes::{Attributes, Kept, VALUE_SEEN};
 pub use builder::{GRAPH_SEED, Snapshot};
 pub use calibration::{Calibration, Effort, RecallEstimate};
 pub use check::{Check, Coverage, IndexState, Phase};
+pub use checkpoint::checkpoint_root;
 pub use condition::{Condition, Glob, Is, Literal, Set, Step, TESTS_MAX, Test};
 pub use file::{FileNumber, RowBytes, VectorFile};
 pub use filter::{Allowed, Filter, NoRows};
@@ -46,7 +47,7 @@ pub use table::{Reader, RowRef, Run};
 
 use crate::index::{RowId, RowSet};
 use crate::sync::{ArcSwap, ArcSwapOption, AtomicBool, AtomicU32, AtomicU64, Mutex, Ordering};
-use crate::{Error, Result};
+use crate::{Error, Result, random};
 use filter::FilterCache;
 use table::Table;
 
@@ -77,7 +78,7 @@ struct Writer {
 pub struct Collection {
     root: u64,
     schema: ArcSwap<Schema>,
-    /// Which numbering of rows this is: it changes when an emptied collection numbers from 0 again.
+    /// Which numbering of rows this is: a random number, and another when an empty collection numbers from 0.
     numbering: AtomicU64,
     /// The numbering that the catalog has.
     numbering_committed: AtomicU64,
@@ -288,8 +289,8 @@ impl Collection {
     }
 
     /// Numbers the rows of a validated file version and puts them into the table, invisible. An empty
-    /// collection begins again at row 0. The returned flag says that the catalog does not have the
-    /// [`numbering`](Self::numbering) in force: it is to be committed with the file.
+    /// collection begins at row 0, under a numbering that nothing has seen. The returned flag says that the
+    /// catalog does not have the [`numbering`](Self::numbering) in force: it is to be committed with the file.
     ///
     /// # Errors
     ///
@@ -307,12 +308,8 @@ impl Collection {
                 return Err(Error::Dimension { expected, got: file.dim() });
             }
         }
-        if self.is_empty() && writer.staged.is_empty() && writer.next_row > 0 {
-            writer.next_row = 0;
-            self.table.reset();
-            self.forget_graphs();
-            self.unswept.store(0, Ordering::Relaxed);
-            self.numbering.fetch_add(1, Ordering::AcqRel);
+        if self.is_empty() && writer.staged.is_empty() {
+            self.number_anew(&mut writer);
         }
         let first = writer.next_row;
         let end = u64::from(first) + file.rows();
@@ -329,6 +326,17 @@ impl Collection {
         writer.staged_dim = file.dim();
         let committed = self.numbering_committed.load(Ordering::Acquire);
         Ok((file, self.numbering() != committed))
+    }
+
+    /// Begins at row 0, also where no row was numbered yet: what a collection that was opened empty had before is not
+    /// known, and a graph of that may be on disk. Counting on would not tell numberings apart: a power cut may take one
+    /// back.
+    fn number_anew(&self, writer: &mut Writer) {
+        writer.next_row = 0;
+        self.table.reset();
+        self.forget_graphs();
+        self.unswept.store(0, Ordering::Relaxed);
+        self.numbering.store(random::unlike_any(), Ordering::Release);
     }
 
     /// Makes a committed change visible, whole.

@@ -91,7 +91,11 @@ impl Bench {
     }
 
     /// A collection as an opened volume puts it back: the same files under the same numbers.
-    fn reopened(&self, schema: Schema, numbering: u64, files: &[Arc<VectorFile>]) -> Collection {
+    fn reopened(&self, schema: Schema, files: &[Arc<VectorFile>]) -> Collection {
+        self.reopened_under(self.collection.numbering(), schema, files)
+    }
+
+    fn reopened_under(&self, numbering: u64, schema: Schema, files: &[Arc<VectorFile>]) -> Collection {
         let collection = Collection::new(7, schema, numbering);
         let files: Vec<_> = files
             .iter()
@@ -215,13 +219,15 @@ fn an_abandoned_file_gives_back_the_dimension_that_it_fixed() {
 fn an_emptied_collection_numbers_from_0_again_under_a_new_numbering() {
     let bench = Bench::new();
     let (file, renumbered) = bench.collection.stage(bench.file(1, 2, DIM)).unwrap();
-    assert!(!renumbered, "the numbering that it was made with is committed");
+    assert!(renumbered, "the first rows have a numbering of their own");
     bench.collection.publish(&added(&file));
+    let first = bench.collection.numbering();
     bench.remove(&file);
     assert_eq!((bench.collection.len(), bench.collection.dim()), (0, None));
     let (file, renumbered) = bench.collection.stage(bench.file(2, 1, 9)).unwrap();
     assert_eq!((file.first_row(), renumbered), (RowId(0), true));
-    assert_eq!((bench.collection.numbering(), bench.collection.dim()), (4, None));
+    assert_ne!(bench.collection.numbering(), first);
+    assert_eq!(bench.collection.dim(), None);
     // Its commit fails: whoever comes next has to commit the numbering.
     bench.collection.abandon(&added(&file));
     let (file, renumbered) = bench.collection.stage(bench.file(3, 1, DIM)).unwrap();
@@ -533,7 +539,7 @@ fn what_was_measured_is_known_after_opening_and_goes_with_the_checkpoint() {
     bench.index();
     calibrate(&bench.collection);
     bench.collection.save_graph(bench.dir.path()).unwrap();
-    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    let again = bench.reopened((*bench.collection.schema()).clone(), &files);
     again.load_graph(bench.dir.path()).unwrap();
     assert_eq!(again.recall(), bench.collection.recall());
     assert!(!again.wants_calibration());
@@ -620,7 +626,7 @@ fn a_checkpoint_gives_the_same_graph() {
     let files: Vec<_> = (0..6).map(|number| bench.add(number, 100)).collect();
     bench.index();
     bench.collection.save_graph(bench.dir.path()).unwrap();
-    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    let again = bench.reopened((*bench.collection.schema()).clone(), &files);
     assert_eq!(again.pending(), 600);
     again.load_graph(bench.dir.path()).unwrap();
     assert_eq!(again.pending(), 0);
@@ -638,7 +644,7 @@ fn a_loaded_graph_is_caught_up_with_what_came_after_it() {
     bench.index();
     bench.collection.save_graph(bench.dir.path()).unwrap();
     files.push(bench.add(1, 30));
-    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    let again = bench.reopened((*bench.collection.schema()).clone(), &files);
     again.load_graph(bench.dir.path()).unwrap();
     assert_eq!(again.pending(), 30);
     while again.index_step(1, &AtomicBool::new(false)).unwrap() {}
@@ -653,7 +659,7 @@ fn a_number_that_a_loaded_graph_knows_is_not_given_again() {
     bench.index();
     bench.collection.save_graph(bench.dir.path()).unwrap();
     // The second file's removal came after the checkpoint.
-    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    let again = bench.reopened((*bench.collection.schema()).clone(), &files);
     again.load_graph(bench.dir.path()).unwrap();
     let (file, _) = again.stage(bench.file(2, 1, DIM)).unwrap();
     assert_eq!(file.first_row(), RowId(150));
@@ -666,16 +672,40 @@ fn the_checkpoint_of_another_numbering_or_metric_is_not_loaded() {
     bench.index();
     bench.collection.save_graph(bench.dir.path()).unwrap();
     let now = || (*bench.collection.schema()).clone();
-    for (what, schema, numbering) in
-        [("numbering", now(), 4), ("metric", Schema { metric: Metric::Ip, ..now() }, 3)]
-    {
-        let again = bench.reopened(schema, numbering, &files);
+    let numbering = bench.collection.numbering();
+    for (what, schema, numbering) in [
+        ("numbering", now(), numbering.wrapping_add(1)),
+        ("metric", Schema { metric: Metric::Ip, ..now() }, numbering),
+    ] {
+        let again = bench.reopened_under(numbering, schema, &files);
         // Under the same numbering another metric contradicts the stamp, so it counts as damage.
         let loaded = again.load_graph(bench.dir.path());
         assert!(matches!(loaded, Ok(()) | Err(Error::Corrupt { .. })), "another {what}: {loaded:?}");
         assert!(again.graph().is_none(), "another {what}");
         assert_eq!(again.pending(), 120, "another {what}");
     }
+}
+
+#[test]
+fn a_collection_that_was_opened_empty_is_no_more_what_it_was_before() {
+    let bench = Bench::new();
+    bench.add(0, 120);
+    bench.index();
+    bench.collection.save_graph(bench.dir.path()).unwrap();
+    let now = || (*bench.collection.schema()).clone();
+    // It was emptied, and the process died before the checkpoint was removed.
+    let filled_again = || {
+        let emptied = bench.reopened(now(), &[]);
+        let (file, is_to_be_committed) = emptied.stage(bench.file(1, 120, DIM)).unwrap();
+        assert!(is_to_be_committed);
+        emptied.publish(&added(&file));
+        (emptied.numbering(), file)
+    };
+    let (numbering, file) = filled_again();
+    let again = bench.reopened_under(numbering, now(), &[file]);
+    again.load_graph(bench.dir.path()).unwrap();
+    assert!(again.graph().is_none(), "the graph is of other rows with the same numbers");
+    assert_ne!(filled_again().0, numbering, "a power cut may take the first one back");
 }
 
 #[test]
@@ -686,7 +716,7 @@ fn a_checkpoint_with_other_parameters_serves_until_its_successor_is_built() {
     bench.collection.save_graph(bench.dir.path()).unwrap();
     let now = || (*bench.collection.schema()).clone();
     for schema in [Schema { m: 8, ..now() }, Schema { ef_construction: 8, ..now() }] {
-        let again = bench.reopened(schema.clone(), 3, &files);
+        let again = bench.reopened(schema.clone(), &files);
         again.load_graph(bench.dir.path()).unwrap();
         assert_eq!((again.index_state().phase, again.pending()), (Phase::Rebuilding, 120));
         while again.index_step(1, &AtomicBool::new(false)).unwrap() {}
@@ -701,7 +731,7 @@ fn a_missing_checkpoint_is_no_error_and_a_damaged_one_leaves_the_collection_with
     let bench = Bench::new();
     let files = vec![bench.add(0, 120)];
     bench.index();
-    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+    let again = bench.reopened((*bench.collection.schema()).clone(), &files);
     again.load_graph(bench.dir.path()).unwrap();
     assert!(again.graph().is_none());
     bench.collection.save_graph(bench.dir.path()).unwrap();
@@ -730,7 +760,7 @@ fn a_graph_that_is_damaged_anywhere_a_search_goes_is_given_up_and_built_anew() {
         let mut bytes = good.clone();
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        let again = bench.reopened((*bench.collection.schema()).clone(), 3, &files);
+        let again = bench.reopened((*bench.collection.schema()).clone(), &files);
         // Opening reads the numbers of the rows and nothing else.
         if again.load_graph(bench.dir.path()).is_ok() {
             loaded += 1;
@@ -750,7 +780,7 @@ fn restored_files_keep_their_numbers_and_the_next_follows_the_last() {
     let bench = Bench::new();
     let (a, b) = (bench.add(1, 3), bench.add(2, 2));
     bench.remove(&a);
-    let again = bench.reopened(Schema::default(), 3, &[b]);
+    let again = bench.reopened(Schema::default(), &[b]);
     assert_eq!(again.reader().live_from(RowId(0)).map(|row| row.0).collect::<Vec<_>>(), [3, 4]);
     assert_eq!((again.len(), again.dim()), (2, Some(DIM)));
     assert_eq!(again.stage(bench.file(3, 1, DIM)).unwrap().0.first_row(), RowId(5));
@@ -959,7 +989,7 @@ fn numbers_that_nobody_has_any_more_take_no_memory_and_are_stepped_over() {
     assert_eq!(reader.live_from(RowId(3)).next(), Some(RowId(190_003)));
     assert_eq!(reader.count_live_from(RowId(190_600)), 3);
     // As it is opened again.
-    let opened = bench.reopened(Schema::default(), 0, &[kept, last]);
+    let opened = bench.reopened(Schema::default(), &[kept, last]);
     assert_eq!((opened.table.chunks(), opened.reader().count_live_from(RowId(0))), (3, 603));
     let all: Vec<u32> = opened.reader().live_from(RowId(0)).map(|row| row.0).collect();
     assert_eq!(all, found);
@@ -1233,7 +1263,7 @@ fn the_checkpoint_of_a_graph_that_lacks_a_live_row_is_not_loaded() {
     bench.index();
     bench.collection.save_graph(bench.dir.path()).unwrap();
     // The removal is taken back, as by a power cut.
-    let again = bench.reopened((*bench.collection.schema()).clone(), 3, &[a, b, c]);
+    let again = bench.reopened((*bench.collection.schema()).clone(), &[a, b, c]);
     let refused = again.load_graph(bench.dir.path()).unwrap_err().to_string();
     assert!(refused.contains("50 live rows are missing, the first is 100"), "{refused}");
     assert!(again.graph().is_none());

@@ -242,6 +242,20 @@ impl Store {
         self.home.dir.join("index")
     }
 
+    /// Removes files from the directory for checkpoints, durably.
+    ///
+    /// # Errors
+    ///
+    /// I/O errors.
+    pub fn remove_index_files(&self, names: &[String]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let dir = self.index_dir();
+        names.iter().try_for_each(|name| std::fs::remove_file(dir.join(name))).map_err(io)?;
+        directory::sync_dir(&dir).map_err(io)
+    }
+
     /// The store's identity: 32 hexadecimal digits, random, given on first use.
     #[must_use]
     pub fn id(&self) -> &str {

@@ -11,7 +11,8 @@
 //! is counted is counted again, what is derived is dropped, and a file whose bytes are not what the catalog says
 //! keeps them, under `lost+found`, so that nobody takes them for sound.
 //!
-//! What a mount finishes by itself after an unclean end (marks, leftover blobs) is no damage.
+//! What a mount finishes by itself after an unclean end (marks, leftover blobs, graphs of collections that are empty or
+//! gone) is no damage.
 //!
 //! Each snapshot is a catalog of its own and is checked in the same way, except for slots and blobs that were checked
 //! already because it shares them. Nothing of a snapshot is repaired, and what it names is not removed: a damaged one
@@ -30,6 +31,7 @@ use contents::{Contents, Rescue};
 use super::ingest::Vectors;
 use super::ingest::check::{Files, MemberFault, Members};
 use crate::catalog::{self, Catalog, Table};
+use crate::collection::checkpoint_root;
 use crate::metrics::Metrics;
 use crate::namespace::check::{Census, Fault};
 use crate::namespace::{self, Ino, Mark, Namespace};
@@ -120,6 +122,8 @@ struct Found {
     members: Members,
     /// Graph checkpoints: name of the file, what is wrong.
     graphs: Vec<(String, String)>,
+    /// Files of such that the next mount removes.
+    leftover_graphs: usize,
 }
 
 impl Check<'_> {
@@ -133,6 +137,7 @@ impl Check<'_> {
             let is_last = repair == Repair::No || round + 1 == ROUNDS;
             if is_last || !self.mend(&found, &mut lost, report)? {
                 report.findings.extend(self.findings(&found));
+                report.counted.leftover_graphs = found.leftover_graphs;
                 self.check_snapshots(&found.contents, report)?;
                 break;
             }
@@ -185,42 +190,36 @@ impl Check<'_> {
             && found.members.faults.is_empty()
             && found.census.faults.is_empty();
         if is_sound && checked.is_none() {
-            found.graphs = self.check_graphs(&found.members)?;
+            self.check_graphs(&mut found)?;
         }
         Ok(found)
     }
 
-    /// Loads every graph and reads all of it. What no mount would use is damage: it would be built anew.
-    fn check_graphs(&self, members: &Members) -> Result<Vec<(String, String)>> {
+    /// Loads every graph and reads all of it. What no mount would use of a collection with vectors is damage: it would be
+    /// built anew. What is left of one that is empty or gone is not.
+    fn check_graphs(&self, found: &mut Found) -> Result<()> {
         let files = self.store.index_files()?;
-        let mut faults = Vec::new();
-        for name in &files {
-            let Some(number) = name.strip_suffix(".hnsw").or_else(|| name.strip_suffix(".recall")) else {
-                continue;
-            };
-            let root = u64::from_str_radix(number, 16).ok().filter(|root| format!("{root:016x}") == number);
-            if root.is_none_or(|root| !members.collections.contains(&Ino(root))) {
-                faults.push((format!("index/{name}"), "belongs to no collection".into()));
-            }
-        }
-        if !files.iter().any(|name| name.ends_with(".hnsw")) {
-            return Ok(faults);
+        let roots: Vec<Ino> = files.iter().filter_map(|name| checkpoint_root(name)).map(Ino).collect();
+        if roots.is_empty() {
+            return Ok(());
         }
         let vectors = Vectors::new(Arc::clone(self.store), Arc::new(Metrics::new()));
         let names = Namespace::open(Arc::clone(&self.catalog))?;
         let checkpoint = |root: u64| format!("index/{root:016x}.hnsw");
         let without = vectors.restore(&self.catalog, &names, &self.store.index_dir(), false)?.without_graph;
+        let is_left = |root: &&Ino| vectors.existing(**root).is_none_or(|collection| collection.is_empty());
+        found.leftover_graphs = roots.iter().filter(is_left).count();
         for (root, error) in &without {
-            faults.push((checkpoint(root.0), error.to_string()));
+            found.graphs.push((checkpoint(root.0), error.to_string()));
         }
         for collection in vectors.all() {
             let check = collection.verify();
             let is_known = without.iter().any(|(root, _)| root.0 == collection.root());
             if !check.is_sound() && !is_known {
-                faults.push((checkpoint(collection.root()), check.to_string()));
+                found.graphs.push((checkpoint(collection.root()), check.to_string()));
             }
         }
-        Ok(faults)
+        Ok(())
     }
 
     /// Repairs the first part that has a fault. Returns whether anything was done.
@@ -378,6 +377,7 @@ impl Found {
             bytes_read: self.contents.bytes_read,
             unfinished: self.census.marks.values().map(|marked| marked.len() as u64).sum(),
             leftover_blobs: 0,
+            leftover_graphs: 0,
         }
     }
 }

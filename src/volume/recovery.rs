@@ -56,6 +56,8 @@ fn blob_len(store: &Store, inode: &Inode) -> Result<Option<u64>> {
 impl Volume {
     /// Finishes what the last run left: orphans go, content that was being written is settled as it is.
     pub(super) fn recover(&self, torn: Vec<Ino>, found: Found) -> Result<()> {
+        // Before any commit, and so before any row is numbered.
+        self.vectors.remove_unused_checkpoints()?;
         let mut batch = self.catalog.batch();
         for (key, member) in found.damaged {
             batch.put(Table::Vectors, key, member);

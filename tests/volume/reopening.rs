@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vexfs::Error;
 use vexfs::namespace::{Ino, Time};
+use vexfs::volume::check::{Repair, fsck};
 use vexfs::volume::{SetAttr, SetTime, Volume, VolumeOptions, XattrMode};
 
 use crate::support::*;
@@ -104,6 +105,85 @@ fn a_kill_settles_what_was_being_written() {
     let found = found.reopen();
     assert_eq!(found.get("v.f32").unwrap(), pattern(4000, 1));
     assert_eq!(found.get("w.f32").unwrap(), model);
+}
+
+/// Rows of 8 elements; each file has others.
+fn rows(seed: u64, count: u32) -> Vec<u8> {
+    let mut state = seed;
+    let mut value = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f32::from(u16::try_from(state >> 48).unwrap()) / 32768.0 - 1.0
+    };
+    let mut bytes = [count.to_le_bytes(), 8u32.to_le_bytes()].concat();
+    bytes.extend((0..count * 8).flat_map(|_| value().to_le_bytes()));
+    bytes
+}
+
+fn saved_graphs(fs: &Fs) -> usize {
+    let files = files_below(&fs.store().join("index"));
+    files.iter().filter(|file| file.extension().is_some_and(|end| end == "hnsw")).count()
+}
+
+#[test]
+fn a_graph_of_vectors_that_are_gone_is_not_used_for_others_after_two_kills() {
+    let fs = Fs::new();
+    for (dir, seed) in [("old", 1), ("new", 2)] {
+        fs.mkdir(dir).unwrap();
+        fs.put(&format!("{dir}/x.fbin"), &rows(seed, 6000));
+    }
+    fs.volume.barrier().unwrap();
+    assert_eq!(saved_graphs(&fs), 2);
+    fs.unlink("old/x.fbin").unwrap();
+    let fs = fs.killed_copy();
+    assert_eq!(saved_graphs(&fs), 1, "that of the emptied collection is gone");
+    fs.rename("new/x.fbin", "old/x.fbin").unwrap();
+    let fs = fs.killed_copy();
+    let content = fs.get("old/x.fbin").unwrap();
+    for row in [5, 500, 5000] {
+        // A copy of a row is nearest to it.
+        let at = 8 + row * 32;
+        fs.put("old/copy.f32", &content[at..at + 32]);
+        let ino = fs.ino("old/copy.f32").unwrap();
+        let nearest = fs.volume.getxattr(&ROOT, ino, b"user.vexfs.similar.1").unwrap();
+        let nearest = String::from_utf8(nearest.to_vec()).unwrap();
+        assert!(nearest.ends_with(&format!("\tx.fbin#{row}\n")), "row {row}: {nearest}");
+    }
+}
+
+#[test]
+fn a_graph_whose_collection_is_gone_is_no_damage_and_goes_with_the_next_open() {
+    let fs = Fs::new();
+    fs.mkdir("above").unwrap();
+    let moved = fs.mkdir("moved").unwrap().ino;
+    fs.put("moved/x.fbin", &rows(1, 6000));
+    fs.volume.barrier().unwrap();
+    let graph = std::fs::read(fs.store().join(format!("index/{:016x}.hnsw", moved.0))).unwrap();
+    fs.rename("moved", "above/moved").unwrap();
+    let found = fs.damaged_copy(|store| {
+        // Death came before the file was removed: of a collection that is empty, and of a directory that is gone.
+        let files = [moved.0, 4711].map(|root| store.join(format!("index/{root:016x}.hnsw")));
+        files.iter().for_each(|file| std::fs::write(file, &graph).unwrap());
+        let report = fsck(store, Repair::No).unwrap();
+        assert!(report.findings.is_empty(), "{report:#?}");
+        assert!(report.counted.leftover_graphs >= 2, "{report:#?}");
+    });
+    assert_eq!(saved_graphs(&found), 0);
+    found.volume.barrier().unwrap();
+    assert_eq!(saved_graphs(&found), 1, "that of the collection that has the vectors");
+    assert_eq!(saved_graphs(&found.reopen()), 1);
+}
+
+#[test]
+fn a_directory_with_vectors_that_becomes_a_collection_keeps_its_configuration() {
+    let fs = Fs::new();
+    fs.mkdir("c").unwrap();
+    let dir = fs.mkdir("c/sub").unwrap().ino;
+    fs.put("c/sub/a.f32", &pattern(64, 1));
+    fs.volume.setxattr(&ROOT, dir, b"user.vexfs.metric", b"l2", XattrMode::Either).unwrap();
+    let metric = |fs: &Fs| fs.volume.getxattr(&ROOT, dir, b"user.vexfs.metric").unwrap().to_vec();
+    assert_eq!(metric(&fs), b"l2");
+    assert_eq!(metric(&fs.killed_copy()), b"l2");
+    assert_eq!(metric(&fs.reopen()), b"l2");
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Counted {
     pub unfinished: u64,
     /// Blobs that nothing names; the next mount removes them.
     pub leftover_blobs: usize,
+    /// Files about graphs of collections that are empty or gone; the next mount removes them.
+    pub leftover_graphs: usize,
 }
 
 /// One fault.

@@ -37,7 +37,7 @@ impl Volume {
             let moved = self.begin_nested(&mut txn, dir, schema).and_then(|()| self.commit(txn));
             if let Err(error) = moved {
                 self.vectors.unnest(dir);
-                self.vectors.collections.remove(&dir);
+                self.vectors.begin_empty(dir);
                 return Err(error);
             }
         }
@@ -49,8 +49,10 @@ impl Volume {
     fn begin_nested(&self, txn: &mut crate::volume::Txn<'_>, dir: Ino, schema: Schema) -> Result<()> {
         let collection = self.vectors.collection(dir);
         collection.set_schema(schema.clone())?;
+        self.settle_below(txn, dir)?;
+        // Behind it, because it may begin a numbering.
         self.put_schema(txn, &collection, &schema);
-        self.settle_below(txn, dir)
+        Ok(())
     }
 
     /// Whether moving directory `dir` to `new_parent` changes which collection the files below it belong to.

@@ -162,7 +162,7 @@ impl Vectors {
     /// The collection whose directory is `root`, made when something is about to be in it.
     pub(super) fn collection(&self, root: Ino) -> Arc<Collection> {
         let entry = self.collections.entry(root);
-        Arc::clone(&entry.or_insert_with(|| Arc::new(Collection::new(root.0, Schema::default(), 0))))
+        Arc::clone(&entry.or_insert_with(|| empty(root)))
     }
 
     /// The collection whose directory is `root`, if it has been used.
@@ -174,6 +174,12 @@ impl Vectors {
     /// be left of a directory that is removed and still open.
     pub(super) fn existing_or_empty(&self, root: Ino) -> Arc<Collection> {
         self.existing(root).unwrap_or_else(|| empty(root))
+    }
+
+    /// The collection whose directory is `root` is empty, and nothing of it is known. Its record, if the catalog has one,
+    /// goes with the directory.
+    pub(super) fn begin_empty(&self, root: Ino) {
+        self.collections.insert(root, empty(root));
     }
 
     /// The schema in force below `root`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::settle::member_key;
 use super::{CollectionRecord, Member, MemberRecord, MemberState, Problem, State, Vectors, number};
 use crate::catalog::{Catalog, Table};
-use crate::collection::{Collection, RowBytes, VectorFile};
+use crate::collection::{Collection, RowBytes, VectorFile, checkpoint_root};
 use crate::format::{Layout, record};
 use crate::index::RowId;
 use crate::namespace::{Content, Ino, Inode, Namespace};
@@ -82,6 +82,18 @@ impl Vectors {
             }
         }
         Ok(Found { damaged: restored.damaged, stray, without_graph })
+    }
+
+    /// Removes the checkpoints that no graph was loaded from: once more rows have been numbered, one that was passed over
+    /// may look like that of what is there.
+    pub(in crate::volume) fn remove_unused_checkpoints(&self) -> Result<()> {
+        let has_graph =
+            |root| self.existing(Ino(root)).is_some_and(|collection| collection.graph().is_some());
+        let is_unused = |name: &String| {
+            checkpoint_root(name).is_some_and(|root| name.ends_with(".tmp") || !has_graph(root))
+        };
+        let unused: Vec<_> = self.store.index_files()?.into_iter().filter(is_unused).collect();
+        self.store.remove_index_files(&unused)
     }
 
     fn restore_collection(&self, dir: &Inode, entry: CollectionRecord) {

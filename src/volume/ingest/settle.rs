@@ -352,7 +352,11 @@ impl Volume {
     /// Stages a collection's record.
     pub(in crate::volume) fn put_collection(&self, txn: &mut Txn<'_>, collection: &Collection) -> Result<()> {
         let before = self.collection_record(collection.root())?;
-        let entry = CollectionRecord { numbering: collection.numbering(), ..before };
+        // One that is just becoming a collection of its own is put with its configuration by the same transaction.
+        let is_nested =
+            || self.vectors.is_nested(Ino(collection.root())).then(|| (*collection.schema()).clone());
+        let schema = before.schema.or_else(is_nested);
+        let entry = CollectionRecord { schema, numbering: collection.numbering() };
         txn.batch.put(Table::Collections, collection.root().to_be_bytes(), record::encode(&entry));
         Ok(())
     }
