@@ -238,7 +238,7 @@ impl Volume {
         self.names.link(&mut txn.batch, directory, name, &mut inode, Time::now())?;
         let mut links = self.links_that_matter(ino, &[name])?;
         if let Some(links) = &mut links {
-            links.push(to);
+            insert_link(links, to);
             self.renamed(&mut txn, &mut inode, links)?;
         }
         self.names.put_inode(&mut txn.batch, &inode);
@@ -450,7 +450,7 @@ impl Volume {
         };
         if let Some(links) = &mut links {
             links.retain(|link| link != from);
-            links.push(to.clone());
+            insert_link(links, to.clone());
         }
         let resettles = inode.kind == Kind::Directory
             && self.move_changes_collection(inode.ino, from.parent, to.parent)?;
@@ -551,4 +551,10 @@ impl Volume {
             Content::Empty | Content::Inline => Ok(()),
         }
     }
+}
+
+/// Adds a name in the place that the catalog has it: of several in one collection the first says what the file is.
+fn insert_link(links: &mut Vec<Link>, link: Link) {
+    let at = links.partition_point(|known| *known < link);
+    links.insert(at, link);
 }

@@ -95,7 +95,7 @@ pub(super) struct State {
     changes: u64,
     /// It was written, so that it comes to rest some time after its last close.
     pub(super) rests_next: bool,
-    /// The names, when they are known without asking the catalog.
+    /// The names in order, when they are known without asking the catalog.
     pub(super) links: Option<Vec<Link>>,
     overlay: Option<Overlay>,
     version: u64,

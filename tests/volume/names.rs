@@ -348,3 +348,33 @@ fn a_vector_file_with_a_plain_name_too_stays_where_its_names_are() {
     assert_eq!(status("another"), "plain");
     fs.shut();
 }
+
+#[test]
+fn of_several_names_in_a_collection_the_first_says_what_the_file_is() {
+    let fs = Fs::new();
+    let status = |fs: &Fs| {
+        let value = fs.volume.getxattr(&ROOT, fs.ino("d/m.f32").unwrap(), b"user.vexfs.status").unwrap();
+        String::from_utf8(value.to_vec()).unwrap()
+    };
+    fs.mkdir("d").unwrap();
+    fs.put("d/m.f32", &pattern(64, 1));
+    fs.link("d/m.f32", "d/z.npy").unwrap();
+    assert_eq!(status(&fs), "indexed");
+    fs.rename("d/z.npy", "d/a.npy").unwrap();
+    let refused = status(&fs);
+    assert!(refused.starts_with("invalid: "), "{refused}");
+    // Settled anew with the names as the open file has them.
+    let handle = fs.open("d/m.f32", WRITE).unwrap();
+    fs.link("d/m.f32", "d/n.u8").unwrap();
+    fs.rename("d/a.npy", "d/y.npy").unwrap();
+    fs.link("d/m.f32", "d/b.npy").unwrap();
+    fs.write(handle, 0, &pattern(64, 2));
+    fs.close(handle);
+    let refused = status(&fs);
+    assert!(refused.starts_with("invalid: "), "{refused}");
+    let fs = fs.reopen();
+    assert_eq!(status(&fs), refused);
+    fs.unlink("d/b.npy").unwrap();
+    assert_eq!(status(&fs), "indexed");
+    fs.shut();
+}

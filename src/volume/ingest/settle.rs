@@ -92,7 +92,8 @@ impl Volume {
         Ok(complaint)
     }
 
-    /// The collections that a file with these names belongs to, and the format that it has there.
+    /// The collections that a file with these names belongs to, and the format that it has there. The names are in
+    /// order, as the catalog has them, and of several in one collection the first decides.
     pub(super) fn wanted(&self, links: &[Link]) -> Result<Vec<(Ino, FileKind)>> {
         let mut wanted: Vec<(Ino, FileKind)> = Vec::new();
         for link in links {
