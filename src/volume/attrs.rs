@@ -110,19 +110,32 @@ impl Volume {
             self.vectors.tree_changed();
         }
         if let Some(file) = self.files.get(ino) {
-            let mut state = file.state();
-            state.privileged = is_privileged(inode.mode);
-            // After a kill the time of a file that was being written comes from its blob.
-            if set.mtime.is_some()
-                && let (Some(blob), Some(mtime)) = (state.working(), inode.mtime.to_system())
-            {
-                match blob.file.set_times(FileTimes::new().set_modified(mtime)) {
-                    Ok(()) => state.backing.set_time(mtime),
-                    Err(error) => tracing::debug!("time of blob {}: {error}", blob.id.0),
-                }
-            }
+            file.state().privileged = is_privileged(inode.mode);
+        }
+        if set.mtime.is_some()
+            && let Content::Blob { id, sealed: false } = inode.content
+            && let Err(error) = self.set_blob_time(&inode, id)
+        {
+            tracing::debug!("time of blob {}: {error}", id.0);
         }
         Ok(self.attr(&inode))
+    }
+
+    /// Gives a file's blob the time of its record. After a kill the later of the two counts, because a write in place
+    /// changes the blob alone; that is so until the sync after the last close, and from the next write on.
+    #[inline(never)]
+    fn set_blob_time(&self, inode: &Inode, id: BlobId) -> Result<()> {
+        let Some(mtime) = inode.mtime.to_system() else { return Ok(()) };
+        let times = FileTimes::new().set_modified(mtime);
+        let file = self.files.get(inode.ino);
+        match file.as_ref().and_then(|file| file.open_blob(id)) {
+            Some(blob) => blob.file.set_times(times)?,
+            None => self.store.open_blob(id)?.set_times(times)?,
+        }
+        if let Some(file) = file {
+            file.state().backing.set_time(mtime);
+        }
+        Ok(())
     }
 
     /// A record as `stat` shows it.

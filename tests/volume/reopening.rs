@@ -90,6 +90,32 @@ fn a_time_set_while_writing_survives_a_kill() {
 }
 
 #[test]
+fn a_time_set_after_the_last_close_survives_a_kill() {
+    let fs = Fs::new();
+    fs.put("shared", &pattern(20_000, 1));
+    let being_written = fs.open("shared", WRITE).unwrap();
+    fs.write(being_written, 0, b"x");
+    // It ends the writing in place.
+    fs.mkdir(".vexfs/snapshots/s").unwrap();
+    for name in ["one_write", "more_writes", "renamed", "refused.npy"] {
+        fs.put(name, &pattern(20_000, 1));
+    }
+    let handle = fs.open("more_writes", WRITE).unwrap();
+    fs.write(handle, 20_000, &pattern(20_000, 2));
+    fs.close(handle);
+    let past = Time { secs: 1_000_000, nanos: 7 };
+    for name in ["shared", "one_write", "more_writes", "renamed", "refused.npy"] {
+        let set = SetAttr { mtime: Some(SetTime::To(past)), ..SetAttr::default() };
+        fs.volume.setattr(&ROOT, fs.ino(name).unwrap(), set, None).unwrap();
+    }
+    fs.rename("renamed", "renamed.txt").unwrap();
+    let found = fs.killed_copy();
+    let names = ["shared", "one_write", "more_writes", "renamed.txt", "refused.npy"];
+    assert_eq!(names.map(|name| found.stat(name).unwrap().mtime), [past; 5]);
+    assert_eq!(found.get("shared").unwrap()[..1], *b"x");
+}
+
+#[test]
 fn a_kill_settles_what_was_being_written() {
     let fs = Fs::new();
     let handle = fs.create("v.f32").unwrap();
