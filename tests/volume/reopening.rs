@@ -213,6 +213,34 @@ fn a_directory_with_vectors_that_becomes_a_collection_keeps_its_configuration() 
 }
 
 #[test]
+fn refused_content_is_looked_at_again_when_the_file_changes_and_not_when_its_collection_does() {
+    let fs = Fs::new();
+    let status = |fs: &Fs, path: &str| {
+        let value = fs.volume.getxattr(&ROOT, fs.ino(path).unwrap(), b"user.vexfs.status").unwrap();
+        String::from_utf8(value.to_vec()).unwrap()
+    };
+    fs.mkdir("c").unwrap();
+    fs.put("c/a.vec", b"1 2 3");
+    fs.put("c/b.vec", b"1 2");
+    fs.put("c/d.vec", b"2 1");
+    fs.unlink("c/a.vec").unwrap();
+    fs.put("c/c.vec", b"3 4");
+    let refused = "invalid: dimension 2, collection has 3";
+    assert_eq!([status(&fs, "c/c.vec"), status(&fs, "c/b.vec")], ["indexed", refused]);
+    let found = fs.killed_copy();
+    assert_eq!([status(&found, "c/c.vec"), status(&found, "c/b.vec")], ["indexed", refused]);
+    let found = found.reopen();
+    assert_eq!([status(&found, "c/c.vec"), status(&found, "c/b.vec")], ["indexed", refused]);
+    found.rename("c/b.vec", "c/e.vec").unwrap();
+    assert_eq!(status(&found, "c/e.vec"), refused, "it is the same file of the same collection");
+    found.rename("c/e.vec", "c/e").unwrap();
+    found.rename("c/e", "c/b.vec").unwrap();
+    found.put("c/d.vec", b"2 1");
+    assert_eq!([status(&found, "c/b.vec"), status(&found, "c/d.vec")], ["indexed", "indexed"]);
+    found.shut();
+}
+
+#[test]
 fn unlinked_files_and_directories_that_were_open_are_gone_after_a_kill() {
     let fs = Fs::new();
     fs.put("f", &pattern(50_000, 1));
