@@ -166,6 +166,7 @@ fn lines_and_archives_of_other_programs_are_read() {
     data("plain.csv", b"1,2\n3,4\n");
     data("named.csv", b"x,y\n5,6\r\n");
     data("chosen.csv", b"id,v0,name,v1\n9,7,\"a,b\",8\n");
+    data("labelled.csv", b"v0,v1,label\n9,7,cat\n8,6,1\n");
     data("marked.csv", b"\xef\xbb\xbf1,2\n3,4\n");
     data("marked_names.csv", b"\xef\xbb\xbfv1,v0\n6,5\n");
     data("year.csv", b"2024,v0,v1\n9,7,8\n");
@@ -193,6 +194,8 @@ fn lines_and_archives_of_other_programs_are_read() {
         ("marked_lists.npy", 1, [3.0, 4.0]),
         ("named.npy", 0, [5.0, 6.0]),
         ("chosen.npy", 0, [7.0, 8.0]),
+        ("labelled.npy", 0, [9.0, 7.0]),
+        ("labelled.npy", 1, [8.0, 6.0]),
         ("lists.npy", 0, [1.5, 2.0]),
         ("lists.npy", 1, [3.0, 4.0]),
         ("t.npy", 0, [1.0, 2.0]),
@@ -212,7 +215,10 @@ fn bad_input_is_named_with_its_place_and_leaves_nothing() {
         ("nan.npy", rows(&[&[1.0, 2.0], &[1.0, f32::NAN]]), "nan.npy: row 1, column 1: value is NaN"),
         ("zero.npy", rows(&[&[0.0, 0.0]]), "zero.npy: row 0: the zero vector"),
         ("cut.npy", rows(&[&[1.0, 2.0]])[..130].to_vec(), "header says 1 rows x 2 f32"),
-        ("r.csv", b"1,2\n3\n".to_vec(), "r.csv: line 2: column 2: '' is not a number"),
+        ("r.csv", b"1,2\n3\n".to_vec(), "r.csv: line 2: 1 columns, the first line has 2"),
+        ("e.csv", b"1,2\n3,\n".to_vec(), "e.csv: line 2: column 2: '' is not a number"),
+        ("m.csv", b"label,v0,v1\nx,1,2,3\n".to_vec(), "m.csv: line 2: 4 columns, the first line has 3"),
+        ("g.csv", b"v0,v2\n1,2\n".to_vec(), "g.csv: line 1: column 2: 'v2' does not follow on v0"),
         ("r.csv", b"1,2\n3,4,5\n".to_vec(), "r.csv: line 2: 3 columns, the first line has 2"),
         ("w.csv", b"a,b\n1,x\n".to_vec(), "w.csv: line 2: column 2: 'x' is not a number"),
         ("e.csv", b"a,b\n".to_vec(), "e.csv: no vectors"),

@@ -161,37 +161,34 @@ impl Job<'_> {
     fn csv(&mut self, input: File) -> Result<(u64, u32), Failure> {
         let mut records = CsvReader::new(BufReader::with_capacity(BUFFER, input));
         let mut npy = Npy::begin(self)?;
-        let mut chosen: Option<Vec<usize>> = None;
+        let mut begun: Option<First> = None;
         let mut vector = Vec::new();
         while records.advance().map_err(|error| npy.job.bad(error))? {
             let fields: Vec<&[u8]> = records.fields().collect();
             let line = records.line();
-            let columns = match &mut chosen {
-                Some(columns) => columns,
+            let First { columns, width, .. } = match &begun {
+                Some(first) => first,
                 None => {
-                    let first = first_line(&fields);
-                    let First { columns, is_names } =
-                        first.map_err(|error| npy.job.bad(lines::at(line, error)))?;
-                    let columns = chosen.insert(columns);
-                    if is_names {
+                    let first = first_line(&fields).map_err(|error| npy.job.bad(lines::at(line, error)))?;
+                    let first = begun.insert(first);
+                    if first.is_names {
                         continue;
                     }
-                    columns
+                    first
                 }
             };
+            if fields.len() != *width {
+                let what = format!("{} columns, the first line has {width}", fields.len());
+                return Err(npy.job.bad(lines::at(line, Error::Format(what))));
+            }
             vector.clear();
-            for &column in &*columns {
+            for &column in columns {
                 let value = fields.get(column).copied().and_then(number).ok_or_else(|| {
                     let field = fields.get(column).copied().unwrap_or_default();
                     let what = format!("column {}: '{}' is not a number", column + 1, field.escape_ascii());
                     npy.job.bad(lines::at(line, Error::Format(what)))
                 })?;
                 vector.push(value);
-            }
-            let extra = fields.len() > columns.last().map_or(0, |last| last + 1) && is_all(columns);
-            if extra {
-                let what = format!("{} columns, the first line has {}", fields.len(), columns.len());
-                return Err(npy.job.bad(lines::at(line, Error::Format(what))));
             }
             npy.row(line, &vector)?;
         }
@@ -282,6 +279,8 @@ fn number(field: &[u8]) -> Option<f32> {
 struct First {
     /// Where the values are.
     columns: Vec<usize>,
+    /// How many columns there are in all.
+    width: usize,
     /// Whether it has names, and no values.
     is_names: bool,
 }
@@ -289,27 +288,37 @@ struct First {
 /// The values are in the columns `v0`, `v1`, ... where the first line has such names, else in all.
 fn first_line(fields: &[&[u8]]) -> Result<First> {
     let find = |name: &str| fields.iter().position(|field| *field == name.as_bytes());
+    let width = fields.len();
     let columns: Vec<usize> = (0..).map_while(|value| find(&format!("v{value}"))).collect();
     if !columns.is_empty() {
-        return Ok(First { columns, is_names: true });
+        let left = (0..width).find(|column| is_value_name(fields[*column]) && !columns.contains(column));
+        return match left {
+            Some(column) => Err(Error::Format(format!(
+                "column {}: '{}' does not follow on v{}",
+                column + 1,
+                fields[column].escape_ascii(),
+                columns.len() - 1
+            ))),
+            None => Ok(First { columns, width, is_names: true }),
+        };
     }
-    let columns = (0..fields.len()).collect();
+    let columns = (0..width).collect();
     let no_number = fields.iter().position(|field| number(field).is_none());
     match no_number {
-        None => Ok(First { columns, is_names: false }),
+        None => Ok(First { columns, width, is_names: false }),
         // As a vector with a damaged value it would be lost without a word.
         Some(column) if fields.iter().any(|field| number(field).is_some()) => Err(Error::Format(format!(
             "column {}: '{}' is not a number, others are: want numbers only, or names only",
             column + 1,
             fields[column].escape_ascii()
         ))),
-        Some(_) => Ok(First { columns, is_names: true }),
+        Some(_) => Ok(First { columns, width, is_names: true }),
     }
 }
 
-/// Whether columns are all from the first on.
-fn is_all(columns: &[usize]) -> bool {
-    columns.iter().copied().eq(0..columns.len())
+/// Whether a name is `v` and a number.
+fn is_value_name(name: &[u8]) -> bool {
+    name.strip_prefix(b"v").is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
 }
 
 /// The bytes and the values of a vector in text form.
