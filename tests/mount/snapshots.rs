@@ -742,3 +742,30 @@ fn a_condition_in_a_snapshot_is_about_the_attributes_of_its_moment() {
     let results = ".vexfs/snapshots/then/docs/.vexfs/@where=lang=de/similar/a.f32/results.json";
     assert_eq!(paths(&mount.json(results)), ["c.f32"]);
 }
+
+#[test]
+fn a_search_in_a_snapshot_like_a_file_of_now_is_for_the_vector_of_now() {
+    let mount = Mount::new();
+    mount.mkdir("c");
+    for (name, vector) in [("a", "1 0"), ("b", "1 1"), ("x", "0 1")] {
+        fs::write(mount.path(format!("c/{name}.vec")), format!("{vector}\n")).unwrap();
+    }
+    let old = take(&mount, "s").join("c");
+    fs::write(mount.path("c/a.vec"), "0 1\n").unwrap();
+    fs::write(mount.path("c/new.vec"), "3 1\n").unwrap();
+    take(&mount, "t");
+    let nearest = |dir: &Path, like: &Path| {
+        let args = [dir.as_os_str(), "--like".as_ref(), like.as_os_str(), "-k".as_ref(), "1".as_ref()];
+        let output = run(Command::new(VEXFS).arg("search").args(args));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let printed = text(&output.stdout);
+        printed.lines().last().unwrap().split_whitespace().last().unwrap().to_owned()
+    };
+    let now = mount.path("c");
+    assert_eq!(nearest(&old, &now.join("a.vec")), "x.vec");
+    assert_eq!(nearest(&old, &now.join("new.vec")), "a.vec");
+    assert_eq!(nearest(&now, &old.join("a.vec")), "new.vec");
+    assert_eq!(nearest(&mount.path(".vexfs/snapshots/t/c"), &old.join("a.vec")), "new.vec");
+    // Within one it is asked for by its name, and not found itself.
+    assert_eq!(nearest(&old, &old.join("a.vec")), "b.vec");
+}

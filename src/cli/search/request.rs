@@ -78,7 +78,8 @@ struct Line<'a> {
 }
 
 impl Requests {
-    /// Neighbours of a file: by name when it lies in the mount of `dir`, by its content when not.
+    /// Neighbours of a file: by name when it lies in the mount of `dir`, or in the snapshot that `dir` is in; by its
+    /// content when not.
     ///
     /// # Errors
     ///
@@ -87,7 +88,8 @@ impl Requests {
         let (file, row) = split_row(file);
         let real = file.canonicalize().map_err(|error| invalid(&file, &error.to_string()))?;
         let same_mount = real.metadata().and_then(|meta| Ok(meta.dev() == dir.metadata()?.dev()));
-        let what = if same_mount.map_err(|error| Failure::io(&file, &error))? {
+        let same_mount = same_mount.map_err(|error| Failure::io(&file, &error))?;
+        let what = if same_mount && snapshot_of(&real) == snapshot_of(dir) {
             let path = relative(&real, dir);
             let Some(path) = path.to_str() else {
                 return Err(invalid(&file, "the name is not UTF-8"));
@@ -238,6 +240,11 @@ fn relative(to: &Path, from: &Path) -> PathBuf {
     up.chain(to.components().skip(shared)).collect()
 }
 
+/// The directory of the snapshot that a real path leads into, if it does: no name leads out of one.
+fn snapshot_of(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|at| at.parent().is_some_and(|above| above.ends_with(".vexfs/snapshots")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,6 +360,17 @@ mod tests {
         let line = like("docs/a#2.npy#12", "docs/notes").unwrap();
         assert_eq!(line, "{\"like\":\"../a#2.npy\",\"row\":12,\"k\":10}\n");
         assert_eq!(like("docs/absent.npy", "docs").unwrap_err().code, Code::Invalid);
+    }
+
+    #[test]
+    fn a_path_into_a_snapshot_names_it() {
+        let of = |path: &'static str| snapshot_of(Path::new(path)).and_then(Path::to_str);
+        assert_eq!(of("/m/.vexfs/snapshots/s/docs/a.vec"), Some("/m/.vexfs/snapshots/s"));
+        assert_eq!(of("/m/.vexfs/snapshots/s"), Some("/m/.vexfs/snapshots/s"));
+        assert_eq!(
+            (of("/m/docs/a.vec"), of("/m/.vexfs/snapshots"), of("/m/snapshots/s/a.vec")),
+            (None, None, None)
+        );
     }
 
     #[test]
