@@ -17,10 +17,11 @@ use tempfile::TempDir;
 use super::active::Active;
 use super::batch::{Batch, Item};
 use super::checkpoint::{self, Tables};
+use super::journal::{Held, Place};
 use super::recent::Recent;
 use super::revival::{Revivals, is_full};
 use super::tail::{Commits, Tail};
-use super::tally::Tally;
+use super::tally::{self, Tally};
 use super::{COMMITS, Table, journal, log, manifests, seal};
 use crate::format::record;
 use crate::pool::shallow::aside;
@@ -54,6 +55,9 @@ const WORTH_EMPTYING: u64 = 8 << 20;
 
 /// What tables take beside their rows, at most.
 pub(super) const TABLE_OVERHEAD: u64 = 1 << 20;
+
+/// A directory of the catalog for a copy that the engine is tried on.
+const TRIAL: &str = "trial";
 
 /// So many newest keys a scan copies.
 const NEWEST_COPIED: usize = 256;
@@ -137,7 +141,8 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// Opens the catalog in `dir`, creating it on first use and recovering it after an unclean end.
+    /// Opens the catalog in `dir`, creating it on first use and recovering it after an unclean end: its journal is cut
+    /// behind the last whole commit when no later one was durable. What is refused stays as it is.
     ///
     /// # Errors
     ///
@@ -148,23 +153,30 @@ impl Catalog {
         if !dir.try_exists()? {
             make(dir)?;
         }
-        seal::check(dir)?;
+        let held = check_files(dir)?;
+        if held.has_rest {
+            if held.last.is_none() {
+                // Only the tables say what there was before.
+                on_trial(dir, |copy| Self::open_whole(copy, COPY_CACHE_BYTES))?;
+            }
+            journal::drop_torn_tail(dir)?;
+        }
         Self::open_whole(dir, CACHE_BYTES)
     }
 
     /// Opens a copy of the catalog in `dir`, which is not changed and must stay as long: nobody has it open. The
-    /// copy is made below `scratch` and vanishes with the value. With `may_be_torn` the copy's journal ends
-    /// [behind its last whole commit](super::drop_torn_tail).
+    /// copy is made below `scratch` and vanishes with the value.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open); I/O errors.
-    pub fn open_copy(dir: &Path, scratch: &Path, may_be_torn: bool) -> Result<Self> {
-        seal::check(dir)?;
+    pub fn open_copy(dir: &Path, scratch: &Path) -> Result<Self> {
+        let held = check_files(dir).map_err(missing)?;
+        manifests::check(dir)?;
         let scratch = tempfile::Builder::new().prefix("vexfs-catalog-").tempdir_in(scratch)?;
         let copy = scratch.path().join("catalog");
-        checkpoint::copy(dir, &copy, Tables::Pointed)?;
-        if may_be_torn {
+        checkpoint::copy(dir, &copy, Tables::Pointed).map_err(missing)?;
+        if held.has_rest {
             journal::drop_torn_tail(&copy)?;
         }
         let mut catalog = Self::open_whole(&copy, COPY_CACHE_BYTES)?;
@@ -182,17 +194,18 @@ impl Catalog {
         }
     }
 
-    /// Opens a catalog that has lost commits, and takes it as it is from now on. For repairs.
+    /// Opens a catalog that has lost commits, for repairs. It is refused by [`open`](Self::open) until it is
+    /// [persisted](Self::persist).
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open), except for the commits that are gone.
     pub fn open_shortened(dir: &Path) -> Result<Self> {
         seal::check(dir)?;
-        let (catalog, _) = Self::open_as_it_is(dir, CACHE_BYTES)?;
-        let last = catalog.commits.lock().last;
-        catalog.tally.note(last)?;
-        Ok(catalog)
+        // What does not open even so stays as it is.
+        on_trial(dir, |copy| Ok(Self::open_as_it_is(copy, COPY_CACHE_BYTES)?.0))?;
+        journal::drop_torn_tail(dir)?;
+        Ok(Self::open_as_it_is(dir, CACHE_BYTES)?.0)
     }
 
     /// Opens a catalog that has every commit that was durable.
@@ -200,9 +213,7 @@ impl Catalog {
         let (catalog, durable) = Self::open_as_it_is(dir, cache_bytes)?;
         let last = catalog.commits.lock().last;
         if last < durable {
-            let what = format!("the journal ends with commit {last}, and {durable} were durable");
-            let (file, offset) = end_of_journal(dir);
-            return Err(Error::Corrupt { file, offset, what });
+            return Err(lost(end_of_journal(dir), last, durable));
         }
         Ok(catalog)
     }
@@ -697,6 +708,67 @@ fn make(dir: &Path) -> Result<()> {
     }
 }
 
+/// Compares the files of a catalog that nobody has open with what they must be, before the engine reads them: it ends a
+/// journal at the first entry that it cannot read, also where that is damage.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`]; I/O errors.
+fn check_files(dir: &Path) -> Result<Held> {
+    let was_closed = seal::check(dir)?;
+    let (held, durable) = (journal::held(dir)?, tally::durable(dir)?);
+    let corrupt = |Place { file, offset }, what| Err(Error::Corrupt { file, offset, what });
+    match held {
+        Held { gap: Some(place), .. } => {
+            corrupt(place, "what begins here is no commit, and later journals have some".into())
+        }
+        Held { last: Some(last), end, .. } if last < durable => Err(lost(end, last, durable)),
+        // After a close the note has a number, and the journals have nothing but commits.
+        Held { has_rest: true, end, last, .. } if was_closed && durable == 0 => {
+            let last = last.unwrap_or_default();
+            corrupt(
+                end,
+                format!("the journal ends with commit {last}, and nothing says how many were durable"),
+            )
+        }
+        held => Ok(held),
+    }
+}
+
+#[cold]
+fn lost(Place { file, offset }: Place, last: u64, durable: u64) -> Error {
+    let what = format!("the journal ends with commit {last}, and {durable} were durable");
+    Error::Corrupt { file, offset, what }
+}
+
+/// The error for a catalog that nobody has open and that cannot be copied: what is not there is damage.
+fn missing(error: Error) -> Error {
+    match error {
+        Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+            let what = format!("the engine's files are not all there: {error}");
+            Error::Corrupt { file: "catalog".into(), offset: 0, what }
+        }
+        other => other,
+    }
+}
+
+/// Opens a copy of the catalog in `dir` that ends behind its last whole commit, to see whether that can be done.
+fn on_trial(dir: &Path, open: impl FnOnce(&Path) -> Result<Catalog>) -> Result<()> {
+    let trial = dir.join(TRIAL);
+    let remove = || match fs::remove_dir_all(&trial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    // One that was cut short.
+    remove()?;
+    let opened = checkpoint::copy(dir, &trial, Tables::Pointed).map_err(missing).and_then(|()| {
+        journal::drop_torn_tail(&trial)?;
+        open(&trial).map(drop)
+    });
+    remove()?;
+    opened
+}
+
 /// Calls the engine, which asserts what damaged files may contradict: that is an error of the catalog, and not the
 /// end of the thread that met it.
 #[inline(always)]
@@ -715,14 +787,14 @@ fn refusal(panic: &(dyn Any + Send)) -> Error {
     Error::Corrupt { file: "catalog".into(), offset: 0, what: format!("the engine refuses: {what}") }
 }
 
-/// The newest journal below the store directory, and its length: where it was cut off.
-pub(super) fn end_of_journal(dir: &Path) -> (String, u64) {
+/// The newest journal, and its length: where it was cut off.
+pub(super) fn end_of_journal(dir: &Path) -> Place {
     let end = || {
         let path = journal::newest(dir).ok()??;
         let name = path.file_name()?.to_string_lossy();
-        Some((format!("catalog/{name}"), path.metadata().ok()?.len()))
+        Some(Place { file: format!("catalog/{name}"), offset: path.metadata().ok()?.len() })
     };
-    end().unwrap_or_else(|| ("catalog".into(), 0))
+    end().unwrap_or_default()
 }
 
 /// The smallest key that is greater than every key beginning with `prefix`.

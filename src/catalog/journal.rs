@@ -1,18 +1,23 @@
-//! The engine's journals: the end of the newest after a power cut, and of all when the tables have what is in them.
+//! The engine's journals: what they hold, the end of the newest after a power cut, and of all when the tables have what
+//! is in them.
 //!
 //! The disk may have kept any sectors of commits that were never synced. The engine puts up with a journal that
 //! ends in the middle of a commit, and refuses one whose last commit has its end and lost its middle. So the journal
 //! is cut behind its last whole commit before the engine reads it. Commits are found by the engine's own format: a
 //! start with the number of items, the items, an end with their checksum.
+//!
+//! The engine cuts off what it cannot read as well, also where that is damage. So whoever opens a catalog looks first.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::COMMITS;
 use crate::Result;
+use crate::format::record;
 
 const START: u8 = 1;
 const ITEM: u8 = 2;
@@ -26,14 +31,89 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 /// value u32 and of the value as it is stored u32.
 const ITEM_HEADER: usize = 20;
 
-/// Ends the newest journal of the catalog in `dir` behind its last whole commit. Called before the catalog is opened
-/// after an unclean end, and only then: later, what is not whole is damage. Journals before the newest were synced
-/// when it was begun; while nothing is in it, that may have failed, and the one before is ended as well.
+/// Bytes of key and value of the item that says which commit it is in, at most.
+const NUMBER_MAX: usize = 32;
+
+/// What the journals of a catalog hold.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The number of the last whole commit, if there is one.
+    pub(super) last: Option<u64>,
+    /// Where the commits end.
+    pub(super) end: Place,
+    /// Behind the commits of a journal are not only the zeros that it has ahead.
+    pub(super) has_rest: bool,
+    /// Where such a rest begins that later commits are behind: a power cut leaves none.
+    pub(super) gap: Option<Place>,
+}
+
+/// A byte of a journal.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The file below the store directory.
+    pub(super) file: String,
+    pub(super) offset: u64,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { file: "catalog".into(), offset: 0 }
+    }
+}
+
+/// A commit in a journal.
+struct Commit {
+    bytes: u64,
+    number: Option<u64>,
+}
+
+/// Reads the journals of the catalog in `dir`, which nobody has open.
 ///
 /// # Errors
 ///
 /// I/O errors.
-pub fn drop_torn_tail(dir: &Path) -> Result<()> {
+pub(super) fn held(dir: &Path) -> io::Result<Held> {
+    let mut held = Held::default();
+    let mut rest = None;
+    for (number, path) in all(dir)? {
+        let file = File::open(path)?;
+        let (whole, last) = read_whole(&file)?;
+        let end = Place { file: format!("catalog/{number}.jnl"), offset: whole };
+        if whole > 0 {
+            held.gap = held.gap.or(rest.take());
+        }
+        if has_bytes_behind(&file, whole)? {
+            held.has_rest = true;
+            rest.get_or_insert_with(|| end.clone());
+        } else if whole == 0 && held.last.is_some() {
+            continue;
+        }
+        held.last = last.or(held.last);
+        held.end = end;
+    }
+    Ok(held)
+}
+
+/// Whether anything but zeros is behind `from`.
+fn has_bytes_behind(file: &File, mut from: u64) -> io::Result<bool> {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match file.read_at(&mut buffer, from)? {
+            0 => return Ok(false),
+            read if buffer[..read].iter().any(|&byte| byte != 0) => return Ok(true),
+            read => from += read as u64,
+        }
+    }
+}
+
+/// Ends the newest journal of the catalog in `dir` behind its last whole commit. Called before the engine is opened, when
+/// it is known that no commit which was durable is cut off. Journals before the newest were synced when it was begun;
+/// while nothing is in it, that may have failed, and the one before is ended as well.
+///
+/// # Errors
+///
+/// I/O errors.
+pub(super) fn drop_torn_tail(dir: &Path) -> Result<()> {
     let mut next = newest(dir)?;
     while let Some(path) = next {
         let file = match File::options().read(true).write(true).open(&path) {
@@ -51,17 +131,26 @@ pub fn drop_torn_tail(dir: &Path) -> Result<()> {
 /// Cuts a journal behind its last whole commit. Returns where that is.
 fn end_behind_whole(path: &Path, file: &File) -> Result<u64> {
     let len = file.metadata()?.len();
-    let mut reader = BufReader::with_capacity(64 << 10, file);
-    let mut whole = 0;
-    while let Some(commit) = commit_len(&mut reader, len - whole)? {
-        whole += commit;
-    }
+    let (whole, _) = read_whole(file)?;
     if whole < len {
         tracing::info!(journal = %path.display(), whole, "the journal ends behind its last whole commit");
         file.set_len(whole)?;
         file.sync_all()?;
     }
     Ok(whole)
+}
+
+/// Where the last whole commit of a journal ends that follows others without a gap, and the number of the last that has
+/// one.
+fn read_whole(file: &File) -> io::Result<(u64, Option<u64>)> {
+    let len = file.metadata()?.len();
+    let mut reader = BufReader::with_capacity(64 << 10, file);
+    let (mut whole, mut last) = (0, None);
+    while let Some(Commit { bytes, number }) = next_commit(&mut reader, len - whole)? {
+        whole += bytes;
+        last = number.or(last);
+    }
+    Ok((whole, last))
 }
 
 /// Bytes that the journals of the catalog in `dir` take on disk.
@@ -118,33 +207,40 @@ fn number(path: &Path) -> Option<u64> {
     path.file_stem().filter(|_| is_journal).and_then(|stem| stem.to_str()?.parse().ok())
 }
 
-/// Length of the commit that begins here, of which at most `left` bytes are there; `None` when it is not whole.
-fn commit_len(reader: &mut impl Read, left: u64) -> io::Result<Option<u64>> {
+/// The commit that begins here, of which at most `left` bytes are there; `None` when it is not whole.
+fn next_commit(reader: &mut impl Read, left: u64) -> io::Result<Option<Commit>> {
     match read_commit(reader, left) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
         other => other,
     }
 }
 
-fn read_commit(reader: &mut impl Read, left: u64) -> io::Result<Option<u64>> {
+fn read_commit(reader: &mut impl Read, left: u64) -> io::Result<Option<Commit>> {
     let [tag, count @ ..]: [u8; 5] = take(reader)?;
     if tag != START {
         return Ok(None);
     }
     let _sequence: [u8; 8] = take(reader)?;
-    let (mut len, mut checksum) = (13, Xxh3::new());
+    let (mut bytes, mut number, mut checksum) = (13, None, Xxh3::new());
     for _ in 0..u32::from_le_bytes(count) {
-        let Some(item) = read_item(reader, left.saturating_sub(len), &mut checksum)? else { return Ok(None) };
-        len += item;
+        let item = read_item(reader, left.saturating_sub(bytes), &mut checksum, &mut number)?;
+        let Some(item) = item else { return Ok(None) };
+        bytes += item;
     }
     let [tag]: [u8; 1] = take(reader)?;
     let expected = u64::from_le_bytes(take(reader)?);
     let trailer: [u8; 4] = take(reader)?;
     let is_whole = tag == END && trailer == TRAILER && expected == checksum.digest();
-    Ok(is_whole.then_some(len + 13))
+    Ok(is_whole.then_some(Commit { bytes: bytes + 13, number }))
 }
 
-fn read_item(reader: &mut impl Read, left: u64, checksum: &mut Xxh3) -> io::Result<Option<u64>> {
+/// Length of the item that begins here. `number` is what it says of the commit, if it does.
+fn read_item(
+    reader: &mut impl Read,
+    left: u64,
+    checksum: &mut Xxh3,
+    number: &mut Option<u64>,
+) -> io::Result<Option<u64>> {
     let tag: [u8; 1] = take(reader)?;
     checksum.update(&tag);
     match tag[0] {
@@ -157,9 +253,21 @@ fn read_item(reader: &mut impl Read, left: u64, checksum: &mut Xxh3) -> io::Resu
             let header: [u8; ITEM_HEADER] = take(reader)?;
             checksum.update(&header);
             let [.., a, b, _, _, _, _, c, d, e, f] = header;
-            let bytes = u64::from(u16::from_le_bytes([a, b])) + u64::from(u32::from_le_bytes([c, d, e, f]));
+            let key = u16::from_le_bytes([a, b]);
+            let bytes = u64::from(key) + u64::from(u32::from_le_bytes([c, d, e, f]));
             if bytes > left {
                 return Ok(None);
+            }
+            let len = 1 + ITEM_HEADER as u64 + bytes;
+            if usize::from(key) == COMMITS.len() && bytes <= NUMBER_MAX as u64 {
+                let mut item = [0; NUMBER_MAX];
+                let item = &mut item[..usize::try_from(bytes).unwrap_or_default()];
+                reader.read_exact(item)?;
+                checksum.update(item);
+                // No other key is so short.
+                let value = item.strip_prefix(COMMITS);
+                *number = value.and_then(|value| record::decode("meta", value).ok()).or(*number);
+                return Ok(Some(len));
             }
             let mut rest = reader.take(bytes);
             let mut buffer = [0; 4096];
@@ -169,7 +277,7 @@ fn read_item(reader: &mut impl Read, left: u64, checksum: &mut Xxh3) -> io::Resu
                     count => checksum.update(&buffer[..count]),
                 }
             }
-            Ok((rest.limit() == 0).then_some(1 + ITEM_HEADER as u64 + bytes))
+            Ok((rest.limit() == 0).then_some(len))
         }
         _ => Ok(None),
     }
@@ -183,8 +291,6 @@ fn take<const N: usize>(reader: &mut impl Read) -> io::Result<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
     use super::*;
     use crate::catalog::{Catalog, Table, log};
 
@@ -205,12 +311,8 @@ mod tests {
         fs::remove_file(dir.join(log::NAME)).unwrap();
         let path = newest(&dir).unwrap().unwrap();
         let file = File::options().read(true).write(true).open(&path).unwrap();
-        let len = file.metadata().unwrap().len();
-        let mut reader = BufReader::new(&file);
-        let mut whole = 0;
-        while let Some(commit) = commit_len(&mut reader, len - whole).unwrap() {
-            whole += commit;
-        }
+        let (whole, last) = read_whole(&file).unwrap();
+        assert_eq!(last, Some(3));
         (temporary, path, whole)
     }
 

@@ -27,7 +27,6 @@ mod tests;
 
 pub use batch::Batch;
 pub use engine::{Catalog, Suffix, Value, copy, sync_copy};
-pub use journal::drop_torn_tail;
 
 /// Under this name in [`Table::Meta`]: the number of the last commit.
 const COMMITS: &[u8] = b"commits";

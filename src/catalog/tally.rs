@@ -37,12 +37,7 @@ impl Tally {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(dir.join(NAME))?;
-        let mut bytes = [0; BYTES];
-        let durable = match file.read_exact_at(&mut bytes, 0) {
-            Ok(()) => read(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            Err(error) => return Err(error),
-        };
+        let durable = number_in(&file)?;
         Ok((Self(file), durable))
     }
 
@@ -54,6 +49,24 @@ impl Tally {
         let sum = xxh3_64(&bytes[..16]);
         bytes[16..].copy_from_slice(&sum.to_le_bytes());
         self.0.write_all_at(&bytes, 0)
+    }
+}
+
+/// The number in the note in the catalog's directory; 0 when there is none, or it cannot be read.
+pub(super) fn durable(dir: &Path) -> io::Result<u64> {
+    match File::open(dir.join(NAME)) {
+        Ok(file) => number_in(&file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+fn number_in(file: &File) -> io::Result<u64> {
+    let mut bytes = [0; BYTES];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => Ok(read(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        Err(error) => Err(error),
     }
 }
 

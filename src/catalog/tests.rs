@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::engine::{ENGINE_MEMTABLE_BYTES, MEMTABLE_BYTES, TABLE_OVERHEAD, end_of_journal, successor};
+use super::journal::Place;
 use super::*;
 use crate::Error;
 
@@ -48,7 +49,7 @@ fn put(catalog: &Catalog, key: &str, value: &[u8]) {
 
 /// Name of the newest journal.
 fn journal_of(dir: &Path) -> String {
-    end_of_journal(dir).0.replace("catalog/", "")
+    end_of_journal(dir).file.replace("catalog/", "")
 }
 
 fn keys(catalog: &Catalog) -> Vec<String> {
@@ -72,20 +73,20 @@ fn a_checkpoint_has_what_was_committed_and_a_copy_of_it_leaves_it_alone() {
         catalog.checkpoint(&checkpoint).unwrap();
         sync_copy(&checkpoint).unwrap();
         for _ in 0..2 {
-            let copy = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap();
+            let copy = Catalog::open_copy(&checkpoint, dir.path()).unwrap();
             assert_eq!(keys(&copy), want, "round {round}");
             put(&copy, "only in the copy", b"x");
         }
     }
     drop(catalog);
-    let first = Catalog::open_copy(&dir.path().join("checkpoint-0"), dir.path(), false).unwrap();
+    let first = Catalog::open_copy(&dir.path().join("checkpoint-0"), dir.path()).unwrap();
     assert_eq!(keys(&first), want[..40]);
     drop(first);
     // What is gone of a copy is missed, as in any catalog.
     let checkpoint = dir.path().join("checkpoint-5");
     let journal = checkpoint.join(journal_of(&checkpoint));
     File::options().write(true).open(journal).unwrap().set_len(0).unwrap();
-    let lost = Catalog::open_copy(&checkpoint, dir.path(), false).unwrap_err();
+    let lost = Catalog::open_copy(&checkpoint, dir.path()).unwrap_err();
     assert!(matches!(lost, Error::Corrupt { .. }), "{lost}");
     let left = std::fs::read_dir(dir.path()).unwrap();
     let left = left.filter(|entry| entry.as_ref().unwrap().path().to_string_lossy().contains("vexfs-"));
@@ -107,7 +108,7 @@ fn a_catalog_that_lost_what_was_durable_is_refused_until_that_is_accepted() {
     }
     commit(&catalog, b"d");
     drop(catalog);
-    let (journal, len) = end_of_journal(dir.path());
+    let Place { file: journal, offset: len } = end_of_journal(dir.path());
     let journal = dir.path().join(Path::new(&journal).file_name().unwrap());
     // What was not persisted may be missing.
     let file = std::fs::OpenOptions::new().write(true).open(&journal).unwrap();
@@ -126,7 +127,85 @@ fn a_catalog_that_lost_what_was_durable_is_refused_until_that_is_accepted() {
     assert_eq!(shortened.get(Table::Meta, b"b").unwrap(), None);
     commit(&shortened, b"b");
     drop(shortened);
+    // As long as nobody says that it is durable.
+    let refused = Catalog::open(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("commit 2, and 3 were"), "{refused}");
+    Catalog::open_shortened(dir.path()).unwrap().persist().unwrap();
     Catalog::open(dir.path()).unwrap();
+}
+
+/// Names and bytes of the files of a directory.
+fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => found.push((path.display().to_string(), std::fs::read(&path).unwrap())),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_catalog_that_is_refused_stays_byte_for_byte_and_says_how_far_it_reaches() {
+    for is_closed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(dir.path()).unwrap();
+        for key in ["a", "b", "c"] {
+            put(&catalog, key, &[7; 1000]);
+            catalog.persist().unwrap();
+        }
+        if is_closed {
+            catalog.close();
+        }
+        drop(catalog);
+        let scratch = tempfile::tempdir().unwrap();
+        let path = dir.path().join(journal_of(dir.path()));
+        let sound = std::fs::read(&path).unwrap();
+        let commit = 1000..1200;
+        // The head of the first commit, its middle, the head of the second and its middle.
+        let second = (commit.start..commit.end).find(|&at| sound[at..].starts_with(b"FJL\x03")).unwrap() + 4;
+        for (at, last) in [(0, 0), (500, 0), (second, 1), (second + 500, 1)] {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 0x5a;
+            std::fs::write(&path, &damaged).unwrap();
+            let before = contents(dir.path());
+            for _ in 0..2 {
+                let copied = Catalog::open_copy(dir.path(), scratch.path()).map(drop);
+                for refused in [copied, Catalog::open(dir.path()).map(drop)] {
+                    let error = refused.unwrap_err().to_string();
+                    let words = format!("the journal ends with commit {last}, and 3 were durable");
+                    assert!(error.contains(&words), "byte {at}: {error}");
+                    assert_eq!(contents(dir.path()), before, "byte {at}");
+                }
+            }
+        }
+        std::fs::write(&path, &sound).unwrap();
+        assert_eq!(keys(&Catalog::open(dir.path()).unwrap()), ["a", "b", "c"]);
+    }
+}
+
+#[test]
+fn a_journal_that_ends_before_others_begin_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(dir.path()).unwrap();
+    for key in ["a", "b"] {
+        put(&catalog, key, &[7; 1000]);
+        catalog.persist().unwrap();
+    }
+    drop(catalog);
+    std::fs::remove_file(dir.path().join(log::NAME)).unwrap();
+    let first = dir.path().join(journal_of(dir.path()));
+    let sound = std::fs::read(&first).unwrap();
+    let second = (1000..1200).find(|&at| sound[at..].starts_with(b"FJL\x03")).unwrap() + 4;
+    std::fs::write(super::journal::after(&first).unwrap(), &sound[second..]).unwrap();
+    std::fs::write(&first, &sound[..second - 1]).unwrap();
+    let before = contents(dir.path());
+    let error = Catalog::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("offset 0: what begins here is no commit, and later"), "{error}");
+    assert_eq!(contents(dir.path()), before);
 }
 
 /// A copy of the directory as a kill would leave it now.
@@ -147,7 +226,6 @@ fn every_commit_that_has_returned_survives_the_process() {
         if [0, 1, 98, 99, 100, 1234, 2998, 2999].contains(&number) {
             let copy = dir.path().join(format!("killed-{number}"));
             killed(&path, &copy);
-            drop_torn_tail(&copy).unwrap();
             for _ in 0..2 {
                 let again = Catalog::open(&copy).unwrap();
                 assert_eq!(keys(&again).len(), number + 1);

@@ -30,7 +30,7 @@ use contents::{Contents, Rescue};
 
 use super::ingest::Vectors;
 use super::ingest::check::{Files, MemberFault, Members};
-use crate::catalog::{self, Catalog, Table};
+use crate::catalog::{Catalog, Table};
 use crate::collection::checkpoint_root;
 use crate::metrics::Metrics;
 use crate::namespace::check::{Census, Fault};
@@ -82,18 +82,16 @@ pub fn fsck(dir: &Path, repair: Repair) -> Result<Report> {
     Ok(report)
 }
 
-/// Opens the catalog. One that has lost commits is taken as it is, for a repair.
+/// Opens the catalog, for a check a copy of it. One that has lost commits is taken as it is, for a repair.
 fn open_catalog(store: &Store, repair: Repair, report: &mut Report) -> Result<Catalog> {
     let dir = store.catalog_dir();
-    if store.is_read_only() {
-        return match repair {
-            Repair::No => Catalog::open_copy(&dir, &store.scratch_dir(), store.ended_uncleanly()),
-            Repair::Yes => Err(Error::ReadOnly),
-        };
-    }
-    if store.ended_uncleanly() {
-        // As opening the volume does.
-        catalog::drop_torn_tail(&dir)?;
+    match (repair, store.is_read_only()) {
+        // The engine changes what it opens. One that was never made has nothing to change.
+        (Repair::No, is_read_only) if is_read_only || dir.try_exists()? => {
+            return Catalog::open_copy(&dir, &store.scratch_dir());
+        }
+        (Repair::Yes, true) => return Err(Error::ReadOnly),
+        _ => {}
     }
     match (Catalog::open(&dir), repair) {
         (Err(error @ Error::Corrupt { .. }), Repair::Yes) => match Catalog::open_shortened(&dir) {
@@ -315,7 +313,7 @@ impl Check<'_> {
         for name in self.store.snapshot_names()? {
             let dir = self.store.snapshot_dir(&name).join("catalog");
             let looked = self.store.snapshot_note(&name).and_then(|_| {
-                let catalog = Catalog::open_copy(&dir, &self.store.scratch_dir(), false)?;
+                let catalog = Catalog::open_copy(&dir, &self.store.scratch_dir())?;
                 let snapshot = Check { store: self.store, catalog: Arc::new(catalog) };
                 Ok(snapshot.findings(&snapshot.look(Repair::No, Some(checked))?))
             });

@@ -73,7 +73,7 @@ pub use types::*;
 pub use views::Views;
 
 use crate::Result;
-use crate::catalog::{self, Catalog};
+use crate::catalog::Catalog;
 use crate::metrics::Metrics;
 use crate::namespace::{Ino, Namespace};
 use crate::pool::crew::Crew;
@@ -175,14 +175,10 @@ impl Volume {
             (false, true) => Writes::Upkeep("mounted read-only".to_owned()),
             (false, false) => Writes::All,
         };
-        let (dir, is_unclean) = (store.catalog_dir(), store.last_end_was_unclean());
-        let catalog = if writes.is_frozen() {
-            Catalog::open_copy(&dir, &store.scratch_dir(), is_unclean)?
-        } else {
-            if is_unclean {
-                catalog::drop_torn_tail(&dir)?;
-            }
-            Catalog::open(&dir)?
+        let dir = store.catalog_dir();
+        let catalog = match writes.is_frozen() {
+            true => Catalog::open_copy(&dir, &store.scratch_dir())?,
+            false => Catalog::open(&dir)?,
         };
         let index_dir = store.index_dir();
         let metrics = Arc::new(Metrics::new());

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use vexfs::Error;
 use vexfs::catalog::{Batch, Catalog, Table};
-use vexfs::volume::XattrMode;
 use vexfs::volume::check::{Fate, Repair, Report, fsck};
+use vexfs::volume::{Volume, VolumeOptions, XattrMode};
 
 use crate::support::*;
 
@@ -413,4 +413,57 @@ fn a_configuration_without_a_directory_does_not_keep_the_store_from_opening() {
     });
     // Opened and closed it is sound again, which `reopen` checks.
     assert_rest(&Fs::on(store).reopen(), &[]);
+}
+
+/// The files of a store with their bytes, without those that say who has it open.
+fn tree(store: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let of_holder = |path: &PathBuf| path.parent() == Some(store) && path.ends_with("lock");
+    let found = files(store, "").into_iter().filter(|path| !of_holder(path));
+    found.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+}
+
+/// The journal of a store's catalog.
+fn journal(store: &Path) -> PathBuf {
+    files(&store.join("catalog"), ".jnl").pop().unwrap()
+}
+
+#[test]
+fn a_check_and_a_refused_open_leave_a_damaged_journal_as_it_is() {
+    let (store, _) = closed();
+    let sound = fs::read(journal(store.path())).unwrap();
+    // The head of a commit, and its middle.
+    for at in [0, 300] {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 0x5a;
+        fs::write(journal(store.path()), &damaged).unwrap();
+        let before = tree(store.path());
+        for _ in 0..2 {
+            let report = fsck(store.path(), Repair::No).unwrap();
+            assert!(says(&report, "the journal ends with commit "), "{report:#?}");
+            assert!(says(&report, " were durable"), "{report:#?}");
+            assert!(tree(store.path()) == before, "a check changes nothing");
+            let options = VolumeOptions { store: store.path().into(), mountpoint: None, read_only: false };
+            let refused = Volume::open(options).unwrap_err().to_string();
+            assert!(says(&report, &refused), "{refused}");
+            assert!(tree(store.path()) == before, "a refused open changes nothing");
+        }
+    }
+    fs::write(journal(store.path()), &sound).unwrap();
+    assert_rest(&Fs::on(store), &[]);
+}
+
+#[test]
+fn a_check_after_a_kill_changes_nothing() {
+    let (store, _) = closed();
+    let fs = Fs::on(store);
+    fs.put("docs/new.f32", &pattern(64, 3));
+    fs.unlink("note.txt").unwrap();
+    let killed = fs.damaged_copy(|store| {
+        let before = tree(store);
+        let report = fsck(store, Repair::No).unwrap();
+        assert!(report.is_sound() && report.ended_uncleanly, "{report:#?}");
+        assert!(tree(store) == before);
+    });
+    assert_rest(&killed, &[]);
+    assert_eq!(killed.get("docs/new.f32").unwrap(), pattern(64, 3));
 }

@@ -353,7 +353,7 @@ impl Volume {
         let snapshot = self.snapshots.known.read().named(name)?;
         let dir = self.store.snapshot_dir(&snapshot.name).join("catalog");
         // It may be on its way out while it is copied.
-        let catalog = Catalog::open_copy(&dir, &self.store.scratch_dir(), false);
+        let catalog = Catalog::open_copy(&dir, &self.store.scratch_dir());
         if self.snapshots.known.read().numbered(snapshot.number).is_err() || !dir.exists() {
             return Err(Error::NotFound);
         }
@@ -420,7 +420,7 @@ impl Volume {
     fn open_snapshot(&self, snapshot: &Snapshot) -> Result<Arc<Volume>> {
         let dir = self.store.snapshot_dir(&snapshot.name);
         let (mut volume, _, _) = Volume::on(Ground {
-            catalog: Catalog::open_copy(&dir.join("catalog"), &self.store.scratch_dir(), false)?,
+            catalog: Catalog::open_copy(&dir.join("catalog"), &self.store.scratch_dir())?,
             store: Arc::clone(&self.store),
             index_dir: dir.join("index"),
             metrics: Arc::clone(&self.metrics),

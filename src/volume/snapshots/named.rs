@@ -42,7 +42,7 @@ impl Snapshots {
                 continue;
             }
             let dir = store.snapshot_dir(&snapshot.name).join("catalog");
-            let found = Catalog::open_copy(&dir, &store.scratch_dir(), false)
+            let found = Catalog::open_copy(&dir, &store.scratch_dir())
                 .and_then(|catalog| {
                     let catalog = Arc::new(catalog);
                     named_by(&catalog, &Namespace::open(Arc::clone(&catalog))?, &AtomicBool::new(false))
