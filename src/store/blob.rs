@@ -115,6 +115,13 @@ impl Blobs {
         }
     }
 
+    /// The blobs that were found at open and adopted by nobody, in their order.
+    pub(super) fn orphans(&self) -> Vec<BlobId> {
+        let mut ids: Vec<_> = self.orphans.lock().iter().flatten().copied().map(BlobId).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// How many blobs were found at open and adopted by nobody.
     pub(super) fn unadopted(&self) -> usize {
         self.orphans.lock().as_ref().map_or(0, HashSet::len)

@@ -144,6 +144,12 @@ impl Store {
         (self.blobs.unadopted(), self.slots.half_made())
     }
 
+    /// The blobs that nothing has adopted, in their order.
+    #[must_use]
+    pub fn unnamed_blobs(&self) -> Vec<BlobId> {
+        self.blobs.orphans()
+    }
+
     /// Numbers of the segments whose file is no segment, with what is wrong.
     #[must_use]
     pub fn damaged_segments(&self) -> Vec<(String, u64, String)> {

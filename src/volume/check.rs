@@ -12,7 +12,8 @@
 //! keeps them, under `lost+found`, so that nobody takes them for sound.
 //!
 //! What a mount finishes by itself after an unclean end (marks, leftover blobs, graphs of collections that are empty or
-//! gone) is no damage.
+//! gone) is no damage. Where commits are lost, blobs that nothing names may be those of files that somebody was told are
+//! safe: they come to `lost+found`, and no mount opens the store before they have.
 //!
 //! Each snapshot is a catalog of its own and is checked in the same way, except for slots and blobs that were checked
 //! already because it shares them. Nothing of a snapshot is repaired, and what it names is not removed: a damaged one
@@ -30,6 +31,7 @@ use contents::{Contents, Rescue};
 
 use super::ingest::Vectors;
 use super::ingest::check::{Files, MemberFault, Members};
+use super::recovery;
 use crate::catalog::{Catalog, Table};
 use crate::collection::checkpoint_root;
 use crate::metrics::Metrics;
@@ -88,22 +90,34 @@ fn open_catalog(store: &Store, repair: Repair, report: &mut Report) -> Result<Ca
     match (repair, store.is_read_only()) {
         // The engine changes what it opens. One that was never made has nothing to change.
         (Repair::No, is_read_only) if is_read_only || dir.try_exists()? => {
-            return Catalog::open_copy(&dir, &store.scratch_dir());
+            let catalog = Catalog::open_copy(&dir, &store.scratch_dir())?;
+            if let Err(error) = recovery::refuse_half_repaired(&catalog) {
+                report.add(Finding::of(&error, None, Fate::Damaged));
+            }
+            return Ok(catalog);
         }
         (Repair::Yes, true) => return Err(Error::ReadOnly),
         _ => {}
     }
-    match (Catalog::open(&dir), repair) {
+    let (catalog, error) = match (Catalog::open(&dir), repair) {
         (Err(error @ Error::Corrupt { .. }), Repair::Yes) => match Catalog::open_shortened(&dir) {
-            Ok(catalog) => {
-                let did = "the commits before are taken as they are; later ones are lost".to_owned();
-                report.add(Finding::of(&error, None, Fate::Repaired(did)));
-                Ok(catalog)
-            }
-            Err(_) => Err(error),
+            Ok(catalog) => (catalog, error),
+            Err(_) => return Err(error),
         },
-        (opened, _) => opened,
-    }
+        (opened, _) => {
+            let catalog = opened?;
+            match recovery::refuse_half_repaired(&catalog) {
+                Ok(()) => return Ok(catalog),
+                Err(error) => (catalog, error),
+            }
+        }
+    };
+    let mut batch = catalog.batch();
+    batch.put(Table::Meta, recovery::SHORTENED, b"");
+    batch.commit()?;
+    let did = "the commits before are taken as they are; later ones are lost".to_owned();
+    report.add(Finding::of(&error, None, Fate::Repaired(did)));
+    Ok(catalog)
 }
 
 /// A store being checked.
@@ -127,25 +141,24 @@ struct Found {
 impl Check<'_> {
     fn run(&self, repair: Repair, report: &mut Report) -> Result<()> {
         let mut lost = None;
-        for round in 0..ROUNDS {
-            let found = self.look(repair, None)?;
-            if round == 0 {
-                report.counted = found.counted();
-            }
-            let is_last = repair == Repair::No || round + 1 == ROUNDS;
-            if is_last || !self.mend(&found, &mut lost, report)? {
-                report.findings.extend(self.findings(&found));
-                report.counted.leftover_graphs = found.leftover_graphs;
-                self.check_snapshots(&found.contents, report)?;
-                break;
-            }
+        let mut found = self.mend_all(repair, &mut lost, report)?;
+        let mut of_snapshots = self.check_snapshots(&found.contents)?;
+        let has_lost_commits = recovery::refuse_half_repaired(&self.catalog).is_err();
+        // What snapshots name is known by now.
+        if repair == Repair::Yes && has_lost_commits && self.name_lost_blobs(&mut lost, report)? {
+            found = self.mend_all(repair, &mut lost, report)?;
+            of_snapshots = self.check_snapshots(&found.contents)?;
         }
+        report.counted.leftover_graphs = found.leftover_graphs;
+        report.findings.extend(self.findings(&found));
+        report.findings.append(&mut of_snapshots);
         (report.counted.leftover_blobs, _) = self.store.leftovers();
         self.add_unnamed_segments(report);
         if report.repaired() > 0 {
             // What is repaired is settled by the next open, which looks at everything.
             let mut batch = self.catalog.batch();
-            batch.remove(Table::Meta, super::recovery::CLEAN);
+            batch.remove(Table::Meta, recovery::CLEAN);
+            batch.remove(Table::Meta, recovery::SHORTENED);
             batch.commit()?;
             self.store.sync()?;
             self.catalog.persist()?;
@@ -160,6 +173,38 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Looks and mends until nothing more can be mended. Returns what was found last.
+    fn mend_all(&self, repair: Repair, lost: &mut Option<Ino>, report: &mut Report) -> Result<Found> {
+        let mut found = self.look(repair, None)?;
+        report.counted = found.counted();
+        if repair == Repair::Yes {
+            for _ in 1..ROUNDS {
+                if !self.mend(&found, lost, report)? {
+                    break;
+                }
+                found = self.look(repair, None)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives blobs that nothing names, snapshots included, names in `lost+found`. Returns whether there were any.
+    fn name_lost_blobs(&self, lost: &mut Option<Ino>, report: &mut Report) -> Result<bool> {
+        let names = Namespace::open(Arc::clone(&self.catalog))?;
+        let mut rescue = Rescue { store: self.store, catalog: &self.catalog, names: &names, lost };
+        let before = report.repaired();
+        for id in self.store.unnamed_blobs() {
+            let Some((damage, did)) = rescue.adopt_blob(id)? else { continue };
+            let error = damage.unwrap_or_else(|| Error::Corrupt {
+                file: self.store.blob_path(id),
+                offset: 0,
+                what: "nothing names the blob any more".into(),
+            });
+            report.add(Finding::of(&error, None, Fate::Repaired(did)));
+        }
+        Ok(report.repaired() > before)
     }
 
     /// One round. For a repair it ends behind the first part that has a fault. Of a snapshot, `checked` is what was
@@ -308,8 +353,9 @@ impl Check<'_> {
         })
     }
 
-    /// Checks every snapshot beside what was `checked` of the newest commit.
-    fn check_snapshots(&self, checked: &Contents, report: &mut Report) -> Result<()> {
+    /// Checks every snapshot beside what was `checked` of the newest commit. Returns what is found.
+    fn check_snapshots(&self, checked: &Contents) -> Result<Vec<Finding>> {
+        let mut all = Vec::new();
         for name in self.store.snapshot_names()? {
             let dir = self.store.snapshot_dir(&name).join("catalog");
             let looked = self.store.snapshot_note(&name).and_then(|_| {
@@ -324,9 +370,9 @@ impl Check<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            report.findings.extend(findings.into_iter().map(|finding| finding.in_snapshot(&name)));
+            all.extend(findings.into_iter().map(|finding| finding.in_snapshot(&name)));
         }
-        Ok(())
+        Ok(all)
     }
 
     /// What is found and not repaired.

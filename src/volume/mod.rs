@@ -180,6 +180,9 @@ impl Volume {
             true => Catalog::open_copy(&dir, &store.scratch_dir())?,
             false => Catalog::open(&dir)?,
         };
+        if !writes.is_frozen() {
+            recovery::refuse_half_repaired(&catalog)?;
+        }
         let index_dir = store.index_dir();
         let metrics = Arc::new(Metrics::new());
         let ground = Ground { store, catalog, index_dir, metrics, writes };

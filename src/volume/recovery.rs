@@ -10,9 +10,29 @@ use crate::{Error, Result};
 /// Under this name in `Table::Meta` while the volume is closed and nothing is left to finish.
 pub(super) const CLEAN: &[u8] = b"clean";
 
+/// Under this name in `Table::Meta` while a catalog that has lost commits is being repaired: what nobody names was not
+/// saved yet, and must not be swept.
+pub(super) const SHORTENED: &[u8] = b"shortened";
+
 /// Whether the last end was a `close`.
 pub(super) fn was_closed(catalog: &Catalog) -> Result<bool> {
     Ok(catalog.get(Table::Meta, CLEAN)?.is_some())
+}
+
+/// Refuses a catalog whose repair has not ended.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`]; I/O errors.
+pub(super) fn refuse_half_repaired(catalog: &Catalog) -> Result<()> {
+    match catalog.get(Table::Meta, SHORTENED)? {
+        None => Ok(()),
+        Some(_) => Err(Error::Corrupt {
+            file: "catalog".into(),
+            offset: 0,
+            what: "commits are lost, and the repair has not ended; run vexfs fsck --repair again".into(),
+        }),
+    }
 }
 
 /// Tells the store every slot and blob that inodes name. After an unclean end also compares the blobs' lengths,

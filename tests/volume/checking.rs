@@ -467,3 +467,74 @@ fn a_check_after_a_kill_changes_nothing() {
     assert_rest(&killed, &[]);
     assert_eq!(killed.get("docs/new.f32").unwrap(), pattern(64, 3));
 }
+
+/// Numbers and bytes of the blobs of a store.
+fn blobs(store: &Path) -> Vec<(u64, Vec<u8>)> {
+    let number =
+        |path: &PathBuf| u64::from_str_radix(path.file_stem().unwrap().to_str().unwrap(), 16).unwrap();
+    files(&store.join("blobs"), ".blob").iter().map(|path| (number(path), fs::read(path).unwrap())).collect()
+}
+
+fn assert_has_blobs(fs: &Fs, blobs: &[(u64, Vec<u8>)]) {
+    for (number, bytes) in blobs {
+        let path = format!("lost+found/#blob-{number}");
+        assert!(fs.get(&path).unwrap() == *bytes, "{path}");
+        assert_eq!(fs.stat(&path).unwrap().mode, 0o600);
+    }
+}
+
+#[test]
+fn blobs_whose_names_are_lost_come_to_lost_and_found() {
+    let (store, _) = closed();
+    let mut damaged = fs::read(journal(store.path())).unwrap();
+    damaged[300..308].fill(b'Z');
+    fs::write(journal(store.path()), &damaged).unwrap();
+    let wanted = blobs(store.path());
+    assert!(wanted.len() >= 2, "of large.bin and rows.fbin");
+    let (found, fs) = repaired(store);
+    assert!(says(&found, "the journal ends with commit 2, and "), "{found:#?}");
+    assert_has_blobs(&fs, &wanted);
+    assert_has_blobs(&fs.reopen(), &wanted);
+}
+
+#[test]
+fn a_repair_that_was_cut_short_is_gone_on_with_before_anything_is_swept() {
+    let (store, _) = closed();
+    let mut damaged = fs::read(journal(store.path())).unwrap();
+    damaged[300..308].fill(b'Z');
+    fs::write(journal(store.path()), &damaged).unwrap();
+    let wanted = blobs(store.path());
+    let catalog = Catalog::open_shortened(&store.path().join("catalog")).unwrap();
+    // More commits than are lost.
+    for _ in 0..1000 {
+        let mut batch = catalog.batch();
+        batch.put(Table::Meta, b"shortened", b"");
+        batch.commit().unwrap();
+    }
+    drop(catalog);
+    let options = VolumeOptions { store: store.path().into(), mountpoint: None, read_only: false };
+    let refused = Volume::open(options).unwrap_err().to_string();
+    assert!(refused.contains("fsck --repair"), "{refused}");
+    assert!(blobs(store.path()) == wanted);
+    let (_, fs) = repaired(store);
+    assert_has_blobs(&fs, &wanted);
+}
+
+#[test]
+fn a_blob_that_a_snapshot_names_is_not_lost() {
+    let (store, _) = closed();
+    let fs = Fs::on(store);
+    fs.mkdir(".vexfs/snapshots/one").unwrap();
+    let in_snapshot = blobs(fs.store());
+    fs.put("new.bin", &pattern(200_000, 5));
+    let store = fs.shut();
+    let mut damaged = fs::read(journal(store.path())).unwrap();
+    damaged[300..308].fill(b'Z');
+    fs::write(journal(store.path()), &damaged).unwrap();
+    let (_, fs) = repaired(store);
+    let new: Vec<_> = blobs(fs.store()).into_iter().filter(|blob| !in_snapshot.contains(blob)).collect();
+    assert_eq!(new.len(), 1);
+    assert_has_blobs(&fs, &new);
+    assert_eq!(fs.list("lost+found").len(), 1);
+    assert!(in_snapshot.iter().all(|blob| blobs(fs.store()).contains(blob)));
+}

@@ -283,6 +283,46 @@ impl Rescue<'_> {
         Ok(format!("{len} bytes kept as /{LOST}/{name}"))
     }
 
+    /// Gives a blob that nothing names, and that has bytes, a file of its own. Returns what became of it.
+    pub(super) fn adopt_blob(&mut self, id: BlobId) -> Result<Option<(Option<Error>, String)>> {
+        let len = self.store.blob_len(id)?;
+        if len == 0 {
+            return Ok(None);
+        }
+        let damage = match self.store.check_blob(id, true, 0, Pages::Drop, |_| true) {
+            Ok(_) => None,
+            Err(error @ Error::Corrupt { .. }) => Some(error),
+            Err(error) => return Err(error),
+        };
+        // An ordinary file's are made when it comes to rest.
+        self.store.wake_blob(id)?;
+        let parent = self.lost_and_found()?;
+        let mut name = format!("#blob-{}", id.0).into_bytes();
+        if damage.is_some() {
+            name.extend(b".damaged");
+        }
+        while self.names.lookup(parent, &name)?.is_some() {
+            name.push(b'+');
+        }
+        let parent = self.names.directory(parent)?;
+        let new = NewInode {
+            ino: self.names.allocate()?,
+            kind: Kind::File,
+            mode: 0o600,
+            uid: parent.uid,
+            gid: parent.gid,
+            rdev: 0,
+            size: len,
+            content: Content::Blob { id, sealed: false },
+        };
+        let mut batch = self.catalog.batch();
+        let inode = self.names.create(&mut batch, parent, &name, new, Time::now())?;
+        self.names.put_inode(&mut batch, &inode);
+        batch.commit()?;
+        self.store.adopt_blob(id);
+        Ok(Some((damage, format!("{len} bytes kept as /{LOST}/{}", name.escape_ascii()))))
+    }
+
     /// Takes all names of a file, and gives it one in `lost+found` that no suffix makes a vector.
     fn move_away(&mut self, ino: Ino) -> Result<String> {
         let links = self.names.links(ino)?;
