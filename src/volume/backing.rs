@@ -186,7 +186,8 @@ impl Volume {
         if !must_back && (is_asked || !self.may_back(file, inode, id, flags)?) {
             return Ok(asking);
         }
-        let blob = self.blob_for_reading(file, id)?;
+        // The inode is locked: a blob that is not there is damage.
+        let blob = self.blob_for_reading(file, id).map_err(|error| self.store.note_damage(error))?;
         let _io = file.lock_io();
         if flags.write {
             if !must_back && self.room_for_backing()? < ROOM {

@@ -331,6 +331,25 @@ fn a_file_whose_blob_is_missing_can_be_seen_and_removed() {
 }
 
 #[test]
+fn a_missing_blob_that_is_opened_is_in_the_health_of_the_volume() {
+    let fs = Fs::new();
+    fs.put("f", &pattern(600_000, 1));
+    let store = fs.shut();
+    for blob in files_below(&store.path().join("blobs")) {
+        std::fs::remove_file(blob).unwrap();
+    }
+    let found = Fs::on(store);
+    // The kernel reads such a file by itself, so opening it asks for the blob.
+    found.volume.set_passthrough(true);
+    for _ in 0..2 {
+        assert!(matches!(error(found.get("f")), Error::Corrupt { .. }));
+    }
+    let health = String::from_utf8(found.get(".vexfs/health").unwrap()).unwrap();
+    assert!(health.contains("\"damaged\""), "{health}");
+    assert_eq!(health.matches("the blob named is missing").count(), 1, "{health}");
+}
+
+#[test]
 fn a_torn_slot_is_an_error_and_never_wrong_bytes() {
     let fs = Fs::new();
     fs.put("v.f32", &pattern(4000, 1));
