@@ -686,6 +686,8 @@ impl From<fjall::Error> for Error {
     fn from(error: fjall::Error) -> Self {
         match error {
             fjall::Error::Io(error) => Error::Io(error),
+            // Its tables say it in another way.
+            fjall::Error::Storage(fjall::LsmError::Io(error)) if is_full(&error) => Error::Io(error),
             other => Error::Catalog(other.to_string()),
         }
     }

@@ -47,11 +47,7 @@ impl Snapshots {
                     let catalog = Arc::new(catalog);
                     named_by(&catalog, &Namespace::open(Arc::clone(&catalog))?, &AtomicBool::new(false))
                 })
-                .map_err(|error| Error::Corrupt {
-                    file: format!("snapshots/{}/catalog", snapshot.name.display()),
-                    offset: 0,
-                    what: format!("{error}; remove the snapshot's directory to do without it"),
-                })?;
+                .map_err(|error| unreadable(&snapshot.name, error))?;
             if let Err(error) = store.keep_named(&snapshot.name, &found) {
                 tracing::warn!(%error, "what a snapshot names has to be found out again");
             }
@@ -106,6 +102,19 @@ impl Volume {
     }
 }
 
+/// The error for a snapshot whose catalog cannot be read. Only one that is damaged is better done without: for want of
+/// room, or of descriptors, it is sound.
+fn unreadable(name: &OsStr, error: Error) -> Error {
+    match error {
+        Error::Corrupt { .. } | Error::Catalog(_) => Error::Corrupt {
+            file: format!("snapshots/{}/catalog", name.display()),
+            offset: 0,
+            what: format!("{error}; remove the snapshot's directory to do without it"),
+        },
+        other => other,
+    }
+}
+
 /// What a catalog names.
 ///
 /// # Errors
@@ -139,6 +148,21 @@ mod tests {
     use crate::namespace::Ino;
     use crate::volume::VolumeOptions;
     use crate::volume::types::{Caller, OpenFlags};
+
+    #[test]
+    fn only_a_damaged_snapshot_is_to_be_removed() {
+        let name = OsStr::new("one");
+        for error in [Error::NoSpace, std::io::Error::from(std::io::ErrorKind::StorageFull).into()] {
+            let words = error.to_string();
+            let told = unreadable(name, error);
+            assert!(!matches!(told, Error::Corrupt { .. }), "{told:?}");
+            assert_eq!(told.to_string(), words);
+        }
+        let damage = Error::Corrupt { file: "catalog/0.jnl".into(), offset: 7, what: "cut".into() };
+        let told = unreadable(name, damage).to_string();
+        assert!(told.starts_with("snapshots/one/catalog") && told.contains("remove"), "{told}");
+        assert!(told.contains("0.jnl: offset 7"), "{told}");
+    }
 
     #[test]
     fn a_new_snapshot_is_read_before_the_next_mount_needs_it() {
