@@ -256,6 +256,29 @@ impl Store {
         directory::sync_dir(&dir).map_err(io)
     }
 
+    /// Refuses a store that has content and no catalog. A new one would name none of it, and all of it would be taken for
+    /// leftovers. Called before anything is adopted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`](crate::Error::Corrupt) with what there is; I/O errors.
+    pub fn check_has_catalog(&self) -> Result<()> {
+        let is_there = match std::fs::read_dir(self.catalog_dir()) {
+            Ok(mut files) => files.next().is_some(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(io(error)),
+        };
+        let (blobs, segments) = (self.blobs.unadopted(), self.slots.files());
+        let snapshots = self.snapshot_names()?.len();
+        if is_there || blobs + segments + snapshots == 0 {
+            return Ok(());
+        }
+        let what = format!(
+            "is not there, and the store has {blobs} blobs, {segments} segments, {snapshots} snapshots"
+        );
+        Err(crate::Error::Corrupt { file: "catalog".into(), offset: 0, what })
+    }
+
     /// The store's identity: 32 hexadecimal digits, random, given on first use.
     #[must_use]
     pub fn id(&self) -> &str {

@@ -112,10 +112,24 @@ impl Slots {
     }
 
     pub(super) fn adopt(&self, at: SlotRef) -> Result<()> {
-        let segment = self.segment(at.segment)?;
+        let segment = self.segment(at.segment).inspect_err(|_| self.note_named(at.segment))?;
         segment.check_fits(at)?;
         segment.taken().adopt(at.slot);
         Ok(())
+    }
+
+    /// Something names a slot of a segment that is not there whole: what its file has is no leftover, and another segment
+    /// must not get its number, or it would be taken for the one that is named.
+    fn note_named(&self, number: u32) {
+        if let Some(damage) = self.damaged.lock().get_mut(&number) {
+            damage.half_made = false;
+        }
+        self.next_number.fetch_max(number.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// How many files there are that are segments, or were.
+    pub(super) fn files(&self) -> usize {
+        self.segments.read().len() + self.damaged.lock().len()
     }
 
     /// Bytes from one slot of a segment to the next.
@@ -281,7 +295,10 @@ impl Slots {
                         held.push(at);
                     }
                 }
-                Err(error) => tracing::error!(%error, "a snapshot names a slot that is not there"),
+                Err(error) => {
+                    self.note_named(at.segment);
+                    tracing::error!(%error, "a snapshot names a slot that is not there");
+                }
             }
         }
         held

@@ -281,8 +281,8 @@ impl Volume {
         Ok(())
     }
 
-    /// Refuses a snapshot while the kernel has a file, or pages of one are mapped that it had for writing. Blobs that
-    /// nobody can write any more without asking us are ours alone again. The caller has stopped every change.
+    /// Refuses a snapshot while the kernel has a file, or pages of one are mapped that it had for writing. The caller has
+    /// stopped every change.
     ///
     /// # Errors
     ///
@@ -291,26 +291,24 @@ impl Volume {
         if self.files.all().iter().any(|file| file.is_backed()) {
             return Err(Error::Busy);
         }
-        self.lent.retain(|&id| {
-            // What came through mapped pages, nobody has noted.
-            self.unsynced.note(id);
-            self.store.is_blob_open_for_writing(id)
-        });
+        self.note_lent();
         if self.lent.is_empty() { Ok(()) } else { Err(Error::Busy) }
     }
 
-    /// Before a sync: what the kernel wrote without us is not known to be on disk.
-    pub(super) fn note_backed(&self) {
-        for file in self.files.all() {
-            self.note_backed_file(&file);
-        }
+    /// Before a sync: what was written without us, by the kernel or through mapped pages, is not known to be on disk.
+    /// Blobs that nobody can write any more without asking are ours alone again.
+    pub(super) fn note_lent(&self) {
+        self.lent.retain(|&id| {
+            // First: what comes in between is on disk with the rest.
+            self.unsynced.note(id);
+            self.store.is_blob_open_for_writing(id)
+        });
     }
 
-    /// The same for one file.
-    pub(super) fn note_backed_file(&self, file: &OpenFile) {
-        let state = file.state();
-        if let (true, Some(blob)) = (state.backing.is_live(), state.working()) {
-            self.unsynced.note(blob.id);
+    /// The same for one blob.
+    pub(super) fn note_if_lent(&self, id: BlobId) {
+        if self.lent.contains(&id) {
+            self.unsynced.note(id);
         }
     }
 

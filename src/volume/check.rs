@@ -86,6 +86,7 @@ pub fn fsck(dir: &Path, repair: Repair) -> Result<Report> {
 
 /// Opens the catalog, for a check a copy of it. One that has lost commits is taken as it is, for a repair.
 fn open_catalog(store: &Store, repair: Repair, report: &mut Report) -> Result<Catalog> {
+    store.check_has_catalog()?;
     let dir = store.catalog_dir();
     match (repair, store.is_read_only()) {
         // The engine changes what it opens. One that was never made has nothing to change.

@@ -124,7 +124,7 @@ impl Volume {
         }
         let _one_at_a_time = self.syncing.lock();
         self.check_poison()?;
-        self.note_backed();
+        self.note_lent();
         // What is written from here on is added to something that this sync promises.
         let volatile: Vec<Ino> = self.volatile.iter().map(|ino| *ino).collect();
         volatile.into_iter().for_each(|ino| self.promise(ino));
@@ -245,6 +245,7 @@ impl Volume {
 
     /// Makes what was written to a blob durable, if that is not known already.
     pub(super) fn sync_blob(&self, id: BlobId, file: &File) -> Result<()> {
+        self.note_if_lent(id);
         let Some(at) = self.unsynced.written_at(id) else { return Ok(()) };
         self.store.sync_blob(id, file).inspect_err(|error| self.poison("sync of a blob", error))?;
         self.unsynced.synced(id, at);
@@ -253,6 +254,7 @@ impl Volume {
 
     /// [`sync_blob`](Self::sync_blob) for a caller that does not have it open.
     pub(super) fn sync_blob_by_id(&self, id: BlobId) -> Result<()> {
+        self.note_if_lent(id);
         if self.unsynced.written_at(id).is_none() {
             return Ok(());
         }

@@ -328,7 +328,6 @@ impl Volume {
             return Ok(());
         }
         self.promise(open.file.ino);
-        self.note_backed_file(&open.file);
         self.sync_content(&open.file)?;
         if open.file.state().has_overlay() {
             self.finish(&open.file, Finish::WriteBack)?;

@@ -175,6 +175,7 @@ impl Volume {
             (false, true) => Writes::Upkeep("mounted read-only".to_owned()),
             (false, false) => Writes::All,
         };
+        store.check_has_catalog()?;
         let dir = store.catalog_dir();
         let catalog = match writes.is_frozen() {
             true => Catalog::open_copy(&dir, &store.scratch_dir())?,

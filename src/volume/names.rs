@@ -359,8 +359,11 @@ impl Volume {
     /// Renames, unless the names changed while they were being locked; whether it is done.
     fn try_rename(&self, from: &Link, to: &Link, mode: RenameMode) -> Result<bool> {
         let (moved, target) = self.ends(from, to)?;
-        if mode == RenameMode::Replace && target.is_some() {
+        if let (RenameMode::Replace | RenameMode::Exchange, Some(target)) = (mode, &target) {
             self.sync_before_replacing(moved.ino)?;
+            if mode == RenameMode::Exchange {
+                self.sync_before_replacing(target.ino)?;
+            }
         }
         let moves_directory = from.parent != to.parent
             && [Some(&moved), target.as_ref()].into_iter().flatten().any(|it| it.kind == Kind::Directory);
@@ -404,7 +407,7 @@ impl Volume {
         };
         let moved = self.stage_moved(&mut txn, moved, from, to)?;
         if matches!(left, Some((_, Kind::File, _))) {
-            self.sync_moved(&moved.content)?;
+            self.sync_moved(&moved)?;
         }
         self.commit(txn)?;
         if let Some((ino, _, links)) = left {
@@ -421,6 +424,9 @@ impl Volume {
         self.names.exchange(&mut txn.batch, (from, to), (&mut first, &mut second), Time::now())?;
         let first = self.stage_moved(&mut txn, first, from, to)?;
         let second = self.stage_moved(&mut txn, second, to, from)?;
+        // Each replaces the other.
+        self.sync_moved(&first)?;
+        self.sync_moved(&second)?;
         self.commit(txn)?;
         self.note_moved(first);
         self.note_moved(second);
@@ -533,9 +539,6 @@ impl Volume {
 
     /// Before a rename replaces a file: most of the new content is made durable while nothing is locked.
     fn sync_before_replacing(&self, moved: Ino) -> Result<()> {
-        if let Some(file) = self.files.get(moved) {
-            self.note_backed_file(&file);
-        }
         match self.inode(moved) {
             Ok(Inode { content: Content::Blob { id, .. }, .. }) => self.sync_blob_by_id(id),
             Ok(_) | Err(Error::NotFound) => Ok(()),
@@ -543,10 +546,12 @@ impl Volume {
         }
     }
 
-    /// The rest of it, as the commit will name it.
-    fn sync_moved(&self, content: &Content) -> Result<()> {
-        match content {
-            Content::Blob { id, .. } => self.sync_blob_by_id(*id),
+    /// The rest of it, as the commit will name it. From then on it is promised: whoever had the name lost the old content
+    /// for it.
+    fn sync_moved(&self, moved: &Moved) -> Result<()> {
+        self.volatile.remove(&moved.ino);
+        match moved.content {
+            Content::Blob { id, .. } => self.sync_blob_by_id(id),
             Content::Slot(_) => self.sync_slots(),
             Content::Empty | Content::Inline => Ok(()),
         }

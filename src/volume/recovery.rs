@@ -198,6 +198,9 @@ impl Volume {
         let metadata = self.store.open_blob(id)?.metadata()?;
         if sealed {
             self.store.map_blob(id)?.check(0, 0)?;
+        } else if self.store.rested(id).is_some() && metadata.len() != inode.size {
+            // Nobody has written it since it came to rest: it is damaged, which its readers are told.
+            return Ok(());
         }
         let mtime = Time::from(metadata.modified()?);
         if metadata.len() != inode.size || !sealed && mtime > inode.mtime {

@@ -24,6 +24,7 @@ mod faults;
 mod flushes;
 mod live;
 mod mutations;
+mod promises;
 mod recording;
 mod refused;
 mod snapshots;
