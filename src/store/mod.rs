@@ -261,7 +261,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Corrupt`](crate::Error::Corrupt) with what there is; I/O errors.
+    /// [`Error::Corrupt`] with what there is; I/O errors.
     pub fn check_has_catalog(&self) -> Result<()> {
         let is_there = match std::fs::read_dir(self.catalog_dir()) {
             Ok(mut files) => files.next().is_some(),
@@ -276,7 +276,7 @@ impl Store {
         let what = format!(
             "is not there, and the store has {blobs} blobs, {segments} segments, {snapshots} snapshots"
         );
-        Err(crate::Error::Corrupt { file: "catalog".into(), offset: 0, what })
+        Err(Error::Corrupt { file: "catalog".into(), offset: 0, what })
     }
 
     /// The store's identity: 32 hexadecimal digits, random, given on first use.
