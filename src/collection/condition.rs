@@ -303,26 +303,54 @@ impl Glob {
 }
 
 impl fmt::Display for Condition {
-    /// In one spelling: joins with their parentheses, names and texts in quotes, numbers without.
+    /// In one spelling: no parentheses that can be left out, so that it is nowhere deeper than what was read; names and
+    /// texts in quotes, numbers without.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = Vec::new();
+        let mut parts: Vec<Part> = Vec::new();
         for step in &self.steps {
             let last = parts.pop();
             let part = match (step, last) {
                 (Step::Test(test), last) => {
                     parts.extend(last);
-                    test.to_string()
+                    Part { text: test.to_string(), binds: Binds::Alone }
                 }
-                (Step::Not, Some(last)) => format!("!{last}"),
-                (Step::And | Step::Or, Some(last)) => {
-                    let join = if *step == Step::And { '&' } else { '|' };
-                    format!("({}{join}{last})", parts.pop().ok_or(fmt::Error)?)
+                (Step::Not, Some(last)) => {
+                    Part { text: format!("!{}", last.within(Binds::Alone)), binds: Binds::Alone }
+                }
+                (Step::And, Some(last)) => {
+                    let first = parts.pop().ok_or(fmt::Error)?.within(Binds::And);
+                    Part { text: format!("{first}&{}", last.within(Binds::Alone)), binds: Binds::And }
+                }
+                (Step::Or, Some(last)) => {
+                    let first = parts.pop().ok_or(fmt::Error)?.within(Binds::Or);
+                    Part { text: format!("{first}|{}", last.within(Binds::And)), binds: Binds::Or }
                 }
                 (_, None) => return Err(fmt::Error),
             };
             parts.push(part);
         }
-        f.write_str(parts.last().ok_or(fmt::Error)?)
+        f.write_str(&parts.last().ok_or(fmt::Error)?.text)
+    }
+}
+
+/// A part of a condition as it is shown.
+struct Part {
+    text: String,
+    binds: Binds,
+}
+
+/// What holds a part together, the firmest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Binds {
+    Alone,
+    And,
+    Or,
+}
+
+impl Part {
+    /// Where nothing looser than `binds` can be without parentheses.
+    fn within(self, binds: Binds) -> String {
+        if self.binds > binds { format!("({})", self.text) } else { self.text }
     }
 }
 
