@@ -210,7 +210,7 @@ fn references_that_do_not_fit_are_corrupt() {
 }
 
 #[test]
-fn a_half_made_segment_is_removed_by_the_sweep_and_corrupt_when_named() {
+fn a_half_made_segment_is_removed_by_the_sweep_and_stays_corrupt_when_named() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let at = store.write_slot(&[1; 64]).unwrap().at();
@@ -221,6 +221,8 @@ fn a_half_made_segment_is_removed_by_the_sweep_and_corrupt_when_named() {
     let mut unknown = vec![0; SEGMENT_BYTES];
     unknown[0] = 1;
     fs::write(path(5), unknown).unwrap();
+    fs::write(path(6), "").unwrap();
+    fs::write(path(7), vec![0; SEGMENT_BYTES]).unwrap();
 
     let store = open(dir.path());
     store.adopt(at).unwrap();
@@ -229,8 +231,12 @@ fn a_half_made_segment_is_removed_by_the_sweep_and_corrupt_when_named() {
     let error = store.adopt(SlotRef { segment: 4, ..at }).unwrap_err();
     assert_eq!(error.to_string(), "segments/00000004.seg: offset 0: no segment header");
     store.sweep().unwrap();
-    assert_eq!([0, 3, 4, 5].map(|number| path(number).exists()), [true, false, false, true]);
-    assert_eq!(store.write_slot(&[2; 1000]).unwrap().at().segment, 6);
+    let left = [0, 3, 4, 5, 6, 7].map(|number| path(number).exists());
+    assert_eq!(left, [true, true, true, true, false, false]);
+    assert_eq!(store.write_slot(&[2; 1000]).unwrap().at().segment, 8);
+    // One that is named and not there leaves its number to nobody.
+    store.adopt(SlotRef { segment: 11, ..at }).unwrap_err();
+    assert_eq!(store.write_slot(&[2; 2000]).unwrap().at().segment, 12);
 }
 
 #[test]
