@@ -172,6 +172,7 @@ impl Catalog {
     /// As [`open`](Self::open); I/O errors.
     pub fn open_copy(dir: &Path, scratch: &Path) -> Result<Self> {
         let held = check_files(dir).map_err(missing)?;
+        // Before the copy, which reads them: what is wrong with them is damage, and no I/O error.
         manifests::check(dir)?;
         let scratch = tempfile::Builder::new().prefix("vexfs-catalog-").tempdir_in(scratch)?;
         let copy = scratch.path().join("catalog");

@@ -139,10 +139,8 @@ impl Passthrough {
 
 /// Whether the kernel may take the next file that it is offered: it lacked memory or a number.
 fn is_for_now(error: &io::Error) -> bool {
-    let errno = error.raw_os_error();
-    [libc::ENOMEM, libc::ENOSPC, libc::EAGAIN, libc::EINTR, libc::EMFILE, libc::ENFILE]
-        .into_iter()
-        .any(|passing| errno == Some(passing))
+    use libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ENOSPC};
+    matches!(error.raw_os_error(), Some(EAGAIN | EINTR | EMFILE | ENFILE | ENOMEM | ENOSPC))
 }
 
 #[cfg(test)]

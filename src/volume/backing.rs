@@ -305,13 +305,6 @@ impl Volume {
         });
     }
 
-    /// The same for one blob.
-    pub(super) fn note_if_lent(&self, id: BlobId) {
-        if self.lent.contains(&id) {
-            self.unsynced.note(id);
-        }
-    }
-
     /// The blob that vectors may be read from in the place of the blob `id`: a copy of it when somebody may still
     /// write it through mapped pages.
     pub(super) fn blob_to_seal(&self, txn: &mut Txn<'_>, id: BlobId) -> Result<BlobId> {

@@ -144,7 +144,7 @@ impl Check<'_> {
         let mut lost = None;
         let mut found = self.mend_all(repair, &mut lost, report)?;
         let mut of_snapshots = self.check_snapshots(&found.contents)?;
-        let has_lost_commits = recovery::refuse_half_repaired(&self.catalog).is_err();
+        let has_lost_commits = recovery::is_half_repaired(&self.catalog)?;
         // What snapshots name is known by now.
         if repair == Repair::Yes && has_lost_commits && self.name_lost_blobs(&mut lost, report)? {
             found = self.mend_all(repair, &mut lost, report)?;

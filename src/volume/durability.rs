@@ -243,10 +243,17 @@ impl Volume {
         }
     }
 
+    /// When a blob was written last, if that is not known to be on disk. What is written without us is written now.
+    fn written_at(&self, id: BlobId) -> Option<u64> {
+        if self.lent.contains(&id) {
+            self.unsynced.note(id);
+        }
+        self.unsynced.written_at(id)
+    }
+
     /// Makes what was written to a blob durable, if that is not known already.
     pub(super) fn sync_blob(&self, id: BlobId, file: &File) -> Result<()> {
-        self.note_if_lent(id);
-        let Some(at) = self.unsynced.written_at(id) else { return Ok(()) };
+        let Some(at) = self.written_at(id) else { return Ok(()) };
         self.store.sync_blob(id, file).inspect_err(|error| self.poison("sync of a blob", error))?;
         self.unsynced.synced(id, at);
         Ok(())
@@ -254,8 +261,7 @@ impl Volume {
 
     /// [`sync_blob`](Self::sync_blob) for a caller that does not have it open.
     pub(super) fn sync_blob_by_id(&self, id: BlobId) -> Result<()> {
-        self.note_if_lent(id);
-        if self.unsynced.written_at(id).is_none() {
+        if self.written_at(id).is_none() {
             return Ok(());
         }
         match self.store.open_blob(id) {

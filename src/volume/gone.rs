@@ -4,6 +4,8 @@
 //!
 //! Their last attributes are kept, in memory alone. Content and extended attributes went with the last name and handle.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use dashmap::DashMap;
 
 use super::{Attr, SetAttr, Volume};
@@ -15,28 +17,38 @@ const MOST: usize = 1 << 16;
 
 /// Nodes without names, by number.
 #[derive(Debug, Default)]
-pub(super) struct Gone(DashMap<Ino, Inode>);
+pub(super) struct Gone {
+    nodes: DashMap<Ino, Inode>,
+    /// About how many there are: the map would count them part by part, for each name that is removed.
+    count: AtomicUsize,
+}
 
 impl Gone {
     /// Keeps a node that is about to be destroyed.
     pub(super) fn keep(&self, inode: &Inode) {
-        if self.0.len() < MOST {
-            self.0.insert(inode.ino, Inode { content: Content::Empty, ..inode.clone() });
+        if self.count.load(Ordering::Relaxed) < MOST {
+            let last = Inode { content: Content::Empty, ..inode.clone() };
+            if self.nodes.insert(inode.ino, last).is_none() {
+                self.count.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
     /// The kernel has no such node any more.
     pub(super) fn forget(&self, ino: Ino) {
-        self.0.remove(&ino);
+        if self.nodes.remove(&ino).is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Forgets all of them: there is no kernel yet.
     pub(super) fn clear(&self) {
-        self.0.clear();
+        self.nodes.clear();
+        self.count.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn is_directory(&self, ino: Ino) -> bool {
-        self.0.get(&ino).is_some_and(|inode| inode.kind == Kind::Directory)
+        self.nodes.get(&ino).is_some_and(|inode| inode.kind == Kind::Directory)
     }
 }
 
@@ -49,7 +61,7 @@ impl Volume {
     #[cold]
     #[inline(never)]
     pub(super) fn gone_attr(&self, ino: Ino) -> Result<Attr> {
-        self.gone.0.get(&ino).map(|inode| self.attr(&inode)).ok_or(Error::NotFound)
+        self.gone.nodes.get(&ino).map(|inode| self.attr(&inode)).ok_or(Error::NotFound)
     }
 
     /// Changes them.
@@ -60,7 +72,7 @@ impl Volume {
     #[cold]
     #[inline(never)]
     pub(super) fn set_gone(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
-        let mut inode = self.gone.0.get_mut(&ino).ok_or(Error::NotFound)?;
+        let mut inode = self.gone.nodes.get_mut(&ino).ok_or(Error::NotFound)?;
         set.apply(&mut inode, Time::now());
         Ok(self.attr(&inode))
     }

@@ -19,20 +19,22 @@ pub(super) fn was_closed(catalog: &Catalog) -> Result<bool> {
     Ok(catalog.get(Table::Meta, CLEAN)?.is_some())
 }
 
+/// Whether a catalog has lost commits and its repair has not ended.
+pub(super) fn is_half_repaired(catalog: &Catalog) -> Result<bool> {
+    Ok(catalog.get(Table::Meta, SHORTENED)?.is_some())
+}
+
 /// Refuses a catalog whose repair has not ended.
 ///
 /// # Errors
 ///
 /// [`Error::Corrupt`]; I/O errors.
 pub(super) fn refuse_half_repaired(catalog: &Catalog) -> Result<()> {
-    match catalog.get(Table::Meta, SHORTENED)? {
-        None => Ok(()),
-        Some(_) => Err(Error::Corrupt {
-            file: "catalog".into(),
-            offset: 0,
-            what: "commits are lost, and the repair has not ended; run vexfs fsck --repair again".into(),
-        }),
+    if !is_half_repaired(catalog)? {
+        return Ok(());
     }
+    let what = "commits are lost, and the repair has not ended; run vexfs fsck --repair again".into();
+    Err(Error::Corrupt { file: "catalog".into(), offset: 0, what })
 }
 
 /// Tells the store every slot and blob that inodes name. After an unclean end also compares the blobs' lengths,
@@ -95,7 +97,6 @@ impl Volume {
         for dir in self.names.marked(Mark::Moved)? {
             self.resettle(dir)?;
         }
-        self.gone.clear();
         let mut dirty = self.names.marked(Mark::Dirty)?;
         dirty.extend(torn);
         dirty.sort_unstable();
@@ -106,6 +107,7 @@ impl Volume {
                 self.marked.unsettled.insert(ino);
             }
         }
+        self.gone.clear();
         Ok(())
     }
 

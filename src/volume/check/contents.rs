@@ -304,21 +304,7 @@ impl Rescue<'_> {
         while self.names.lookup(parent, &name)?.is_some() {
             name.push(b'+');
         }
-        let parent = self.names.directory(parent)?;
-        let new = NewInode {
-            ino: self.names.allocate()?,
-            kind: Kind::File,
-            mode: 0o600,
-            uid: parent.uid,
-            gid: parent.gid,
-            rdev: 0,
-            size: len,
-            content: Content::Blob { id, sealed: false },
-        };
-        let mut batch = self.catalog.batch();
-        let inode = self.names.create(&mut batch, parent, &name, new, Time::now())?;
-        self.names.put_inode(&mut batch, &inode);
-        batch.commit()?;
+        self.make(parent, &name, (Kind::File, 0o600), (len, Content::Blob { id, sealed: false }))?;
         self.store.adopt_blob(id);
         Ok(Some((damage, format!("{len} bytes kept as /{LOST}/{}", name.escape_ascii()))))
     }
@@ -352,27 +338,26 @@ impl Rescue<'_> {
             match self.names.lookup(Ino::ROOT, &name)? {
                 Some(entry) if entry.kind == Kind::Directory => break entry.ino,
                 Some(_) => name.push(b'+'),
-                None => break self.make_directory(&name)?,
+                None => break self.make(Ino::ROOT, &name, (Kind::Directory, 0o700), (0, Content::Empty))?,
             }
         };
         *self.lost = Some(found);
         Ok(found)
     }
 
-    fn make_directory(&self, name: &[u8]) -> Result<Ino> {
-        let root = self.names.directory(Ino::ROOT)?;
-        let new = NewInode {
-            ino: self.names.allocate()?,
-            kind: Kind::Directory,
-            mode: 0o700,
-            uid: root.uid,
-            gid: root.gid,
-            rdev: 0,
-            size: 0,
-            content: Content::Empty,
-        };
+    /// Makes a node in the directory `parent`, for its owner.
+    fn make(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        (kind, mode): (Kind, u16),
+        (size, content): (u64, Content),
+    ) -> Result<Ino> {
+        let parent = self.names.directory(parent)?;
+        let (ino, uid, gid) = (self.names.allocate()?, parent.uid, parent.gid);
+        let new = NewInode { ino, kind, mode, uid, gid, rdev: 0, size, content };
         let mut batch = self.catalog.batch();
-        let inode = self.names.create(&mut batch, root, name, new, Time::now())?;
+        let inode = self.names.create(&mut batch, parent, name, new, Time::now())?;
         self.names.put_inode(&mut batch, &inode);
         batch.commit()?;
         Ok(inode.ino)
