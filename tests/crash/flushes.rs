@@ -1,14 +1,11 @@
 //! How many flushes of the disk a promise costs.
 
 use vexfs::namespace::Ino;
-use vexfs::volume::{Handle, OpenFlags, SyncMode, Volume};
+use vexfs::volume::{Handle, SyncMode, Volume};
 
 use crate::image::Image;
 use crate::recorder::{Call, Recording};
-use crate::workload::{ROOT, open};
-
-const WRITE: OpenFlags =
-    OpenFlags { read: true, write: true, append: false, truncate: false, exclusive: false };
+use crate::workload::{ROOT, WRITE, open};
 
 /// Times that each is measured: the thread that syncs every few seconds may come between one of them.
 const TRIES: usize = 9;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vexfs::Error;
 use vexfs::namespace::Ino;
 use vexfs::volume::check::{Repair, fsck};
-use vexfs::volume::{OpenFlags, RenameMode, SyncMode, Volume};
+use vexfs::volume::{RenameMode, SyncMode, Volume};
 
 use crate::check::{FoundNode, read_all};
 use crate::cuts::temporary;
@@ -19,14 +19,10 @@ use crate::image::Image;
 use crate::random::Random;
 use crate::recorder::Recording;
 use crate::survivors::{Names, survivors};
-use crate::workload::{ROOT, open, resolve, split};
+use crate::workload::{READ, ROOT, WRITE, open, resolve, split};
 
 /// Cuts behind the last step.
 const CUTS: u64 = 100;
-
-const READ: OpenFlags =
-    OpenFlags { read: true, write: false, append: false, truncate: false, exclusive: false };
-const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
 
 /// Bytes without a zero, which is what a disk leaves of what it lost.
 fn noise(len: usize, seed: u64) -> Vec<u8> {

@@ -14,12 +14,9 @@ use crate::image::Image;
 use crate::random::Random;
 use crate::recorder::{Call, Failure, Fault, Recording};
 use crate::survivors::{Names, survivors};
-use crate::workload::{ROOT, open, resolve};
+use crate::workload::{ROOT, WRITE, open, resolve};
 
 const FULL: Fault = Fault { call: Call::Write, nth: 1, sticky: true, failure: Failure::Errno(libc::ENOSPC) };
-
-const WRITE: OpenFlags =
-    OpenFlags { read: true, write: true, append: false, truncate: false, exclusive: false };
 
 fn with_volume(test: impl FnOnce(Arc<Volume>, &Recording, &Path)) {
     let store = temporary();

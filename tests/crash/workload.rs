@@ -21,9 +21,9 @@ pub const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 /// Elements of every vector.
 pub const DIM: usize = 8;
 
-const READ: OpenFlags =
+pub const READ: OpenFlags =
     OpenFlags { read: true, write: false, append: false, truncate: false, exclusive: false };
-const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
+pub const WRITE: OpenFlags = OpenFlags { write: true, ..READ };
 const TRUNCATE: OpenFlags = OpenFlags { truncate: true, ..WRITE };
 
 /// Directories that may be there. `v` is the collection, and files elsewhere are no vectors.

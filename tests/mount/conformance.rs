@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, copy_file_range, fallocate, fcntl};
 use nix::unistd::{Whence, lseek};
 
-use crate::harness::{Mount, run, shell, wait_for};
+use crate::harness::{Mount, is_root, run, shell, wait_for};
 
 fn open(path: &Path) -> File {
     File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
@@ -475,8 +475,7 @@ fn reading_leaves_the_time_of_access() {
 
 #[test]
 fn what_root_does_to_a_program_leaves_its_setuid_bit() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("what_root_does_to_a_program_leaves_its_setuid_bit: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let mount = Mount::new();

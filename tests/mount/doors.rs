@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vexfs::fuse::ask::ask;
 
-use crate::harness::{Mount, Random, VEXFS, errno, f32_bytes, npy, paths, run, shell, text};
+use crate::harness::{Mount, Random, VEXFS, errno, f32_bytes, is_root, npy, paths, run, shell, text};
 
 const DIM: usize = 6;
 
@@ -506,8 +506,7 @@ fn what_is_wrong_with_a_dropped_query_is_said_of_it_and_of_no_other() {
 
 #[test]
 fn what_is_wrong_with_a_dropped_query_is_said_to_who_dropped_it() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("what_is_wrong_with_a_dropped_query_is_said_to_who_dropped_it: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let mount = Mount::with_options(&["-o", "allow_other"]);
@@ -1399,8 +1398,7 @@ fn exit_codes_tell_what_happened() {
 
 #[test]
 fn a_caller_finds_only_what_it_may_read() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("a_caller_finds_only_what_it_may_read: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let mount = Mount::with_options(&["-o", "allow_other"]);
@@ -1682,8 +1680,7 @@ fn what_is_wrong_with_a_condition_is_said_with_its_place() {
 
 #[test]
 fn a_condition_tells_nothing_of_what_a_caller_may_not_read() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("a_condition_tells_nothing_of_what_a_caller_may_not_read: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let mount = Mount::with_options(&["-o", "allow_other"]);

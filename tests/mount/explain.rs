@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Mount, Random, VEXFS, npy, run, text, wait_for};
+use crate::harness::{Mount, Random, VEXFS, is_root, npy, run, text, wait_for};
 
 const ROWS: usize = 400;
 const FEW: usize = 400;
@@ -239,7 +239,7 @@ fn what_is_left_out_is_told() {
 
 #[test]
 fn only_what_the_caller_may_read_passes() {
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root() {
         return;
     }
     let (mount, _) = mounted("");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use vexfs::format::{Dtype, FileKind, Limits, layout, validate};
 
 use crate::damage::damage;
-use crate::harness::{Mount, Random, VEXFS, f32_bytes, npy, run, text, wait_for};
+use crate::harness::{Mount, Random, VEXFS, f32_bytes, is_root, npy, run, text, wait_for};
 
 fn export(dir: &Path, file: &Path, more: &[&str]) -> Output {
     run(Command::new(VEXFS).arg("export").arg(dir).arg(file).args(more))
@@ -366,7 +366,7 @@ fn a_file_that_changes_while_it_is_exported_ends_the_export() {
 
 #[test]
 fn what_the_caller_may_not_find_is_left_out() {
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root() {
         // Only root can become somebody else; what others may find is asked in `doors` too.
         return;
     }

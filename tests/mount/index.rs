@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Mount, Random, VEXFS, errno, npy, run, text, wait_for};
+use crate::harness::{Mount, Random, VEXFS, errno, is_root, npy, run, text, wait_for};
 
 const ROWS: usize = 500;
 
@@ -222,7 +222,7 @@ fn a_graph_that_nobody_asked_to_save_is_there_after_a_kill() {
 
 #[test]
 fn building_anew_needs_permission_to_write_and_checking_to_read() {
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root() {
         return;
     }
     let (mount, _) = mounted();

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Mount, Random, VEXFS, errno, f32_bytes, npy, paths, run, shell, text, wait_for};
+use crate::harness::{
+    Mount, Random, VEXFS, errno, f32_bytes, is_root, npy, paths, run, shell, text, wait_for,
+};
 
 const NOBODY: u32 = 65534;
 
@@ -472,8 +474,7 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
 
 #[test]
 fn without_access_to_the_device_the_message_names_it() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("without_access_to_the_device_the_message_names_it: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let bench = Background::new();

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
-use crate::harness::{Mount, VEXFS, npy, run, shell, text, wait_for};
+use crate::harness::{Mount, VEXFS, is_root, npy, run, shell, text, wait_for};
 
 /// Runs a script in a directory with `mnt`, where `/sbin` has our helper and nothing else, in a mount namespace of
 /// its own. Its mount is taken off at the end, whatever happens.
@@ -314,8 +314,7 @@ fn what_the_kernel_forgets_the_daemon_forgets() {
 
 #[test]
 fn who_changes_its_user_goes_on_with_what_it_has_open_and_strangers_stay_out() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("who_changes_its_user_goes_on_with_what_it_has_open: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let mount = Mount::new();

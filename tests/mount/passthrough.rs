@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Mount, VEXFS, errno, f32_bytes, run, shell, text, wait_for};
+use crate::harness::{Mount, VEXFS, errno, f32_bytes, is_root, run, shell, text, wait_for};
 
 const MIB: usize = 1 << 20;
 
@@ -33,7 +33,7 @@ fn answered(mount: &Mount, op: &str) -> u64 {
 
 #[test]
 fn the_kernel_reads_and_writes_large_ordinary_files_by_itself() {
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root() {
         // The kernel lets only root do it; the other tests here run all the same.
         return;
     }
@@ -167,7 +167,7 @@ fn a_large_file_that_gets_a_name_of_a_vector_file_is_indexed_once_nobody_writes_
 #[test]
 #[expect(unsafe_code, reason = "pages that stay mapped are one of the cases")]
 fn no_snapshot_shares_bytes_that_the_kernel_may_write() {
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root() {
         return;
     }
     let mount = Mount::new();
@@ -292,8 +292,7 @@ fn pages_that_stay_mapped_are_those_of_the_file_whatever_is_done_to_it() {
 
 #[test]
 fn a_write_that_nobody_is_asked_about_takes_privileges_away() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("a_write_that_nobody_is_asked_about_takes_privileges_away: not checked, it needs root");
+    if !is_root() {
         return;
     }
     let mount = Mount::with_options(&["-o", "allow_other"]);

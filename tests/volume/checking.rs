@@ -468,6 +468,13 @@ fn a_check_after_a_kill_changes_nothing() {
     assert_eq!(killed.get("docs/new.f32").unwrap(), pattern(64, 3));
 }
 
+/// Damages a commit in the journal of a store that was closed: later ones are lost.
+fn damage_a_commit(store: &Path) {
+    let mut damaged = fs::read(journal(store)).unwrap();
+    damaged[300..308].fill(b'Z');
+    fs::write(journal(store), &damaged).unwrap();
+}
+
 /// Numbers and bytes of the blobs of a store.
 fn blobs(store: &Path) -> Vec<(u64, Vec<u8>)> {
     let number =
@@ -486,9 +493,7 @@ fn assert_has_blobs(fs: &Fs, blobs: &[(u64, Vec<u8>)]) {
 #[test]
 fn blobs_whose_names_are_lost_come_to_lost_and_found() {
     let (store, _) = closed();
-    let mut damaged = fs::read(journal(store.path())).unwrap();
-    damaged[300..308].fill(b'Z');
-    fs::write(journal(store.path()), &damaged).unwrap();
+    damage_a_commit(store.path());
     let wanted = blobs(store.path());
     assert!(wanted.len() >= 2, "of large.bin and rows.fbin");
     let (found, fs) = repaired(store);
@@ -500,9 +505,7 @@ fn blobs_whose_names_are_lost_come_to_lost_and_found() {
 #[test]
 fn a_repair_that_was_cut_short_is_gone_on_with_before_anything_is_swept() {
     let (store, _) = closed();
-    let mut damaged = fs::read(journal(store.path())).unwrap();
-    damaged[300..308].fill(b'Z');
-    fs::write(journal(store.path()), &damaged).unwrap();
+    damage_a_commit(store.path());
     let wanted = blobs(store.path());
     let catalog = Catalog::open_shortened(&store.path().join("catalog")).unwrap();
     // More commits than are lost.
@@ -528,9 +531,7 @@ fn a_blob_that_a_snapshot_names_is_not_lost() {
     let in_snapshot = blobs(fs.store());
     fs.put("new.bin", &pattern(200_000, 5));
     let store = fs.shut();
-    let mut damaged = fs::read(journal(store.path())).unwrap();
-    damaged[300..308].fill(b'Z');
-    fs::write(journal(store.path()), &damaged).unwrap();
+    damage_a_commit(store.path());
     let (_, fs) = repaired(store);
     let new: Vec<_> = blobs(fs.store()).into_iter().filter(|blob| !in_snapshot.contains(blob)).collect();
     assert_eq!(new.len(), 1);
